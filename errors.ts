@@ -1,0 +1,88 @@
+import createError, { type FastifyError } from '@fastify/error'
+
+/**
+ * Every error that a client can meet: code → HTTP status and default message. docs/errors.md lists the same table,
+ * and test/errors.test.ts holds the two together.
+ */
+export const errorTable = {
+  SDR_INVALID_REQUEST: [400, 'The request is not valid.'],
+  SDR_INVALID_JSON: [400, 'The body is not valid JSON.'],
+  SDR_AMBIGUOUS_CREDENTIALS: [400, 'The request carries more than one credential; send one.'],
+  SDR_UNAUTHENTICATED: [401, 'Valid credentials are required.'],
+  SDR_INVALID_CREDENTIALS: [401, 'The user name or the password is wrong.'],
+  SDR_INVALID_TOKEN: [401, 'The token is not valid.'],
+  SDR_TOKEN_EXPIRED: [401, 'The token has expired.'],
+  SDR_FORBIDDEN: [403, 'This account may not do that.'],
+  SDR_NOT_FOUND: [404, 'There is nothing here.'],
+  SDR_JOB_NOT_FOUND: [404, 'There is no such job.'],
+  SDR_IMAGE_NOT_FOUND: [404, 'There is no such image.'],
+  SDR_MODEL_NOT_FOUND: [404, 'There is no such model.'],
+  SDR_USER_NOT_FOUND: [404, 'There is no such user.'],
+  SDR_KEY_NOT_FOUND: [404, 'There is no such API key.'],
+  SDR_SESSION_NOT_FOUND: [404, 'There is no such session.'],
+  SDR_NOT_ACCEPTABLE: [406, 'None of the accepted media types can be produced.'],
+  SDR_CONFLICT: [409, 'The state of the resource does not allow that.'],
+  SDR_JOB_NOT_CANCELLABLE: [409, 'The job has already ended.'],
+  SDR_IDEMPOTENCY_CONFLICT: [409, 'This Idempotency-Key was used with a different request.'],
+  SDR_BODY_TOO_LARGE: [413, 'The body is too large.'],
+  SDR_URI_TOO_LONG: [414, 'The URL is too long.'],
+  SDR_UNSUPPORTED_MEDIA_TYPE: [415, 'Content-Type must be application/json.'],
+  SDR_HOST_NOT_ALLOWED: [421, 'This server does not answer for that host name.'],
+  SDR_UNSUPPORTED_FEATURE: [422, 'The running engine lacks this feature.'],
+  SDR_UNSUPPORTED_MODEL: [422, 'This model cannot be used for that.'],
+  SDR_RATE_LIMITED: [429, 'Too many requests.'],
+  SDR_QUEUE_FULL: [429, 'The queue is full.'],
+  SDR_INTERNAL: [500, 'The server failed to answer; its log says why.'],
+  SDR_UNAVAILABLE: [503, 'The server cannot do this at the moment.'],
+  SDR_DRAINING: [503, 'The server is shutting down.'],
+  SDR_STORAGE_FULL: [507, 'The server has no room left to store this.']
+} as const satisfies Record<string, readonly [status: number, message: string]>
+
+export type ErrorCode = keyof typeof errorTable
+
+export interface ErrorExtra {
+  /** Machine-readable detail for the client, for example the field, what was expected and what came. */
+  details?: unknown
+  /** Seconds after which a retry makes sense; becomes the Retry-After header. */
+  retryAfter?: number
+  cause?: unknown
+}
+
+export type ApiError = FastifyError & ErrorExtra
+
+const constructors = new Map(Object.entries(errorTable).map(
+  ([code, [status]]) => [code, createError(code, '%s', status)]
+))
+
+/** Makes the error that `errorTable` lists under `code`; `message` says more than the default when there is more to say. */
+export function apiError (code: ErrorCode, message: string = errorTable[code][1], extra: ErrorExtra = {}): ApiError {
+  const ErrorOfCode = constructors.get(code)!
+  return Object.assign(new ErrorOfCode(message), extra)
+}
+
+/** Exit codes of the command line, in docs/errors.md too. */
+export const exitCodes = {
+  ok: 0,
+  /** A command ran and its answer is no: `doctor` found a problem, a user does not exist. */
+  failure: 1,
+  /** An option, environment variable or configuration file is wrong. */
+  usage: 2,
+  /** The address cannot be listened on: in use, not allowed, unknown. */
+  listen: 3,
+  /** A folder or file is missing, unreadable or not writable. */
+  storage: 4,
+  /** No usable engine. */
+  engine: 5,
+  /** A defect of this program. */
+  internal: 70
+} as const
+
+/** A failure with one clear line for the terminal and an exit code; the command line prints no stack for it. */
+export class CommandError extends Error {
+  readonly exitCode: number
+  constructor (exitCode: number, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'CommandError'
+    this.exitCode = exitCode
+  }
+}

@@ -1,0 +1,55 @@
+import { chmodSync } from 'node:fs'
+import { DatabaseSync } from '@photostructure/sqlite'
+import { CommandError, exitCodes } from '../errors.ts'
+
+export type Database = InstanceType<typeof DatabaseSync>
+
+/** Milliseconds that a statement waits for another process (the command line beside the server) to let go. */
+const busyTimeout = 5000
+
+/**
+ * Opens a SQLite file (mode 0600, WAL, foreign keys) and brings its schema up to date.
+ * `migrations[n]` takes the schema from version n to n+1; `PRAGMA user_version` remembers where a file is.
+ * @throws {CommandError} when the file can't be opened, or was written by a newer release.
+ */
+export function openDatabase (file: string, migrations: readonly string[]): Database {
+  try {
+    const database = new DatabaseSync(file, { timeout: busyTimeout })
+    // FULL is what makes an answer a promise: WAL with NORMAL may lose the last commits when the machine goes down.
+    database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON')
+    if (file !== ':memory:') chmodSync(file, 0o600)
+    migrate(database, file, migrations)
+    return database
+  } catch (error) {
+    if (error instanceof CommandError) throw error
+    throw new CommandError(exitCodes.storage,
+      `The database ${file} cannot be opened: ${(error as Error).message}. Check that its folder exists and is writable.`,
+      { cause: error })
+  }
+}
+
+function migrate (database: Database, file: string, migrations: readonly string[]): void {
+  transaction(database, () => {
+    const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number }
+    if (version > migrations.length) {
+      throw new CommandError(exitCodes.storage,
+        `The database ${file} has schema version ${version}, and this release knows ${migrations.length}: it was written by a newer release.`)
+    }
+    for (const migration of migrations.slice(version)) database.exec(migration)
+    if (version < migrations.length) database.exec(`PRAGMA user_version = ${migrations.length}`)
+  })
+}
+
+/** Runs `work` in one write transaction: all of it is stored, or nothing. */
+export function transaction<T> (database: Database, work: () => T): T {
+  database.exec('BEGIN IMMEDIATE')
+  try {
+    const result = work()
+    database.exec('COMMIT')
+    return result
+  } catch (error) {
+    // A failed COMMIT or a full disk may have rolled back already.
+    if (database.isTransaction) database.exec('ROLLBACK')
+    throw error
+  }
+}

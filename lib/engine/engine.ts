@@ -1,0 +1,181 @@
+/**
+ * What an engine is to the rest of the server, and the words that cross the border to its process.
+ * `EngineProcess` (process.ts) implements it; a host (hosts/) speaks the other end.
+ */
+
+export type EngineName = 'native' | 'portable'
+
+/** Features that one engine has and another lacks. A 422 names them, so they are part of the API. */
+export const capabilityNames = [
+  'txt2img', 'img2img', 'inpaint', 'controlnet', 'upscale', 'canny', 'convert',
+  'lora', 'lora_weight', 'multiple_loras', 'embeddings', 'hires', 'previews',
+  'vae_tiling', 'cache', 'ref_images', 'photo_maker', 'ip_adapter', 'skip_layer_guidance', 'custom_sigmas',
+  'device_list'
+] as const
+export type Capability = typeof capabilityNames[number]
+
+/** What a host tells of itself in its first message. Lists come from the engine, never from the server. */
+export interface EngineInfo {
+  engine: EngineName
+  /** Version of the stable-diffusion.cpp build or of the package that carries it. */
+  version: string
+  /** The device that runs the model, in the engine's own words, for example `cpu` or `CUDA0`. */
+  device: string
+  devices?: Array<{ name: string, description: string }>
+  capabilities: Capability[]
+  samplers: string[]
+  schedulers: string[]
+  weight_types: string[]
+}
+
+/** Absolute paths of the files that make up one model; `model` is a complete checkpoint. */
+export interface ModelFiles {
+  model?: string
+  diffusion_model?: string
+  high_noise_diffusion_model?: string
+  uncond_diffusion_model?: string
+  clip_l?: string
+  clip_g?: string
+  clip_vision?: string
+  t5xxl?: string
+  llm?: string
+  vae?: string
+  taesd?: string
+  control_net?: string
+  photo_maker?: string
+  embeddings_dir?: string
+  esrgan?: string
+}
+
+export interface LoadOptions {
+  /** CPU threads, 1…256. */
+  threads?: number
+  /** `cpu`, `gpu`, or a device name that the engine lists. */
+  device?: string
+  weight_type?: string
+  prediction?: string
+  flash_attention?: boolean
+  mmap?: boolean
+  offload_to_cpu?: boolean
+  vae_on_cpu?: boolean
+  clip_on_cpu?: boolean
+  [option: string]: unknown
+}
+
+/** One image request in the engine's terms: names as clients see them, files resolved to absolute paths. */
+export interface ImageParameters {
+  prompt: string
+  negative_prompt?: string
+  /** Pixels. */
+  width: number
+  height: number
+  steps?: number
+  cfg_scale?: number
+  guidance?: number
+  /** 0…2³¹−1, always chosen by the server: an engine never picks one. */
+  seed: number
+  sampler?: string
+  scheduler?: string
+  eta?: number
+  batch_count?: number
+  clip_skip?: number
+  strength?: number
+  control_strength?: number
+  loras?: Array<{ path: string, weight: number }>
+  [parameter: string]: unknown
+}
+
+/** Operations that a host understands: what goes in and what comes back when it is done. */
+export interface Operations {
+  load: { parameters: { files: ModelFiles, options: LoadOptions }, result: { load_ms: number } }
+  unload: { parameters: Record<string, never>, result: Record<string, never> }
+  generate: { parameters: ImageParameters, result: { generate_ms: number } }
+  upscale: { parameters: { repeats?: number }, result: { generate_ms: number } }
+  convert: { parameters: { input: string, output: string, weight_type: string }, result: Record<string, never> }
+  canny: { parameters: Record<string, unknown>, result: Record<string, never> }
+}
+export type OperationName = keyof Operations
+
+export const phases = ['loading_model', 'conditioning', 'sampling', 'decoding', 'saving'] as const
+export type Phase = typeof phases[number]
+
+export interface Progress {
+  phase: Phase
+  /** 0…steps; 0 when the phase has no steps of its own. */
+  step: number
+  steps: number
+  /** Which image of the batch, from 0. */
+  index: number
+}
+
+/** An image as the engine made it: PNG bytes without any text chunk. */
+export interface EngineImage {
+  index: number
+  width: number
+  height: number
+  seed: number
+  png: Uint8Array
+}
+
+export interface Observer {
+  progress?: (progress: Progress) => void
+  preview?: (preview: { step: number, index: number, width: number, height: number, png: Uint8Array }) => void
+  image?: (image: EngineImage) => void
+}
+
+export interface RunOptions extends Observer {
+  /** Images that go with the request, by parameter name: `init_image`, `mask`, `control_image`, `ref_images.0`… */
+  attachments?: Record<string, Uint8Array>
+  /** Aborting asks the host to cancel; after the grace period the process is killed. */
+  signal?: AbortSignal
+  /** Milliseconds without any message before the process counts as hung and is killed. */
+  silenceTimeout?: number
+}
+
+/** Why an operation ended without a result. `code` becomes the job's `error.code`. */
+export type EngineErrorCode =
+  | 'engine_crashed' // the process died: signal, abort, out of memory
+  | 'engine_timeout' // it said nothing for too long and was killed
+  | 'engine_unavailable' // it can't be started
+  | 'engine_busy' // an operation is running already
+  | 'model_load_failed'
+  | 'generation_failed'
+  | 'invalid_parameters' // the engine refused them
+  | 'unsupported' // the engine lacks the feature
+  | 'cancelled'
+
+export class EngineError extends Error {
+  readonly code: EngineErrorCode
+  constructor (code: EngineErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'EngineError'
+    this.code = code
+  }
+}
+
+export type EngineState = 'stopped' | 'starting' | 'idle' | 'busy' | 'backing_off'
+
+export interface EngineStatus {
+  engine: EngineName
+  state: EngineState
+  pid: number | null
+  /** How often the process had to be started again since the server came up. */
+  restarts: number
+  last_crash: { reason: string, at: string } | null
+}
+
+/** One engine process with one model context. At most one operation runs at a time. */
+export interface Engine {
+  readonly status: EngineStatus
+  /** Known after the first start; kept over restarts. */
+  readonly info: EngineInfo | undefined
+  /** Increases with each (re)start: a caller that remembers it knows whether its loaded model is still there. */
+  readonly generation: number
+  start (): Promise<EngineInfo>
+  /** @throws {EngineError} */
+  run<Name extends OperationName> (
+    operation: Name, parameters: Operations[Name]['parameters'], options?: RunOptions
+  ): Promise<Operations[Name]['result']>
+  /** Ends the process: asks first, then SIGTERM, then SIGKILL. */
+  stop (): Promise<void>
+}

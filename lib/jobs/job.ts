@@ -1,0 +1,72 @@
+import type { Progress } from '../engine/engine.ts'
+
+/** The words of a job, as clients see them (design of the HTTP API; times are ISO 8601, UTC). */
+
+export const jobStatuses = ['queued', 'running', 'completed', 'failed', 'cancelled'] as const
+export type JobStatus = typeof jobStatuses[number]
+
+export const jobTypes = ['txt2img', 'img2img', 'inpaint', 'controlnet', 'upscale'] as const
+export type JobType = typeof jobTypes[number]
+
+export interface JobImage {
+  index: number
+  url: string
+  width: number
+  height: number
+  format: 'png'
+  bytes: number
+  seed: number
+}
+
+/** `error.code` of a failed job: the engine's codes, and those of the steps around it. */
+export interface JobError {
+  code: string
+  message: string
+}
+
+export interface JobProgress extends Omit<Progress, 'index'> {
+  eta_seconds: number | null
+}
+
+export interface Job {
+  id: string
+  type: JobType
+  status: JobStatus
+  /** User id of the principal that submitted it. */
+  owner: string
+  /** Id of the model, `type/relative/path`. */
+  model: string
+  /** 1 is next; null when not queued. */
+  position: number | null
+  /** −10…10, higher runs first. */
+  priority: number
+  progress: JobProgress | null
+  /** Everything needed to repeat it: the request with all defaults and the seed filled in. */
+  parameters: Record<string, unknown>
+  images: JobImage[]
+  error: JobError | null
+  /** How often it was given to an engine. */
+  attempts: number
+  created_at: string
+  started_at: string | null
+  finished_at: string | null
+}
+
+export interface NewJob {
+  type: JobType
+  owner: string
+  model: string
+  priority?: number
+  parameters: Record<string, unknown>
+  /** Makes a retry by the same owner return the first job. At most 255 characters. */
+  idempotencyKey?: string
+}
+
+export type JobEventName = 'state' | 'progress' | 'preview' | 'done'
+
+export interface JobEvent {
+  /** Increases within a job and over restarts, so that Last-Event-ID keeps its meaning. */
+  id: number
+  name: JobEventName
+  data: unknown
+}
