@@ -126,9 +126,12 @@ export function resolveOptions ({ commandLine = {}, environment = {}, file }: Op
   return Object.freeze(Object.fromEntries(names.map(name => {
     const variable = environmentName(name)
     const [value, source] =
-      commandLine[name] !== undefined ? [commandLine[name], `--${name}`]
-        : environment[variable] !== undefined ? [environment[variable], variable]
-          : fileValues[name] !== undefined ? [fileValues[name], `${name} in ${file?.name}`]
+      commandLine[name] !== undefined
+        ? [commandLine[name], `--${name}`]
+        : environment[variable] !== undefined
+          ? [environment[variable], variable]
+          : fileValues[name] !== undefined
+            ? [fileValues[name], `${name} in ${file?.name}`]
             : [undefined, '']
     const definition: Definition = optionTable[name]
     return [camelCase(name), value === undefined ? definition.default : Object.freeze(parse(definition, value, source))]

@@ -1,0 +1,71 @@
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { CommandError, exitCodes } from '../errors.ts'
+import { openDatabase, type Database } from './database.ts'
+
+/** Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). */
+const migrations = [`
+  CREATE TABLE users (
+    id TEXT PRIMARY KEY,
+    username TEXT NOT NULL COLLATE NOCASE,
+    source TEXT NOT NULL CHECK (source IN ('local', 'unix', 'pam')),
+    role TEXT NOT NULL CHECK (role IN ('admin', 'user')),
+    password TEXT,
+    disabled INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    last_login_at INTEGER,
+    UNIQUE (source, username)
+  ) STRICT;
+  CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    address TEXT NOT NULL,
+    user_agent TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    last_used_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX sessions_of_user ON sessions (user_id);
+  CREATE TABLE refresh_tokens (
+    hash BLOB PRIMARY KEY,
+    session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    used_at INTEGER
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX refresh_tokens_of_session ON refresh_tokens (session_id);
+  CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    hash BLOB NOT NULL,
+    permissions TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    last_used_at INTEGER,
+    revoked_at INTEGER
+  ) STRICT;
+  CREATE INDEX api_keys_of_user ON api_keys (user_id);
+  CREATE TABLE audit (
+    id INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('success', 'failure')),
+    actor TEXT NOT NULL,
+    subject TEXT,
+    address TEXT,
+    reason TEXT
+  ) STRICT;
+`]
+
+/**
+ * Opens `auth.db` in `folder`, which is made with mode 0700 when it is missing.
+ * @throws {CommandError} (storage) when the folder can't be made or the file can't be opened.
+ */
+export function openAuthDatabase (folder: string): Database {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 })
+  } catch (error) {
+    throw new CommandError(exitCodes.storage,
+      `The folder of accounts ${folder} cannot be made: ${(error as Error).message}. Choose another one with --auth-data-dir.`)
+  }
+  return openDatabase(join(folder, 'auth.db'), migrations)
+}

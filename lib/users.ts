@@ -1,0 +1,169 @@
+import { uuidv7 } from 'uuidv7'
+import { apiError } from '../errors.ts'
+import { transaction, type Database } from './database.ts'
+import { passwordLength, type PasswordHasher } from './passwords.ts'
+import type { AccountRole } from './principals.ts'
+
+export type AccountSource = 'local' | 'unix' | 'pam'
+
+export interface User {
+  id: string
+  username: string
+  source: AccountSource
+  role: AccountRole
+  disabled: boolean
+  created_at: string
+  last_login_at: string | null
+}
+
+interface UserRow {
+  id: string
+  username: string
+  source: AccountSource
+  role: AccountRole
+  password: string | null
+  disabled: number
+  created_at: number
+  last_login_at: number | null
+}
+
+/** What a user name may be. Nothing that could break a log line, a terminal or a path. */
+export const usernamePattern = '^[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}$'
+
+/** Accounts. What changes an account's rights also ends its sessions, in the same transaction. */
+export class UserStore {
+  readonly #database: Database
+  readonly #hasher: PasswordHasher
+
+  constructor (database: Database, hasher: PasswordHasher) {
+    this.#database = database
+    this.#hasher = hasher
+  }
+
+  /** @throws SDR_INVALID_REQUEST for a bad name or password, SDR_CONFLICT when the name is taken. */
+  async create ({ username, password, role }: { username: string, password: string, role: AccountRole }): Promise<User> {
+    checkUsername(username)
+    checkPassword(password)
+    const hash = await this.#hasher.hash(password)
+    const id = uuidv7()
+    const { changes } = this.#database.prepare(`
+      INSERT INTO users (id, username, source, role, password, created_at) VALUES (?, ?, 'local', ?, ?, ?)
+      ON CONFLICT (source, username) DO NOTHING`).run(id, username, role, hash, Date.now())
+    if (changes === 0) throw apiError('SDR_CONFLICT', `There is already a user ${username}.`)
+    return this.get(id)
+  }
+
+  /** The account that stands for a system user, made at the first login; its role follows the system's groups. */
+  external (source: 'unix' | 'pam', username: string, role: AccountRole): User {
+    return transaction(this.#database, () => {
+      this.#database.prepare(`
+        INSERT INTO users (id, username, source, role, created_at) VALUES (?, ?, ?, ?, ?)
+        ON CONFLICT (source, username) DO UPDATE SET role = excluded.role`).run(uuidv7(), username, source, role, Date.now())
+      return this.find(username, source)!
+    })
+  }
+
+  list (): User[] {
+    const rows = this.#database.prepare('SELECT * FROM users ORDER BY username, source').all() as unknown as UserRow[]
+    return rows.map(toUser)
+  }
+
+  /** @throws SDR_USER_NOT_FOUND */
+  get (id: string): User {
+    const row = this.#database.prepare('SELECT * FROM users WHERE id = ?').get(id) as UserRow | undefined
+    if (row === undefined) throw apiError('SDR_USER_NOT_FOUND')
+    return toUser(row)
+  }
+
+  find (username: string, source: AccountSource = 'local'): User | undefined {
+    const row = this.#row(username, source)
+    return row && toUser(row)
+  }
+
+  get isEmpty (): boolean {
+    return this.#database.prepare('SELECT 1 FROM users LIMIT 1').get() === undefined
+  }
+
+  /** The local account of that name when the password is right and it is not disabled; all else is the same undefined. */
+  async verify (username: string, password: string): Promise<User | undefined> {
+    const row = this.#row(username, 'local')
+    const isRight = await this.#hasher.verify(password, row?.password)
+    return isRight && row !== undefined && row.disabled === 0 ? toUser(row) : undefined
+  }
+
+  recordLogin (id: string): void {
+    this.#database.prepare('UPDATE users SET last_login_at = ? WHERE id = ?').run(Date.now(), id)
+  }
+
+  /** Sets a new password and ends every session of the account but `keepSession`. */
+  async setPassword (id: string, password: string, keepSession: string | null = null): Promise<void> {
+    checkPassword(password)
+    if (this.get(id).source !== 'local') {
+      throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
+    }
+    const hash = await this.#hasher.hash(password)
+    transaction(this.#database, () => {
+      this.#database.prepare('UPDATE users SET password = ? WHERE id = ?').run(hash, id)
+      this.#database.prepare('DELETE FROM sessions WHERE user_id = ? AND id IS NOT ?').run(id, keepSession)
+    })
+  }
+
+  setRole (id: string, role: AccountRole): User {
+    return this.#change(id, () => this.#database.prepare('UPDATE users SET role = ? WHERE id = ?').run(role, id))
+  }
+
+  setDisabled (id: string, disabled: boolean): User {
+    return this.#change(id, () => {
+      this.#database.prepare('UPDATE users SET disabled = ? WHERE id = ?').run(disabled ? 1 : 0, id)
+      if (disabled) this.#database.prepare('DELETE FROM sessions WHERE user_id = ?').run(id)
+    })
+  }
+
+  /** Removes the account with its sessions and keys. */
+  remove (id: string): void {
+    this.#guardLastAdmin(id, () => this.#database.prepare('DELETE FROM users WHERE id = ?').run(id))
+  }
+
+  #row (username: string, source: AccountSource): UserRow | undefined {
+    return this.#database.prepare('SELECT * FROM users WHERE username = ? AND source = ?').get(username, source) as UserRow | undefined
+  }
+
+  #change (id: string, change: () => void): User {
+    this.#guardLastAdmin(id, change)
+    return this.get(id)
+  }
+
+  /** Without an administrator nobody could make one over the API any more. */
+  #guardLastAdmin (id: string, change: () => void): void {
+    transaction(this.#database, () => {
+      const { role, disabled } = this.get(id)
+      change()
+      const admin = this.#database.prepare("SELECT 1 FROM users WHERE role = 'admin' AND disabled = 0 LIMIT 1").get()
+      if (role === 'admin' && !disabled && admin === undefined) {
+        throw apiError('SDR_CONFLICT', 'This is the last administrator; make another one first.')
+      }
+    })
+  }
+}
+
+function checkUsername (username: string): void {
+  if (!new RegExp(usernamePattern).test(username)) {
+    throw apiError('SDR_INVALID_REQUEST',
+      `Expected 1 to 64 letters, digits and . _ - @ for username but received ${JSON.stringify(username.slice(0, 80))}`)
+  }
+}
+
+function checkPassword (password: string): void {
+  const { minimum, maximum } = passwordLength
+  if (password.length < minimum || password.length > maximum) {
+    throw apiError('SDR_INVALID_REQUEST', `Expected ${minimum} to ${maximum} characters for password but received ${password.length}`)
+  }
+}
+
+function toUser ({ password: _, disabled, created_at, last_login_at, ...rest }: UserRow): User {
+  return { ...rest, disabled: disabled !== 0, created_at: isoTime(created_at), last_login_at: last_login_at === null ? null : isoTime(last_login_at) }
+}
+
+export function isoTime (milliseconds: number): string {
+  return new Date(milliseconds).toISOString()
+}
