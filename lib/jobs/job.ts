@@ -60,6 +60,34 @@ export interface NewJob {
   parameters: Record<string, unknown>
   /** Makes a retry by the same owner return the first job. At most 255 characters. */
   idempotencyKey?: string
+  /** What the caller sent, before defaults were filled in: an Idempotency-Key is held against this, else `parameters`. */
+  request?: unknown
+}
+
+/** Images that go with a job, by parameter name: `init_image`, `mask`, `control_image`, `ref_images.0`… */
+export type Attachments = Record<string, Uint8Array>
+
+export interface JobFilter {
+  status?: JobStatus
+  /** Only this owner's jobs. */
+  owner?: string
+  model?: string
+  type?: JobType
+  /** `next_cursor` of the page before. */
+  cursor?: string
+  /** 1…200, default 50. */
+  limit?: number
+}
+
+/** Newest first. */
+export interface JobPage {
+  jobs: Job[]
+  /** Null on the last page. */
+  next_cursor: string | null
+}
+
+export function isEnded (status: JobStatus): boolean {
+  return status !== 'queued' && status !== 'running'
 }
 
 export type JobEventName = 'state' | 'progress' | 'preview' | 'done'

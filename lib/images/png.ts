@@ -1,0 +1,63 @@
+import { crc32 } from 'node:zlib'
+
+const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
+/** PNG's own bound for both sides of an image and for the length of a chunk. */
+const largest = 0x7fffffff
+/** Where the header chunk (13 bytes of data) ends. */
+const headerEnd = signature.length + 4 + 4 + 13 + 4
+
+export interface PngHeader {
+  width: number
+  height: number
+  /** Bits of one sample. */
+  depth: number
+  colorType: number
+}
+
+/**
+ * Reads the size of a PNG image from its first bytes.
+ * @throws {RangeError} when they are no PNG header, or a damaged one.
+ */
+export function readHeader (png: Uint8Array): PngHeader {
+  const bytes = Buffer.from(png.buffer, png.byteOffset, png.byteLength)
+  if (bytes.length < headerEnd || !bytes.subarray(0, signature.length).equals(signature)) {
+    throw new RangeError('Expected a PNG image but received something else')
+  }
+  const header = bytes.subarray(signature.length, headerEnd)
+  if (header.readUInt32BE(0) !== 13 || header.toString('latin1', 4, 8) !== 'IHDR') {
+    throw new RangeError('Expected a PNG image that starts with its header (IHDR)')
+  }
+  if (crc32(header.subarray(4, 21)) !== header.readUInt32BE(21)) throw new RangeError('The header of the PNG image is damaged')
+  const [width, height] = [header.readUInt32BE(8), header.readUInt32BE(12)]
+  if (width < 1 || width > largest || height < 1 || height > largest) {
+    throw new RangeError(`A PNG image cannot have ${width}×${height} pixels`)
+  }
+  return { width, height, depth: header[16]!, colorType: header[17]! }
+}
+
+/**
+ * Adds a text to a PNG image, right behind its header: as tEXt when Latin-1 can say it, else as iTXt.
+ * @param keyword 1…79 printable ASCII characters.
+ * @throws {RangeError} when `png` is no PNG image or the keyword or text can't be stored (a text holds no NUL).
+ */
+export function addText (png: Uint8Array, keyword: string, text: string): Buffer {
+  readHeader(png)
+  if (!/^[!-~]([ -~]{0,77}[!-~])?$/.test(keyword)) throw new RangeError(`"${keyword}" cannot be the keyword of a PNG text`)
+  if (text.includes('\0')) throw new RangeError('A PNG text cannot hold a NUL character')
+  // Latin-1 as PNG has it: printable characters and line feeds, no control characters.
+  const isLatin1 = /^[\n\x20-\x7e\xa0-\xff]*$/.test(text)
+  const added = isLatin1
+    ? chunk('tEXt', Buffer.from(`${keyword}\0${text}`, 'latin1'))
+    // Not compressed, no language, no translated keyword.
+    : chunk('iTXt', Buffer.from(`${keyword}\0\0\0\0\0${text}`, 'utf8'))
+  return Buffer.concat([png.subarray(0, headerEnd), added, png.subarray(headerEnd)])
+}
+
+function chunk (type: string, data: Buffer): Buffer {
+  const result = Buffer.alloc(data.length + 12)
+  result.writeUInt32BE(data.length, 0)
+  result.write(type, 4, 'latin1')
+  data.copy(result, 8)
+  result.writeUInt32BE(crc32(result.subarray(4, data.length + 8)), data.length + 8)
+  return result
+}

@@ -1,0 +1,75 @@
+import { mkdir, open, readdir, rename, rm } from 'node:fs/promises'
+import { dirname, join, resolve, sep } from 'node:path'
+
+/** Files that must be whole or absent, also after a power failure. Folders have mode 0700, files 0600. */
+
+/** Makes a folder with its parents, and makes the new entries durable. `folder` is absolute. */
+export async function makeFolder (folder: string): Promise<void> {
+  const first = await mkdir(folder, { recursive: true, mode: 0o700 })
+  if (first === undefined) return
+  let parent = folder
+  do {
+    parent = dirname(parent)
+    await syncFolder(parent)
+  } while (parent !== dirname(first))
+}
+
+/** Writes beside the final name and renames, so that nobody ever sees half a file. The folder is synced by the caller. */
+export async function writeWhole (file: string, bytes: Uint8Array): Promise<void> {
+  const temporary = `${file}.tmp`
+  const handle = await open(temporary, 'wx', 0o600)
+  try {
+    await handle.writeFile(bytes)
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+  await rename(temporary, file)
+}
+
+/** Makes the names in a folder durable. Windows cannot open folders and needs no such thing. */
+export async function syncFolder (folder: string): Promise<void> {
+  if (process.platform === 'win32') return
+  const handle = await open(folder, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+export async function removeFolder (folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true })
+}
+
+/**
+ * The absolute path of a name below `root`.
+ * @throws {RangeError} when the name leads outside of it.
+ */
+export function inside (root: string, ...names: string[]): string {
+  const path = resolve(root, join(...names))
+  if (!path.startsWith(resolve(root) + sep)) throw new RangeError(`${join(...names)} lies outside of ${root}`)
+  return path
+}
+
+/** Whether a name can be that of a job: those of UUIDs. */
+export function isJobId (name: string): boolean {
+  return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(name)
+}
+
+/** The names in a folder; none when there is no folder. */
+export async function names (folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
+  }
+}
+
+/** Whether an error says that there is no room: the disk, the quota, or the database on it. */
+export function isStorageFull (error: unknown): boolean {
+  const { code, errcode } = error as { code?: unknown, errcode?: unknown }
+  const sqliteFull = 13
+  return code === 'ENOSPC' || code === 'EDQUOT' || (typeof errcode === 'number' && (errcode & 0xff) === sqliteFull)
+}

@@ -1,0 +1,204 @@
+import { apiError } from '../../errors.ts'
+import { isEnded, type Job, type JobEvent, type JobEventName } from './job.ts'
+
+export interface JobEventsOptions {
+  /** Everybody who listens to any job, together. */
+  maxSubscribers?: number
+  /** Events of one job that a returning subscriber can be given again. */
+  historyLength?: number
+  /** Milliseconds since 1970. */
+  now?: () => number
+}
+
+export interface SubscribeOptions {
+  /** The id of the last event that the subscriber has seen. */
+  lastEventId?: number
+  /** Ends the subscription; never the job. */
+  signal?: AbortSignal
+}
+
+interface Channel {
+  history: JobEvent[]
+  /** Whoever has seen this id or a later one misses nothing that is not in `history`. */
+  completeAfter: number
+  subscribers: Set<Subscriber>
+}
+
+/** Each event of these tells the whole state: a newer one makes the older one worthless. */
+const replaceable: readonly JobEventName[] = ['state', 'progress', 'preview']
+/** Seconds after which a refused subscriber may come again. */
+const retryAfter = 5
+
+/**
+ * What happens to jobs, as it happens. Ids come from one counter that starts at the clock in microseconds, so that
+ * they grow over restarts too. A job's history is kept from its first subscriber or event to its end.
+ */
+export class JobEvents {
+  readonly #channels = new Map<string, Channel>()
+  readonly #maxSubscribers: number
+  readonly #historyLength: number
+  #lastId: number
+  #subscribers = 0
+
+  constructor (options: JobEventsOptions = {}) {
+    this.#maxSubscribers = options.maxSubscribers ?? 1000
+    this.#historyLength = options.historyLength ?? 64
+    this.#lastId = (options.now ?? Date.now)() * 1000
+  }
+
+  get subscriberCount (): number {
+    return this.#subscribers
+  }
+
+  get isFull (): boolean {
+    return this.#subscribers >= this.#maxSubscribers
+  }
+
+  /** Ids of the jobs that somebody listens to at this moment. */
+  watched (): string[] {
+    return [...this.#channels].flatMap(([id, { subscribers }]) => subscribers.size > 0 ? [id] : [])
+  }
+
+  isWatched (jobId: string): boolean {
+    return (this.#channels.get(jobId)?.subscribers.size ?? 0) > 0
+  }
+
+  /** Tells the state of a job; that of an ended one is `done`, the last event of its streams. */
+  publishJob (job: Job): void {
+    if (!isEnded(job.status)) return this.publish(job.id, 'state', job)
+    this.publish(job.id, 'done', job)
+    this.#channels.delete(job.id)
+  }
+
+  publish (jobId: string, name: JobEventName, data: unknown): void {
+    const event: JobEvent = { id: ++this.#lastId, name, data }
+    const channel = this.#channel(jobId)
+    this.#remember(channel, event)
+    for (const subscriber of channel.subscribers) subscriber.push(event)
+  }
+
+  /**
+   * The events of a job from now on, until its end. First come the missed ones, when `lastEventId` says which, or the
+   * job as it is now, when they can't be told any more or were never asked for.
+   * @throws {ApiError} SDR_UNAVAILABLE when too many subscribe.
+   */
+  subscribe (job: Job, { lastEventId, signal }: SubscribeOptions = {}): AsyncIterableIterator<JobEvent> {
+    if (isEnded(job.status)) return new Subscriber([{ id: ++this.#lastId, name: 'done', data: job }])
+    if (this.isFull) {
+      throw apiError('SDR_UNAVAILABLE',
+        `${this.#maxSubscribers} clients follow jobs already; ask for the job itself, or try again later.`, { retryAfter })
+    }
+    const channel = this.#channel(job.id)
+    const missed = lastEventId !== undefined && lastEventId >= channel.completeAfter && lastEventId <= this.#lastId
+      ? channel.history.filter(({ id }) => id > lastEventId)
+      : [{ id: ++this.#lastId, name: 'state' as const, data: job }]
+    const subscriber: Subscriber = new Subscriber(missed, () => {
+      channel.subscribers.delete(subscriber)
+      this.#subscribers--
+    })
+    channel.subscribers.add(subscriber)
+    this.#subscribers++
+    subscriber.endWith(signal)
+    return subscriber
+  }
+
+  /** Ends all streams. */
+  close (): void {
+    for (const { subscribers } of this.#channels.values()) {
+      for (const subscriber of subscribers) subscriber.end()
+    }
+    this.#channels.clear()
+  }
+
+  #channel (jobId: string): Channel {
+    let channel = this.#channels.get(jobId)
+    if (channel === undefined) {
+      channel = { history: [], completeAfter: this.#lastId, subscribers: new Set() }
+      this.#channels.set(jobId, channel)
+    }
+    return channel
+  }
+
+  #remember (channel: Channel, event: JobEvent): void {
+    // Previews and states are large, and only the last one is of use to somebody who comes back.
+    if (event.name !== 'progress') dropEarlier(channel.history, event.name)
+    channel.history.push(event)
+    if (channel.history.length > this.#historyLength) channel.completeAfter = channel.history.shift()!.id
+  }
+}
+
+/** One listener. What it does not take in time is coalesced, so that its buffer stays bounded. */
+class Subscriber implements AsyncIterableIterator<JobEvent> {
+  readonly #buffer: JobEvent[]
+  readonly #onEnd: () => void
+  #waiting: ((result: IteratorResult<JobEvent>) => void) | undefined
+  #isEnded = false
+  #signal: AbortSignal | undefined
+  readonly #abort = () => this.end()
+
+  constructor (first: JobEvent[], onEnd: () => void = () => {}) {
+    this.#buffer = first
+    this.#onEnd = onEnd
+    this.#isEnded = first.at(-1)?.name === 'done'
+  }
+
+  endWith (signal: AbortSignal | undefined): void {
+    if (signal === undefined) return
+    if (signal.aborted) return this.end()
+    this.#signal = signal
+    signal.addEventListener('abort', this.#abort, { once: true })
+  }
+
+  push (event: JobEvent): void {
+    if (this.#isEnded) return
+    if (replaceable.includes(event.name)) dropEarlier(this.#buffer, event.name)
+    this.#buffer.push(event)
+    if (event.name === 'done') this.#finish()
+    this.#deliver()
+  }
+
+  /** Ends the stream; what was not taken is dropped. */
+  end (): void {
+    this.#buffer.length = 0
+    this.#finish()
+    this.#deliver()
+  }
+
+  async next (): Promise<IteratorResult<JobEvent>> {
+    if (this.#waiting !== undefined) throw new Error('The next event is being waited for already')
+    return await new Promise(resolve => {
+      this.#waiting = resolve
+      this.#deliver()
+    })
+  }
+
+  async return (): Promise<IteratorResult<JobEvent>> {
+    this.end()
+    return { done: true, value: undefined }
+  }
+
+  [Symbol.asyncIterator] (): this {
+    return this
+  }
+
+  #deliver (): void {
+    const deliver = this.#waiting
+    if (deliver === undefined) return
+    const event = this.#buffer.shift()
+    if (event === undefined && !this.#isEnded) return
+    this.#waiting = undefined
+    deliver(event === undefined ? { done: true, value: undefined } : { done: false, value: event })
+  }
+
+  #finish (): void {
+    if (this.#isEnded) return
+    this.#isEnded = true
+    this.#signal?.removeEventListener('abort', this.#abort)
+    this.#onEnd()
+  }
+}
+
+function dropEarlier (events: JobEvent[], name: JobEventName): void {
+  const index = events.findIndex(event => event.name === name)
+  if (index !== -1) events.splice(index, 1)
+}

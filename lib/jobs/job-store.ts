@@ -1,0 +1,381 @@
+import { uuidv7 } from 'uuidv7'
+import { apiError } from '../../errors.ts'
+import { openDatabase, transaction, type Database } from '../database.ts'
+import type { Job, JobError, JobFilter, JobPage, JobStatus, JobType, NewJob } from './job.ts'
+import { Line, type Choice } from './line.ts'
+import { migrations } from './migrations.ts'
+import type { StoredImage } from './outputs.ts'
+
+export interface JobStoreOptions {
+  /** Jobs that may wait, of everybody and of one owner. */
+  capacity?: number
+  capacityPerOwner?: number
+  /** How often a job may be overtaken by jobs for the model that is loaded. */
+  overtakeLimit?: number
+  /** Milliseconds since 1970. */
+  now?: () => number
+}
+
+/** A request that has passed all checks. */
+export interface AcceptedJob extends Required<Pick<NewJob, 'type' | 'owner' | 'model' | 'priority' | 'parameters'>> {
+  id: string
+  idempotency?: Idempotency
+}
+
+export interface Idempotency {
+  key: string
+  /** Digest of the request, the same for a retry. */
+  requestHash: string
+}
+
+interface JobRow {
+  sequence: number
+  id: string
+  type: JobType
+  status: JobStatus
+  owner: string
+  model: string
+  priority: number
+  parameters: string
+  attempts: number
+  error_code: string | null
+  error_message: string | null
+  created_at: number
+  started_at: number | null
+  finished_at: number | null
+  overtaken: number
+  returned: number
+}
+
+/** After that many starts that ended in a crash a job has failed. */
+const mostAttempts = 2
+const keyLifetime = 24 * 60 * 60 * 1000
+/** Seconds after which a refused submission may be tried again: about the time of one job. */
+const retryAfter = 10
+const mostPerPage = 200
+
+/**
+ * All SQL of the job queue. Every change of state is one guarded statement: it happens from the expected state or not
+ * at all, and then the method answers undefined. An accepted job is on the disk when `accept` returns.
+ */
+export class JobStore {
+  readonly #database: Database
+  readonly #statements: ReturnType<typeof prepareAll>
+  readonly #line: Line
+  readonly #capacity: number
+  readonly #capacityPerOwner: number
+  readonly #now: () => number
+  #service: number
+
+  constructor (file: string, options: JobStoreOptions = {}) {
+    this.#database = openDatabase(file, migrations)
+    this.#statements = prepareAll(this.#database)
+    this.#capacity = options.capacity ?? 1000
+    this.#capacityPerOwner = options.capacityPerOwner ?? 100
+    this.#now = options.now ?? Date.now
+    this.#line = new Line(options.overtakeLimit ?? 8)
+    this.#service = (this.#statements.lastService.get() as { service: number | null }).service ?? 0
+    for (const row of this.#statements.waiting.iterate()) this.#joinLine(row as unknown as JobRow)
+  }
+
+  get capacity (): number {
+    return this.#capacity
+  }
+
+  newId (): string {
+    return uuidv7()
+  }
+
+  /**
+   * Stores a job as queued, or answers with the one that this owner submitted under the same idempotency key.
+   * @throws {ApiError} SDR_QUEUE_FULL, SDR_IDEMPOTENCY_CONFLICT
+   */
+  accept (job: AcceptedJob): { job: Job, isNew: boolean } {
+    const createdAt = this.#now()
+    const accepted = transaction(this.#database, () => {
+      const earlier = this.findByKey(job.owner, job.idempotency)
+      if (earlier !== undefined) return { earlier }
+      this.checkRoom(job.owner)
+      const row = this.#statements.insert.get({
+        id: job.id,
+        type: job.type,
+        owner: job.owner,
+        model: job.model,
+        priority: job.priority,
+        parameters: JSON.stringify(job.parameters),
+        created_at: createdAt
+      }) as unknown as JobRow
+      if (job.idempotency !== undefined) {
+        const { key, requestHash } = job.idempotency
+        this.#statements.insertKey.run({ owner: job.owner, key, hash: requestHash, job: row.sequence, created_at: createdAt })
+      }
+      return { row }
+    })
+    if (accepted.earlier !== undefined) return { job: accepted.earlier, isNew: false }
+    this.#joinLine(accepted.row)
+    return { job: this.#toJob(accepted.row), isNew: true }
+  }
+
+  /** @throws {ApiError} SDR_QUEUE_FULL when no job of this owner would be accepted now. */
+  checkRoom (owner: string): void {
+    if (this.#line.length >= this.#capacity) {
+      throw apiError('SDR_QUEUE_FULL', `The queue holds ${this.#capacity} waiting jobs and takes no more; try again later.`, { retryAfter })
+    }
+    if (this.#line.lengthOf(owner) >= this.#capacityPerOwner) {
+      throw apiError('SDR_QUEUE_FULL',
+        `${this.#capacityPerOwner} of your jobs are waiting, and one account may not have more; try again later.`, { retryAfter })
+    }
+  }
+
+  /**
+   * The job that this owner submitted under the key within the last 24 hours.
+   * @throws {ApiError} SDR_IDEMPOTENCY_CONFLICT when it was another request.
+   */
+  findByKey (owner: string, idempotency: Idempotency | undefined): Job | undefined {
+    if (idempotency === undefined) return undefined
+    const found = this.#statements.findKey.get({ owner, key: idempotency.key, after: this.#now() - keyLifetime }) as { hash: string, id: string } | undefined
+    if (found === undefined) return undefined
+    if (found.hash !== idempotency.requestHash) throw apiError('SDR_IDEMPOTENCY_CONFLICT')
+    return this.get(found.id)
+  }
+
+  get (id: string): Job | undefined {
+    const row = this.#statements.get.get({ id }) as JobRow | undefined
+    return row === undefined ? undefined : this.#toJob(row)
+  }
+
+  /**
+   * A page of jobs, newest first.
+   * @throws {ApiError} SDR_INVALID_REQUEST for a cursor that no page gave.
+   */
+  list (filter: JobFilter = {}): JobPage {
+    const limit = Math.min(Math.max(filter.limit ?? 50, 1), mostPerPage)
+    const { cursor, status, owner, model, type } = filter
+    const given = Object.entries({ status, owner, model, type }).filter(([, value]) => value !== undefined)
+    const conditions = given.map(([column]) => `${column} = $${column}`)
+    if (cursor !== undefined) conditions.push('sequence < $before')
+    const rows = this.#database.prepare(`
+      SELECT * FROM jobs ${conditions.length > 0 ? `WHERE ${conditions.join(' AND ')}` : ''}
+      ORDER BY sequence DESC LIMIT $limit
+    `).all({
+      ...Object.fromEntries(given), ...(cursor === undefined ? {} : { before: parseCursor(cursor) }), limit: limit + 1
+    }) as unknown as JobRow[]
+    const page = rows.slice(0, limit)
+    return {
+      jobs: page.map(row => this.#toJob(row)),
+      next_cursor: rows.length > limit ? String(page.at(-1)!.sequence) : null
+    }
+  }
+
+  counts (): Record<JobStatus, number> {
+    const rows = this.#statements.counts.all() as unknown as Array<{ status: JobStatus, jobs: number }>
+    return Object.fromEntries(rows.map(({ status, jobs }) => [status, jobs])) as Record<JobStatus, number>
+  }
+
+  /** Where the image lies; undefined when the job or the image does not exist. */
+  imageFile (id: string, index: number): string | undefined {
+    const found = this.#statements.imageFile.get({ id, number: index }) as { file: string } | undefined
+    return found?.file
+  }
+
+  /** 1 is next; null when the job does not wait. */
+  position (id: string): number | null {
+    return this.#line.position(id)
+  }
+
+  /** The job that should run next on an engine that holds `loadedModel`. */
+  next (loadedModel: string | undefined): Choice | undefined {
+    return this.#line.choose(loadedModel)
+  }
+
+  /** queued → running. One more attempt counts from here on, whatever happens to this process. */
+  start ({ job, passed }: Choice): Job | undefined {
+    const service = ++this.#service
+    const row = transaction(this.#database, () => {
+      const started = this.#statements.start.get({ id: job.id, now: this.#now(), service })
+      if (started !== undefined && passed.length > 0) {
+        this.#statements.overtake.run({ ids: JSON.stringify(passed.map(({ id }) => id)) })
+      }
+      return started
+    }) as JobRow | undefined
+    this.#line.remove(job.id, service)
+    if (row === undefined) return undefined
+    for (const waiting of passed) waiting.overtaken++
+    return this.#toJob(row)
+  }
+
+  /** running → completed, together with its images. */
+  complete (id: string, images: readonly StoredImage[]): Job | undefined {
+    const row = transaction(this.#database, () => {
+      const completed = this.#statements.end.get({
+        id, status: 'completed', error_code: null, error_message: null, now: this.#now()
+      }) as JobRow | undefined
+      if (completed === undefined) return undefined
+      for (const { index, ...image } of images) {
+        this.#statements.insertImage.run({ job: completed.sequence, number: index, ...image })
+      }
+      return completed
+    })
+    return row && this.#toJob(row)
+  }
+
+  /** running → failed */
+  fail (id: string, error: JobError): Job | undefined {
+    return this.#end(id, 'failed', error)
+  }
+
+  /** running → cancelled */
+  endCancelled (id: string): Job | undefined {
+    return this.#end(id, 'cancelled')
+  }
+
+  /** queued → cancelled */
+  cancelQueued (id: string): Job | undefined {
+    const row = this.#statements.cancelQueued.get({ id, now: this.#now() }) as JobRow | undefined
+    if (row === undefined) return undefined
+    this.#line.remove(id)
+    return this.#toJob(row)
+  }
+
+  /** Remembers that a running job is to be cancelled, so that a restart does not bring it back. */
+  markCancelling (id: string): Job | undefined {
+    const row = this.#statements.markCancelling.get({ id }) as JobRow | undefined
+    return row && this.#toJob(row)
+  }
+
+  /** running → queued, at the front; the attempt does not count. */
+  giveBack (id: string): Job | undefined {
+    return this.#requeue(this.#statements.giveBack.get({ id }) as JobRow | undefined)
+  }
+
+  /** running → queued at the front after the first crash, running → failed after the second. */
+  retryOrFail (id: string, reason: string): Job | undefined {
+    const row = this.#statements.retry.get({ id, most_attempts: mostAttempts }) as JobRow | undefined
+    return row === undefined ? this.fail(id, { code: 'engine_crashed', message: reason }) : this.#requeue(row)
+  }
+
+  /** Decides about the jobs that were running when the server died; returns them as they are now. */
+  recover (): Job[] {
+    const running = this.#statements.running.all() as unknown as Array<{ id: string, cancelling: number }>
+    return running.flatMap(({ id, cancelling }) => (cancelling !== 0
+      ? this.endCancelled(id)
+      : this.retryOrFail(id, 'The server stopped while this job was running, and it was not the first time that the job was interrupted.')
+    ) ?? [])
+  }
+
+  /** Ended jobs beyond the newest `keepJobs`, or that ended before `keepAfter`; the oldest first, at most `limit`. */
+  expired ({ keepJobs, keepAfter, limit }: { keepJobs: number, keepAfter: number, limit: number }): Array<Pick<Job, 'id' | 'created_at'>> {
+    const { completed, failed, cancelled } = this.counts()
+    const tooMany = Math.max(0, completed + failed + cancelled - keepJobs)
+    const oldest = this.#statements.oldestEnded.all({ limit }) as unknown as JobRow[]
+    return oldest
+      .filter(({ finished_at: finishedAt }, index) => index < tooMany || finishedAt! < keepAfter)
+      .map(({ id, created_at: createdAt }) => ({ id, created_at: toIso(createdAt) }))
+  }
+
+  /** Forgets ended jobs with their images, and keys that are theirs or too old. */
+  remove (ids: readonly string[]): void {
+    transaction(this.#database, () => {
+      this.#statements.remove.run({ ids: JSON.stringify(ids) })
+      this.#statements.dropKeys.run({ before: this.#now() - keyLifetime })
+    })
+  }
+
+  close (): void {
+    this.#database.close()
+  }
+
+  #end (id: string, status: JobStatus, error?: JobError): Job | undefined {
+    const row = this.#statements.end.get({
+      id, status, error_code: error?.code ?? null, error_message: error?.message ?? null, now: this.#now()
+    }) as JobRow | undefined
+    return row && this.#toJob(row)
+  }
+
+  #requeue (row: JobRow | undefined): Job | undefined {
+    if (row === undefined) return undefined
+    this.#joinLine(row)
+    return this.#toJob(row)
+  }
+
+  #joinLine (row: JobRow): void {
+    const { id, sequence, owner, model, priority, overtaken } = row
+    const { service } = this.#statements.serviceOf.get({ owner }) as { service: number | null }
+    this.#line.add({ id, sequence, owner, model, priority, overtaken, returned: row.returned !== 0 }, service ?? undefined)
+  }
+
+  #toJob (row: JobRow): Job {
+    const images = this.#statements.images.all({ job: row.sequence }) as unknown as Array<Omit<StoredImage, 'file'>>
+    return {
+      id: row.id,
+      type: row.type,
+      status: row.status,
+      owner: row.owner,
+      model: row.model,
+      position: row.status === 'queued' ? this.#line.position(row.id) : null,
+      priority: row.priority,
+      progress: null,
+      parameters: JSON.parse(row.parameters),
+      images: images.map(image => ({ ...image, url: `/api/queue/job/${row.id}/images/${image.index}`, format: 'png' as const })),
+      error: row.error_code === null ? null : { code: row.error_code, message: row.error_message ?? '' },
+      attempts: row.attempts,
+      created_at: toIso(row.created_at),
+      started_at: row.started_at === null ? null : toIso(row.started_at),
+      finished_at: row.finished_at === null ? null : toIso(row.finished_at)
+    }
+  }
+}
+
+function prepareAll (database: Database) {
+  const all = {
+    insert: `INSERT INTO jobs (id, type, status, owner, model, priority, parameters, created_at)
+      VALUES ($id, $type, 'queued', $owner, $model, $priority, $parameters, $created_at) RETURNING *`,
+    get: 'SELECT * FROM jobs WHERE id = $id',
+    waiting: "SELECT * FROM jobs WHERE status = 'queued'",
+    running: "SELECT id, cancelling FROM jobs WHERE status = 'running'",
+    counts: 'SELECT status, jobs FROM counts',
+    lastService: 'SELECT max(service) AS service FROM jobs',
+    serviceOf: 'SELECT max(service) AS service FROM jobs WHERE owner = $owner AND service IS NOT NULL',
+
+    start: `UPDATE jobs SET status = 'running', attempts = attempts + 1, started_at = $now, service = $service, returned = 0
+      WHERE id = $id AND status = 'queued' RETURNING *`,
+    overtake: 'UPDATE jobs SET overtaken = overtaken + 1 WHERE id IN (SELECT value FROM json_each($ids))',
+    end: `UPDATE jobs SET status = $status, error_code = $error_code, error_message = $error_message, finished_at = $now
+      WHERE id = $id AND status = 'running' RETURNING *`,
+    cancelQueued: `UPDATE jobs SET status = 'cancelled', finished_at = $now
+      WHERE id = $id AND status = 'queued' RETURNING *`,
+    markCancelling: "UPDATE jobs SET cancelling = 1 WHERE id = $id AND status = 'running' RETURNING *",
+    giveBack: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL, attempts = attempts - 1
+      WHERE id = $id AND status = 'running' RETURNING *`,
+    retry: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL
+      WHERE id = $id AND status = 'running' AND attempts < $most_attempts RETURNING *`,
+
+    images: 'SELECT number AS "index", width, height, bytes, seed FROM images WHERE job = $job ORDER BY number',
+    imageFile: 'SELECT file FROM images WHERE job = (SELECT sequence FROM jobs WHERE id = $id) AND number = $number',
+    insertImage: `INSERT INTO images (job, number, file, width, height, bytes, seed)
+      VALUES ($job, $number, $file, $width, $height, $bytes, $seed)`,
+
+    findKey: `SELECT request_hash AS hash, jobs.id FROM idempotency_keys JOIN jobs ON sequence = job
+      WHERE idempotency_keys.owner = $owner AND key = $key AND idempotency_keys.created_at > $after`,
+    insertKey: `INSERT OR REPLACE INTO idempotency_keys (owner, key, request_hash, job, created_at)
+      VALUES ($owner, $key, $hash, $job, $created_at)`,
+    dropKeys: 'DELETE FROM idempotency_keys WHERE created_at <= $before',
+
+    oldestEnded: 'SELECT id, created_at, finished_at FROM jobs WHERE finished_at IS NOT NULL ORDER BY finished_at LIMIT $limit',
+    remove: `DELETE FROM jobs WHERE id IN (SELECT value FROM json_each($ids))
+      AND status IN ('completed', 'failed', 'cancelled')`
+  }
+  return Object.fromEntries(Object.entries(all).map(([name, sql]) => [name, database.prepare(sql)])) as
+    Record<keyof typeof all, ReturnType<Database['prepare']>>
+}
+
+function toIso (milliseconds: number): string {
+  return new Date(milliseconds).toISOString()
+}
+
+function parseCursor (cursor: string): number {
+  if (!/^\d{1,15}$/.test(cursor)) {
+    throw apiError('SDR_INVALID_REQUEST', 'The cursor is not one that a page of this list gave as next_cursor.')
+  }
+  return Number(cursor)
+}

@@ -1,0 +1,147 @@
+/** Who runs next: the order of the waiting jobs, and the one exception to it. */
+
+export interface Waiting {
+  id: string
+  /** Order of submission. */
+  sequence: number
+  owner: string
+  model: string
+  priority: number
+  /** Had its turn and came back through no fault of its own: it goes first within its priority. */
+  returned: boolean
+  /** How many jobs that were behind it have been started before it. */
+  overtaken: number
+}
+
+export interface Choice {
+  job: Waiting
+  /** Jobs that were due before it, and are overtaken once more by this choice. */
+  passed: Waiting[]
+}
+
+/** How many places behind the head a job may be and still overtake; bounds the work of one choice. */
+const lookAhead = 100
+
+/**
+ * Puts jobs in the order in which they are due: higher priority first; then jobs that came back; then the owners in
+ * turn, least recently served first; an owner's own jobs as submitted.
+ * @param served when each owner was last served, as a growing number; an owner not in it was never served.
+ */
+export function inOrder (waiting: Iterable<Waiting>, served: ReadonlyMap<string, number>): Waiting[] {
+  const lastServed = new Map(served)
+  let service = 0
+  for (const past of served.values()) service = Math.max(service, past)
+  const order: Waiting[] = []
+  const serve = (job: Waiting) => {
+    order.push(job)
+    lastServed.set(job.owner, ++service)
+  }
+  const sorted = [...waiting].sort((a, b) =>
+    b.priority - a.priority || Number(b.returned) - Number(a.returned) || a.sequence - b.sequence)
+
+  for (let start = 0; start < sorted.length;) {
+    const { priority } = sorted[start]!
+    const queues = new Map<string, Waiting[]>()
+    let end = start
+    for (; sorted[end]?.priority === priority; end++) {
+      const job = sorted[end]!
+      if (job.returned) serve(job)
+      else if (queues.has(job.owner)) queues.get(job.owner)!.push(job)
+      else queues.set(job.owner, [job])
+    }
+    const turn = (owner: string) => lastServed.get(owner) ?? 0
+    // The sort is stable: owners that were never served keep the order of their first jobs.
+    let inTurn = [...queues.keys()].sort((a, b) => turn(a) - turn(b)).map(owner => queues.get(owner)!)
+    for (let round = 0; inTurn.length > 0; round++) {
+      inTurn = inTurn.filter(queue => round < queue.length)
+      for (const queue of inTurn) serve(queue[round]!)
+    }
+    start = end
+  }
+  return order
+}
+
+/**
+ * Takes the job that is due, or one for the model that is loaded already, which saves swapping models. Such a job may
+ * overtake others of its priority only while none of them has been overtaken `overtakeLimit` times.
+ */
+export function choose (
+  order: readonly Waiting[], loadedModel: string | undefined, overtakeLimit: number
+): Choice | undefined {
+  const due = order[0]
+  if (due === undefined) return undefined
+  const passed: Waiting[] = []
+  for (const job of order.slice(0, lookAhead)) {
+    if (job.priority !== due.priority) break
+    if (job.model === loadedModel) return { job, passed }
+    if (job.overtaken >= overtakeLimit) break
+    passed.push(job)
+  }
+  return { job: due, passed: [] }
+}
+
+/** The waiting jobs in memory; the store keeps it in step with the database. */
+export class Line {
+  readonly #overtakeLimit: number
+  readonly #waiting = new Map<string, Waiting>()
+  readonly #served = new Map<string, number>()
+  readonly #perOwner = new Map<string, number>()
+  #order: Waiting[] | undefined
+  #positions: Map<string, number> | undefined
+
+  constructor (overtakeLimit: number) {
+    this.#overtakeLimit = overtakeLimit
+  }
+
+  get length (): number {
+    return this.#waiting.size
+  }
+
+  lengthOf (owner: string): number {
+    return this.#perOwner.get(owner) ?? 0
+  }
+
+  /** @param lastService the owner's, undefined when never served. */
+  add (job: Waiting, lastService: number | undefined): void {
+    this.#waiting.set(job.id, job)
+    this.#perOwner.set(job.owner, this.lengthOf(job.owner) + 1)
+    if (lastService !== undefined) this.#served.set(job.owner, lastService)
+    this.#changed()
+  }
+
+  /** @param service the turn that its owner got with it, undefined when it left without one. */
+  remove (id: string, service?: number): void {
+    const job = this.#waiting.get(id)
+    if (job === undefined) return
+    this.#waiting.delete(id)
+    const left = this.lengthOf(job.owner) - 1
+    if (left > 0) {
+      this.#perOwner.set(job.owner, left)
+      if (service !== undefined) this.#served.set(job.owner, service)
+    } else {
+      this.#perOwner.delete(job.owner)
+      this.#served.delete(job.owner)
+    }
+    this.#changed()
+  }
+
+  choose (loadedModel: string | undefined): Choice | undefined {
+    return choose(this.#inOrder(), loadedModel, this.#overtakeLimit)
+  }
+
+  /** 1 is next; null when it does not wait. */
+  position (id: string): number | null {
+    if (!this.#waiting.has(id)) return null
+    this.#positions ??= new Map(this.#inOrder().map((job, index) => [job.id, index + 1]))
+    return this.#positions.get(id) ?? null
+  }
+
+  #inOrder (): Waiting[] {
+    return (this.#order ??= inOrder(this.#waiting.values(), this.#served))
+  }
+
+  #changed (): void {
+    this.#order = undefined
+    this.#positions = undefined
+  }
+}

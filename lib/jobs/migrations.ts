@@ -1,0 +1,72 @@
+/**
+ * The schema of jobs.db, one entry per version; an entry that was released never changes.
+ *
+ * `sequence` is the order of submission and the cursor of lists. Times are milliseconds since 1970. `service` numbers
+ * the starts of all jobs: an owner's highest one says how recently that owner was served. `returned` marks a job that
+ * had its turn and came back, `cancelling` a running one that somebody gave up. What stands behind a filter column in
+ * an index lets a page be found without touching the rows it leaves out.
+ */
+export const migrations: readonly string[] = [`
+  CREATE TABLE jobs (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    type TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed', 'cancelled')),
+    owner TEXT NOT NULL,
+    model TEXT NOT NULL,
+    priority INTEGER NOT NULL CHECK (priority BETWEEN -10 AND 10),
+    parameters TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    error_code TEXT,
+    error_message TEXT,
+    created_at INTEGER NOT NULL,
+    started_at INTEGER,
+    finished_at INTEGER,
+    service INTEGER,
+    overtaken INTEGER NOT NULL DEFAULT 0,
+    returned INTEGER NOT NULL DEFAULT 0,
+    cancelling INTEGER NOT NULL DEFAULT 0
+  ) STRICT;
+  CREATE INDEX jobs_by_owner ON jobs (owner, sequence, status, model, type);
+  CREATE INDEX jobs_by_status ON jobs (status, sequence, model, type);
+  CREATE INDEX jobs_by_model ON jobs (model, sequence, type);
+  CREATE INDEX jobs_by_type ON jobs (type, sequence);
+  CREATE INDEX jobs_by_service ON jobs (owner, service) WHERE service IS NOT NULL;
+  CREATE INDEX jobs_waiting ON jobs (owner) WHERE status = 'queued';
+  CREATE INDEX jobs_ended ON jobs (finished_at) WHERE finished_at IS NOT NULL;
+
+  CREATE TABLE images (
+    job INTEGER NOT NULL REFERENCES jobs (sequence) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    file TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    seed INTEGER NOT NULL,
+    PRIMARY KEY (job, number)
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE idempotency_keys (
+    owner TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request_hash TEXT NOT NULL,
+    job INTEGER NOT NULL REFERENCES jobs (sequence) ON DELETE CASCADE,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (owner, key)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX idempotency_keys_by_job ON idempotency_keys (job);
+  CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+
+  CREATE TABLE counts (status TEXT PRIMARY KEY, jobs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+  INSERT INTO counts VALUES ('queued', 0), ('running', 0), ('completed', 0), ('failed', 0), ('cancelled', 0);
+  CREATE TRIGGER count_insert AFTER INSERT ON jobs BEGIN
+    UPDATE counts SET jobs = jobs + 1 WHERE status = NEW.status;
+  END;
+  CREATE TRIGGER count_update AFTER UPDATE OF status ON jobs BEGIN
+    UPDATE counts SET jobs = jobs - 1 WHERE status = OLD.status;
+    UPDATE counts SET jobs = jobs + 1 WHERE status = NEW.status;
+  END;
+  CREATE TRIGGER count_delete AFTER DELETE ON jobs BEGIN
+    UPDATE counts SET jobs = jobs - 1 WHERE status = OLD.status;
+  END;
+`]

@@ -1,0 +1,248 @@
+import { createHash, randomInt } from 'node:crypto'
+import { mkdirSync } from 'node:fs'
+import { join, resolve as absolute } from 'node:path'
+import type { FileHandle } from 'node:fs/promises'
+import { apiError } from '../../errors.ts'
+import type { Engine } from '../engine/engine.ts'
+import { isStorageFull } from './files.ts'
+import { Inputs } from './inputs.ts'
+import { JobEvents, type JobEventsOptions, type SubscribeOptions } from './job-events.ts'
+import { JobStore, type Idempotency, type JobStoreOptions } from './job-store.ts'
+import { isEnded, type Attachments, type Job, type JobEvent, type JobFilter, type JobImage, type JobPage, type JobStatus, type NewJob } from './job.ts'
+import { Outputs } from './outputs.ts'
+import { Scheduler, type Logger, type Resolve, type SchedulerStatus } from './scheduler.ts'
+
+export interface JobQueueOptions extends JobStoreOptions, JobEventsOptions {
+  /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
+  dataDir: string
+  engine: Engine
+  resolve: Resolve
+  logger: Logger
+  /** Milliseconds before an engine that can't be started is tried again; doubles up to a minute. */
+  backOff?: number
+}
+
+export interface QueueStatus extends Record<JobStatus, number> {
+  /** Jobs that may wait. */
+  capacity: number
+  scheduler: SchedulerStatus
+}
+
+/** Whose jobs are meant: those of a user id, or everybody's when there is none. */
+export interface Viewer {
+  owner?: string
+}
+
+export interface OpenImage {
+  image: JobImage
+  /** To be closed by whoever asked; its read stream does that by itself. */
+  handle: FileHandle
+  /** Bytes. */
+  size: number
+}
+
+/** Seeds that every engine takes: 0…2³¹−1. */
+const seedBound = 2 ** 31
+const longestKey = 255
+/** Milliseconds between two looks at the positions of jobs that somebody follows. */
+const positionInterval = 1000
+
+/** The job queue, as everything outside of it uses it. */
+export class JobQueue {
+  readonly #store: JobStore
+  readonly #inputs: Inputs
+  readonly #outputs: Outputs
+  readonly #events: JobEvents
+  readonly #scheduler: Scheduler
+  readonly #logger: Logger
+  readonly #positions = new Map<string, number | null>()
+  #positionTimer: NodeJS.Timeout | undefined
+
+  /** @throws {CommandError} when the data folder or the database can't be opened. */
+  constructor (options: JobQueueOptions) {
+    const dataDir = absolute(options.dataDir)
+    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+    this.#logger = options.logger
+    this.#store = new JobStore(join(dataDir, 'jobs.db'), options)
+    this.#inputs = new Inputs(join(dataDir, 'inputs'))
+    this.#outputs = new Outputs(join(dataDir, 'outputs'))
+    this.#events = new JobEvents(options)
+    this.#scheduler = new Scheduler({
+      ...options,
+      store: this.#store,
+      inputs: this.#inputs,
+      outputs: this.#outputs,
+      events: this.#events
+    })
+  }
+
+  /** Takes up what an earlier process left, then starts to work. */
+  async start (): Promise<void> {
+    for (const job of this.#store.recover()) {
+      this.#logger.warn({ job: job.id, status: job.status }, 'The job was running when the server stopped')
+      await this.#outputs.remove(job)
+    }
+    await this.#inputs.clean(id => this.#store.position(id) !== null)
+    await this.#outputs.clean(id => this.#store.get(id) !== undefined)
+    this.#scheduler.start()
+    this.#positionTimer = setInterval(() => this.#publishPositions(), positionInterval).unref()
+  }
+
+  /**
+   * Accepts a job: when the promise is fulfilled it survives a crash of the server and of the machine. A seed is chosen
+   * when there is none, or −1.
+   * @throws {ApiError} SDR_QUEUE_FULL, SDR_IDEMPOTENCY_CONFLICT, SDR_DRAINING, SDR_STORAGE_FULL, SDR_INVALID_REQUEST
+   */
+  async submit (newJob: NewJob, attachments: Attachments = {}): Promise<Job> {
+    const idempotency = toIdempotency(newJob, attachments)
+    const earlier = this.#store.findByKey(newJob.owner, idempotency)
+    if (earlier !== undefined) return this.#withProgress(earlier)
+    if (this.#scheduler.isDraining) throw apiError('SDR_DRAINING')
+    this.#store.checkRoom(newJob.owner)
+
+    const id = this.#store.newId()
+    try {
+      await this.#inputs.save(id, attachments)
+      const { job, isNew } = this.#store.accept({
+        id,
+        type: newJob.type,
+        owner: newJob.owner,
+        model: newJob.model,
+        priority: newJob.priority ?? 0,
+        parameters: withSeed(newJob),
+        idempotency
+      })
+      if (!isNew) await this.#inputs.remove(id)
+      this.#scheduler.wake()
+      return this.#withProgress(job)
+    } catch (error) {
+      await this.#inputs.remove(id)
+      throw isStorageFull(error) ? apiError('SDR_STORAGE_FULL', undefined, { cause: error }) : error
+    }
+  }
+
+  /** @throws {ApiError} SDR_JOB_NOT_FOUND, for somebody else's job too. */
+  get (id: string, { owner }: Viewer = {}): Job {
+    const job = this.#store.get(id)
+    if (job === undefined || (owner !== undefined && job.owner !== owner)) throw apiError('SDR_JOB_NOT_FOUND')
+    return this.#withProgress(job)
+  }
+
+  list (filter: JobFilter = {}): JobPage {
+    const page = this.#store.list(filter)
+    return { ...page, jobs: page.jobs.map(job => this.#withProgress(job)) }
+  }
+
+  /**
+   * A waiting job is cancelled at once; a running one when the engine let go of it, which `waitFor` waits for.
+   * @throws {ApiError} SDR_JOB_NOT_FOUND, SDR_JOB_NOT_CANCELLABLE
+   */
+  async cancel (id: string, viewer: Viewer = {}): Promise<Job> {
+    const job = this.get(id, viewer)
+    if (isEnded(job.status)) throw apiError('SDR_JOB_NOT_CANCELLABLE', `The job is ${job.status} already.`)
+    const cancelled = this.#store.cancelQueued(id)
+    if (cancelled !== undefined) {
+      this.#events.publishJob(cancelled)
+      await this.#inputs.remove(id)
+      return cancelled
+    }
+    this.#store.markCancelling(id)
+    this.#scheduler.cancel(id)
+    return this.get(id, viewer)
+  }
+
+  get status (): QueueStatus {
+    return { ...this.#store.counts(), capacity: this.#store.capacity, scheduler: this.#scheduler.status }
+  }
+
+  /** The job when it has ended, or as it is after `milliseconds` or when `signal` is aborted. */
+  async waitFor (id: string, milliseconds: number, { owner, signal }: Viewer & { signal?: AbortSignal } = {}): Promise<Job> {
+    const job = this.get(id, { owner })
+    // Whoever can't be told of the end gets the answer now and asks again.
+    if (isEnded(job.status) || this.#events.isFull) return job
+    const timeout = AbortSignal.timeout(milliseconds)
+    const events = this.#events.subscribe(job, { signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]) })
+    for await (const { name } of events) {
+      if (name === 'done') break
+    }
+    return this.get(id, { owner })
+  }
+
+  /**
+   * What happens to a job, until its end. Whoever stops listening does not stop the job.
+   * @throws {ApiError} SDR_JOB_NOT_FOUND, SDR_UNAVAILABLE when too many listen.
+   */
+  subscribe (id: string, { owner, ...options }: Viewer & SubscribeOptions = {}): AsyncIterableIterator<JobEvent> {
+    return this.#events.subscribe(this.get(id, { owner }), options)
+  }
+
+  /** @throws {ApiError} SDR_JOB_NOT_FOUND, SDR_IMAGE_NOT_FOUND */
+  async image (id: string, index: number, viewer: Viewer = {}): Promise<OpenImage> {
+    const image = this.get(id, viewer).images.find(image => image.index === index)
+    const file = this.#store.imageFile(id, index)
+    if (image === undefined || file === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
+    try {
+      return { image, ...await this.#outputs.open(file) }
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+      throw apiError('SDR_IMAGE_NOT_FOUND', 'The file of this image was deleted.', { cause: error })
+    }
+  }
+
+  /** Takes no more jobs; the running one has `milliseconds` to finish, or goes back to the queue. */
+  async drain (milliseconds: number): Promise<void> {
+    await this.#scheduler.drain(milliseconds)
+  }
+
+  /** Drains without waiting, ends all event streams and closes the database. */
+  async close (): Promise<void> {
+    clearInterval(this.#positionTimer)
+    await this.#scheduler.drain(0)
+    this.#events.close()
+    this.#store.close()
+  }
+
+  #withProgress (job: Job): Job {
+    return job.status === 'running' ? { ...job, progress: this.#scheduler.progressOf(job.id) } : job
+  }
+
+  #publishPositions (): void {
+    const watched = new Set(this.#events.watched())
+    for (const id of this.#positions.keys()) if (!watched.has(id)) this.#positions.delete(id)
+    for (const id of watched) {
+      const position = this.#store.position(id)
+      const before = this.#positions.get(id)
+      this.#positions.set(id, position)
+      if (position === null || before === undefined || before === position) continue
+      const job = this.#store.get(id)
+      if (job?.status === 'queued') this.#events.publishJob(job)
+    }
+  }
+}
+
+function withSeed ({ type, parameters }: NewJob): Record<string, unknown> {
+  const { seed } = parameters
+  return type === 'upscale' || (seed !== undefined && seed !== null && seed !== -1)
+    ? parameters
+    : { ...parameters, seed: randomInt(seedBound) }
+}
+
+function toIdempotency (newJob: NewJob, attachments: Attachments): Idempotency | undefined {
+  const { idempotencyKey: key, type, model, priority, parameters, request } = newJob
+  if (key === undefined) return undefined
+  if (key.length === 0 || key.length > longestKey) {
+    throw apiError('SDR_INVALID_REQUEST', `An Idempotency-Key has 1 to ${longestKey} characters; this one has ${key.length}.`)
+  }
+  const hash = createHash('sha256').update(JSON.stringify(sorted([type, request ?? [model, priority, parameters]])))
+  for (const name of Object.keys(attachments).sort()) {
+    hash.update(`\0${name}\0${attachments[name]!.byteLength}\0`).update(attachments[name]!)
+  }
+  return { key, requestHash: hash.digest('hex') }
+}
+
+/** The same value with the fields of all objects in alphabetical order: their order in a request means nothing. */
+function sorted (value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(sorted)
+  if (value === null || typeof value !== 'object') return value
+  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => a < b ? -1 : 1).map(([key, item]) => [key, sorted(item)]))
+}
