@@ -1,0 +1,116 @@
+import { constants } from 'node:fs'
+import { open, realpath, stat } from 'node:fs/promises'
+import { dirname, isAbsolute, resolve } from 'node:path'
+import { Type } from 'typebox'
+import { Compile } from 'typebox/compile'
+import { parse } from 'yaml'
+import type { ModelFiles } from '../engine/engine.ts'
+import type { ImageDefaults } from './architectures.ts'
+import { ModelFileError, quote, readExactly } from './header.ts'
+import { formatOfName } from './read-header.ts'
+import { isInside } from './scan.ts'
+
+/** Files that a `*.model.yaml` can name, as the engine calls them. */
+export const bundleParts = [
+  'model', 'diffusion_model', 'high_noise_diffusion_model', 'uncond_diffusion_model',
+  'clip_l', 'clip_g', 'clip_vision', 't5xxl', 'llm', 'vae', 'taesd', 'control_net'
+] as const satisfies ReadonlyArray<keyof ModelFiles>
+export type BundlePart = typeof bundleParts[number]
+
+/** A model made of several files, as its description says. */
+export interface Bundle {
+  name?: string
+  defaults: Partial<ImageDefaults>
+  /** Real paths, each inside the roots. */
+  files: Partial<Record<BundlePart, string>>
+  /** Bytes of all parts together. */
+  size: number
+}
+
+const maximumSize = 64 * 1024
+
+const Path = Type.String({ minLength: 1, maxLength: 1024 })
+const BundleFile = Type.Object({
+  name: Type.Optional(Type.String({ minLength: 1, maxLength: 200 })),
+  ...Object.fromEntries(bundleParts.map(part => [part, Type.Optional(Path)])) as Record<BundlePart, ReturnType<typeof Type.Optional<typeof Path>>>,
+  defaults: Type.Optional(Type.Object({
+    width: Type.Optional(Type.Integer({ minimum: 8, maximum: 16_384 })),
+    height: Type.Optional(Type.Integer({ minimum: 8, maximum: 16_384 })),
+    steps: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+    cfg_scale: Type.Optional(Type.Number({ minimum: 0, maximum: 100 })),
+    guidance: Type.Optional(Type.Number({ minimum: 0, maximum: 100 })),
+    sampler: Type.Optional(Type.String({ maxLength: 64 })),
+    scheduler: Type.Optional(Type.String({ maxLength: 64 }))
+  }, { additionalProperties: false }))
+}, { additionalProperties: false })
+const validator = Compile(BundleFile)
+
+/**
+ * Reads a description of a model that is made of several files.
+ * @param file real path of the description.
+ * @param roots real paths of the models folders: a part outside them is refused.
+ * @throws {ModelFileError} that says what to change in the description.
+ */
+export async function readBundle (file: string, roots: ReadonlyArray<string | null>): Promise<Bundle> {
+  const content = parseBundle(await readText(file))
+  const bundle: Bundle = { defaults: content.defaults ?? {}, files: {}, size: 0 }
+  if (content.name !== undefined) bundle.name = content.name
+  for (const part of bundleParts) {
+    const named = content[part]
+    if (named === undefined) continue
+    const { path, size } = await findPart(part, named, dirname(file), roots)
+    bundle.files[part] = path
+    bundle.size += size
+  }
+  if (bundle.files.model === undefined && bundle.files.diffusion_model === undefined) {
+    throw new ModelFileError('The description names neither a diffusion_model nor a model.')
+  }
+  return bundle
+}
+
+async function readText (file: string): Promise<string> {
+  const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOFOLLOW ?? 0))
+  try {
+    const { size } = await handle.stat()
+    if (size > maximumSize) throw new ModelFileError(`The description has ${size} bytes; at most ${maximumSize} are read.`)
+    return (await readExactly(handle, Buffer.alloc(size), 0)).toString('utf8')
+  } finally {
+    await handle.close()
+  }
+}
+
+function parseBundle (text: string): Partial<Record<BundlePart, string>> & { name?: string, defaults?: Partial<ImageDefaults> } {
+  let content: unknown
+  try {
+    // JSON is YAML too. Aliases are refused: a few lines of them can stand for gigabytes.
+    content = parse(text, { maxAliasCount: 0, logLevel: 'error' })
+  } catch (cause) {
+    throw new ModelFileError(`The description is not valid YAML: ${(cause as Error).message.split('\n')[0]!.slice(0, 200)}`, { cause })
+  }
+  if (validator.Check(content)) return content
+  const [first] = validator.Errors(content)
+  const at = first === undefined || first.instancePath === '' ? 'The description' : `The field ${quote(first.instancePath.slice(1))}`
+  const extra = first?.keyword === 'additionalProperties' ? ` (${first.params.additionalProperties.map(quote).join(', ').slice(0, 200)})` : ''
+  throw new ModelFileError(`${at} is not valid: it ${first?.message ?? 'has an unexpected value'}${extra}. ` +
+    `Known fields: name, defaults, ${bundleParts.join(', ')}.`)
+}
+
+async function findPart (
+  part: BundlePart, named: string, folder: string, roots: ReadonlyArray<string | null>
+): Promise<{ path: string, size: number }> {
+  const what = `The ${part} ${quote(named)}`
+  if (isAbsolute(named) || named.includes('\0')) throw new ModelFileError(`${what} must be a path relative to the description.`)
+  const wanted = resolve(folder, named)
+  // Asked before the file system is: what exists outside the roots is nobody's business.
+  if (!isInside(wanted, roots)) throw new ModelFileError(`${what} lies outside the models folders.`)
+  const path = await realpath(wanted).catch((cause: unknown) => {
+    throw new ModelFileError(`${what} can't be found (${(cause as NodeJS.ErrnoException).code}).`, { cause })
+  })
+  if (!isInside(path, roots)) throw new ModelFileError(`${what} lies outside the models folders.`)
+  const stats = await stat(path)
+  if (!stats.isFile()) throw new ModelFileError(`${what} is not a file.`)
+  const format = formatOfName(path)
+  if (format === undefined) throw new ModelFileError(`${what} is neither a safetensors nor a GGUF file.`)
+  if (format === 'pickle') throw new ModelFileError(`${what} is a pickle file, which is never loaded. Use a safetensors version.`)
+  return { path, size: stats.size }
+}

@@ -1,0 +1,88 @@
+import type { FileHandle } from 'node:fs/promises'
+
+export interface TensorInfo {
+  /** As the file names it: `F16`, `BF16`, `Q4_K`… */
+  dtype: string
+  /** Outermost dimension first, the way PyTorch prints it, whatever order the file keeps. */
+  shape: number[]
+}
+
+/** What a file says about itself before its weights. Maps, because names come from strangers: `__proto__` is one. */
+export interface Header {
+  format: 'safetensors' | 'gguf'
+  tensors: Map<string, TensorInfo>
+  /** Strings and numbers that the file carries; values longer than `limits.metadataValue` and arrays are left out. */
+  metadata: Map<string, string | number | boolean>
+}
+
+/**
+ * Caps on what a header may ask for. Each is far above what real files need (the largest known: a 10 MB GGUF
+ * vocabulary, 7,000 tensors), and low enough that a hostile file costs milliseconds and megabytes.
+ */
+export const limits = {
+  /** Bytes. */
+  header: 32 * 1024 * 1024,
+  tensors: 100_000,
+  metadataEntries: 10_000,
+  /** Bytes, each for tensor names and metadata keys. */
+  name: 1024,
+  /** Bytes of one metadata value; a longer one (a thumbnail, say) is skipped. */
+  metadataValue: 2 * 1024 * 1024,
+  /** Bytes of all metadata values that are kept. */
+  metadata: 8 * 1024 * 1024,
+  dimensions: 8,
+  /** Nesting of JSON values and GGUF arrays that are skipped. */
+  depth: 16
+} as const
+
+/** Why a file is not a usable model, in words for the person who put it there. */
+export class ModelFileError extends Error {
+  /** True when the file is refused for what it is (pickle), false when it is damaged. */
+  readonly blocked: boolean
+  constructor (reason: string, { blocked = false, ...options }: ErrorOptions & { blocked?: boolean } = {}) {
+    super(reason, options)
+    this.name = 'ModelFileError'
+    this.blocked = blocked
+  }
+}
+
+/** Number of elements of a shape, exactly. @throws {ModelFileError} when it does not fit 2⁵³. */
+export function elementCount (name: string, shape: readonly number[]): number {
+  if (shape.includes(0)) return 0
+  let count = 1
+  for (const length of shape) {
+    if (length > Number.MAX_SAFE_INTEGER / count) {
+      throw new ModelFileError(`Tensor ${quote(name)} claims the impossible shape [${shape.join(', ')}].`)
+    }
+    count *= length
+  }
+  return count
+}
+
+/** A name from a file, fit for one line of a message: printable and short. */
+export function quote (name: string): string {
+  const text = JSON.stringify(name.length > 80 ? `${name.slice(0, 80)}…` : name)
+  return text.replace(/[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '?')
+}
+
+/** Lets the event loop turn when parsing has held it for a while. */
+export class Pacer {
+  #turn = performance.now()
+
+  async pause (): Promise<void> {
+    if (performance.now() - this.#turn < 8) return
+    await new Promise(resolve => { setImmediate(resolve) })
+    this.#turn = performance.now()
+  }
+}
+
+/** Fills `buffer` from `position` of the file. @throws {ModelFileError} when the file ends before. */
+export async function readExactly (handle: FileHandle, buffer: Buffer, position: number): Promise<Buffer> {
+  let filled = 0
+  while (filled < buffer.length) {
+    const { bytesRead } = await handle.read(buffer, filled, buffer.length - filled, position + filled)
+    if (bytesRead === 0) throw new ModelFileError('The file became shorter while it was read.')
+    filled += bytesRead
+  }
+  return buffer
+}

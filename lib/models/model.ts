@@ -1,0 +1,129 @@
+import type { Architecture, ImageDefaults, ImageLimits } from './architectures.ts'
+import { architectureOf, defaultsOf } from './architectures.ts'
+import type { Bundle, BundlePart } from './bundle.ts'
+import type { Summary } from './inspect.ts'
+import type { ScannedFile } from './scan.ts'
+import type { ModelType } from './types.ts'
+
+/** A model as the server knows it. Only `describe` decides what of it leaves the server. */
+export interface Model {
+  /** `type/relative/path.safetensors` */
+  id: string
+  type: ModelType
+  /** File name without its ending, or what the description of a bundle says. */
+  name: string
+  format: ScannedFile['format']
+  /** Bytes, of all files together. */
+  size: number
+  /** Milliseconds since 1970. */
+  modified: number
+  architecture: string | null
+  /** What the header says; absent for files that can't be read. */
+  summary?: Summary
+  /** Why the file will never be loaded. */
+  blocked?: string
+  /** Why the file can't be loaded as it is. */
+  error?: string
+  /** What a request that leaves these out gets. */
+  defaults?: Partial<ImageDefaults>
+  limits?: ImageLimits
+  /** Real path. */
+  path: string
+  /** Real paths of the parts of a bundle. */
+  parts?: Partial<Record<BundlePart, string>>
+}
+
+/** A model as clients see it. */
+export interface ModelDescription {
+  id: string
+  type: ModelType
+  name: string
+  format: Model['format']
+  size: number
+  architecture: string | null
+  variant: string | null
+  quantization: string | null
+  parameters: number | null
+  prediction: string | null
+  resolution: number | null
+  modified_at: string
+  /** Why it can't be used: refused for what it is, or damaged. */
+  blocked: string | null
+  error: string | null
+  defaults: Partial<ImageDefaults> | null
+  limits: ImageLimits | null
+  trigger_words: string[]
+  metadata: Record<string, string>
+  /** For administrators. */
+  path?: string
+}
+
+/** The wire shape of a model; `admin` adds where its file lies. */
+export function describe (model: Model, { admin = false }: { admin?: boolean } = {}): ModelDescription {
+  const { id, type, name, format, size, architecture, summary } = model
+  return {
+    id,
+    type,
+    name,
+    format,
+    size,
+    architecture,
+    variant: summary?.variant ?? null,
+    quantization: summary?.quantization ?? null,
+    parameters: summary?.parameters ?? null,
+    prediction: summary?.prediction ?? null,
+    resolution: summary?.resolution ?? null,
+    modified_at: new Date(model.modified).toISOString(),
+    blocked: model.blocked ?? null,
+    error: model.error ?? null,
+    defaults: model.defaults ?? null,
+    limits: model.limits ?? null,
+    trigger_words: summary?.trigger_words ?? [],
+    metadata: summary?.metadata ?? {},
+    ...(admin ? { path: model.path } : {})
+  }
+}
+
+/** Makes the entry of a single file; its type is what the header proves, else what the folder says. */
+export function modelOfFile (file: ScannedFile): Omit<Model, 'id'> {
+  const { format, size, modified, path, relative, content } = file
+  const summary = content !== undefined && 'type' in content ? content : undefined
+  const proven = summary === undefined || summary.type === 'unknown' ? undefined : summary.type
+  const type = proven ?? file.folderType ?? 'unknown'
+  return {
+    type, name: nameOf(relative), format, size, modified, path, ...knowledge(type, summary), ...(summary === undefined ? content : {})
+  }
+}
+
+/** Makes the entry of a bundle; what it is, its main part says. */
+export function modelOfBundle (file: ScannedFile, bundle: Bundle, main: ReturnType<typeof modelOfFile>): Omit<Model, 'id'> {
+  const { blocked, error, architecture, summary, limits, defaults } = main
+  const problem = blocked ?? error
+  return {
+    ...failedBundle(file),
+    ...(bundle.name === undefined ? {} : { name: bundle.name }),
+    size: bundle.size,
+    architecture,
+    summary,
+    limits,
+    defaults: { ...defaults, ...bundle.defaults },
+    parts: bundle.files,
+    ...(problem === undefined ? {} : { error: `Its main part can't be used: ${problem}` })
+  }
+}
+
+/** The entry of a bundle whose description is wrong. */
+export function failedBundle ({ relative, size, modified, path }: ScannedFile, error?: string): Omit<Model, 'id'> {
+  return { type: 'checkpoint', name: nameOf(relative), format: 'bundle', size, modified, path, architecture: null, ...(error === undefined ? {} : { error }) }
+}
+
+function knowledge (type: ModelType, summary: Summary | undefined): Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'> {
+  const architecture = summary?.architecture ?? null
+  const known: Architecture | undefined = type === 'checkpoint' || type === 'diffusion' ? architectureOf(architecture) : undefined
+  if (known === undefined) return { architecture, summary }
+  return { architecture, summary, defaults: defaultsOf(architecture, summary?.variant), limits: known.limits }
+}
+
+function nameOf (relative: string): string {
+  return relative.slice(relative.lastIndexOf('/') + 1).replace(/(?:\.model\.(?:ya?ml|json)|\.[^.]+)$/i, '')
+}

@@ -1,0 +1,281 @@
+import type { FileHandle } from 'node:fs/promises'
+import { type Header, type TensorInfo, ModelFileError, Pacer, elementCount, limits, quote, readExactly } from './header.ts'
+
+/** Bits of one element, by the names of the safetensors format. */
+const bits: ReadonlyMap<string, number> = new Map([
+  ['BOOL', 8], ['U8', 8], ['I8', 8], ['F8_E4M3', 8], ['F8_E5M2', 8], ['F8_E8M0', 8], ['F4', 4], ['F6_E2M3', 6], ['F6_E3M2', 6],
+  ['U16', 16], ['I16', 16], ['F16', 16], ['BF16', 16], ['U32', 32], ['I32', 32], ['F32', 32],
+  ['U64', 64], ['I64', 64], ['F64', 64], ['C64', 64]
+])
+
+const lengthBytes = 8
+
+/**
+ * Reads the header of a safetensors file: a 64-bit length, then JSON. The JSON is read by a parser of its own,
+ * because JSON.parse keeps the last of two equal keys (the engine may keep the first) and can't be interrupted.
+ * @param start the first bytes of the file, as many as were read already.
+ * @param size of the whole file in bytes.
+ * @throws {ModelFileError}
+ */
+export async function readSafetensorsHeader (handle: FileHandle, start: Buffer, size: number): Promise<Header> {
+  if (size < lengthBytes + 2) throw new ModelFileError(`The file is too short for a model: ${size} bytes.`)
+  const length = start.readBigUInt64LE(0)
+  if (start[lengthBytes] !== Char.openBrace || length < 2n) {
+    throw new ModelFileError('This is neither a safetensors nor a GGUF file.')
+  }
+  if (length > BigInt(limits.header)) {
+    throw new ModelFileError(`The header claims ${length} bytes; at most ${limits.header} are read.`)
+  }
+  const end = lengthBytes + Number(length)
+  if (end > size) {
+    throw new ModelFileError(`The file is cut off: its header needs ${end} bytes, the file has ${size}. Download it again.`)
+  }
+  let header = start
+  if (end > start.length) {
+    header = Buffer.allocUnsafe(end)
+    start.copy(header)
+    await readExactly(handle, header.subarray(start.length), start.length)
+  }
+  return await new HeaderParser(header.subarray(lengthBytes, end), size - end).parse()
+}
+
+const Char = {
+  quote: 0x22, comma: 0x2c, colon: 0x3a, openBracket: 0x5b, backslash: 0x5c, closeBracket: 0x5d, openBrace: 0x7b, closeBrace: 0x7d
+} as const
+
+/** Knows exactly the JSON of a safetensors header: `{name: {dtype, shape, data_offsets}, "__metadata__": {key: text}}`. */
+class HeaderParser {
+  readonly #text: Buffer
+  /** Bytes of weights that follow the header. */
+  readonly #dataSize: number
+  readonly #tensors = new Map<string, TensorInfo>()
+  readonly #metadata = new Map<string, string>()
+  #metadataSize = 0
+  #position = 0
+
+  constructor (text: Buffer, dataSize: number) {
+    this.#text = text
+    this.#dataSize = dataSize
+  }
+
+  async parse (): Promise<Header> {
+    const pacer = new Pacer()
+    let seen = 0
+    let metadataSeen = false
+    for (let more = this.#beginObject(); more; more = this.#nextMember()) {
+      const name = this.#key()
+      if (name === '__metadata__') {
+        if (metadataSeen) throw this.#duplicate(name)
+        metadataSeen = true
+        await this.#readMetadata(pacer)
+      } else {
+        if (this.#tensors.has(name)) throw this.#duplicate(name)
+        if (this.#tensors.size === limits.tensors) throw new ModelFileError(`The header lists more than ${limits.tensors} tensors.`)
+        this.#tensors.set(name, this.#tensor(name))
+      }
+      if (++seen % 256 === 0) await pacer.pause()
+    }
+    if (this.#peek() !== undefined) throw this.#unexpected('the end of the header')
+    return { format: 'safetensors', tensors: this.#tensors, metadata: this.#metadata }
+  }
+
+  #tensor (name: string): TensorInfo {
+    let dtype: string | undefined
+    let shape: number[] | undefined
+    let offsets: number[] | undefined
+    for (let more = this.#beginObject(); more; more = this.#nextMember()) {
+      const key = this.#key()
+      if (key === 'dtype' && dtype === undefined) dtype = this.#string(limits.name)
+      else if (key === 'shape' && shape === undefined) shape = this.#integers(name, limits.dimensions)
+      else if (key === 'data_offsets' && offsets === undefined) offsets = this.#integers(name, 2)
+      else throw new ModelFileError(`Tensor ${quote(name)} has an unknown or repeated field ${quote(key)}.`)
+    }
+    if (dtype === undefined || shape === undefined || offsets === undefined) {
+      throw new ModelFileError(`Tensor ${quote(name)} lacks its dtype, shape or data_offsets.`)
+    }
+    this.#checkData(name, dtype, shape, offsets)
+    return { dtype, shape }
+  }
+
+  #checkData (name: string, dtype: string, shape: number[], offsets: number[]): void {
+    const elementBits = bits.get(dtype)
+    if (elementBits === undefined) throw new ModelFileError(`Tensor ${quote(name)} has the unknown dtype ${quote(dtype)}.`)
+    const [begin, end] = offsets
+    if (begin === undefined || end === undefined || begin > end) {
+      throw new ModelFileError(`Tensor ${quote(name)} has no valid data_offsets.`)
+    }
+    if (end > this.#dataSize) {
+      throw new ModelFileError(`The file is cut off: tensor ${quote(name)} ends at byte ${end} of the weights, ` +
+        `the file has ${this.#dataSize}. Download it again.`)
+    }
+    // Exact in floating point: what differs after the division can't be equal to the integer on the left.
+    const expected = elementCount(name, shape) / 8 * elementBits
+    if (end - begin !== expected) {
+      throw new ModelFileError(`Tensor ${quote(name)} of shape [${shape.join(', ')}] and dtype ${dtype} ` +
+        `needs ${expected} bytes, but its data_offsets hold ${end - begin}.`)
+    }
+  }
+
+  async #readMetadata (pacer: Pacer): Promise<void> {
+    const seen = new Set<string>()
+    for (let more = this.#beginObject(); more; more = this.#nextMember()) {
+      const key = this.#key()
+      if (seen.has(key)) throw this.#duplicate(key)
+      if (seen.size === limits.metadataEntries) {
+        throw new ModelFileError(`The header carries more than ${limits.metadataEntries} metadata entries.`)
+      }
+      seen.add(key)
+      // Some trainers write numbers and objects where the format allows text only; they are skipped, not refused.
+      if (this.#peek() === Char.quote) this.#keepMetadata(key)
+      else this.#skipValue(1, this.#position + limits.metadataValue)
+      if (seen.size % 64 === 0) await pacer.pause()
+    }
+  }
+
+  #keepMetadata (key: string): void {
+    const [begin, end] = this.#stringToken()
+    if (end - begin > limits.metadataValue || this.#metadataSize + end - begin > limits.metadata) return
+    this.#metadataSize += end - begin
+    this.#metadata.set(key, this.#decode(begin, end))
+  }
+
+  /** True when a member follows, with the position at its key. */
+  #beginObject (): boolean {
+    this.#expect(Char.openBrace, 'an object')
+    return !this.#accept(Char.closeBrace)
+  }
+
+  #nextMember (): boolean {
+    if (this.#accept(Char.comma)) return true
+    this.#expect(Char.closeBrace, 'a comma or the end of the object')
+    return false
+  }
+
+  #key (): string {
+    const key = this.#string(limits.name)
+    this.#expect(Char.colon, 'a colon')
+    return key
+  }
+
+  #integers (name: string, maximum: number): number[] {
+    const numbers: number[] = []
+    this.#expect(Char.openBracket, 'a list of numbers')
+    if (this.#accept(Char.closeBracket)) return numbers
+    do {
+      if (numbers.length === maximum) throw new ModelFileError(`Tensor ${quote(name)} has more than ${maximum} dimensions or offsets.`)
+      numbers.push(this.#integer())
+    } while (this.#accept(Char.comma))
+    this.#expect(Char.closeBracket, 'a comma or the end of the list')
+    return numbers
+  }
+
+  #integer (): number {
+    this.#peek()
+    const begin = this.#position
+    let value = 0
+    for (let digit = this.#digit(); digit >= 0; digit = this.#digit()) {
+      value = value * 10 + digit
+      if (value > Number.MAX_SAFE_INTEGER) throw new ModelFileError('The header holds a number beyond 2⁵³.')
+      this.#position++
+    }
+    const leadingZero = this.#text[begin] === 0x30 && this.#position > begin + 1
+    if (this.#position === begin || leadingZero) throw this.#unexpected('a whole number')
+    return value
+  }
+
+  #digit (): number {
+    const byte = this.#text[this.#position]
+    return byte === undefined || byte < 0x30 || byte > 0x39 ? -1 : byte - 0x30
+  }
+
+  #string (maximum: number): string {
+    const [begin, end] = this.#stringToken()
+    if (end - begin > maximum) throw new ModelFileError(`The header holds a name of ${end - begin} bytes; at most ${maximum} are read.`)
+    return this.#decode(begin, end)
+  }
+
+  /** Passes over a string and gives the bounds of what is between its quotes. */
+  #stringToken (): [begin: number, end: number] {
+    this.#expect(Char.quote, 'text in quotes')
+    const text = this.#text
+    const begin = this.#position
+    let position = begin
+    for (;;) {
+      const byte = text[position]
+      if (byte === undefined || byte < 0x20) {
+        this.#position = position
+        throw this.#unexpected('the end of the text')
+      }
+      if (byte === Char.quote) break
+      position += byte === Char.backslash ? 2 : 1
+    }
+    this.#position = position + 1
+    return [begin, position]
+  }
+
+  #decode (begin: number, end: number): string {
+    const raw = this.#text.toString('utf8', begin, end)
+    if (!raw.includes('\\')) return raw
+    try {
+      return JSON.parse(`"${raw}"`) as string
+    } catch (cause) {
+      throw new ModelFileError('The header holds text with an invalid escape.', { cause })
+    }
+  }
+
+  #skipValue (depth: number, limit: number): void {
+    if (depth > limits.depth) throw new ModelFileError(`The metadata is nested deeper than ${limits.depth} levels.`)
+    if (this.#position > limit) throw new ModelFileError(`The metadata holds a list or object of more than ${limits.metadataValue} bytes.`)
+    const byte = this.#peek()
+    if (byte === Char.quote) {
+      this.#stringToken()
+    } else if (byte === Char.openBrace) {
+      for (let more = this.#beginObject(); more; more = this.#nextMember()) {
+        this.#stringToken()
+        this.#expect(Char.colon, 'a colon')
+        this.#skipValue(depth + 1, limit)
+      }
+    } else if (byte === Char.openBracket) {
+      this.#position++
+      if (this.#accept(Char.closeBracket)) return
+      do this.#skipValue(depth + 1, limit); while (this.#accept(Char.comma))
+      this.#expect(Char.closeBracket, 'a comma or the end of the list')
+    } else {
+      this.#skipScalar()
+    }
+  }
+
+  #skipScalar (): void {
+    const word = /^(?:true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)(?=[\s,\]}]|$)/
+      .exec(this.#text.toString('latin1', this.#position, this.#position + 64))
+    if (word === null) throw this.#unexpected('a value')
+    this.#position += word[0].length
+  }
+
+  /** The next byte that is not white space; undefined at the end. */
+  #peek (): number | undefined {
+    for (;;) {
+      const byte = this.#text[this.#position]
+      if (byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09) return byte
+      this.#position++
+    }
+  }
+
+  #accept (byte: number): boolean {
+    if (this.#peek() !== byte) return false
+    this.#position++
+    return true
+  }
+
+  #expect (byte: number, what: string): void {
+    if (!this.#accept(byte)) throw this.#unexpected(what)
+  }
+
+  #duplicate (name: string): ModelFileError {
+    return new ModelFileError(`The header names ${quote(name)} twice; programs would disagree about which one counts.`)
+  }
+
+  #unexpected (what: string): ModelFileError {
+    return new ModelFileError(`The header is damaged at byte ${this.#position}: expected ${what}.`)
+  }
+}

@@ -1,0 +1,285 @@
+import type { Dirent, Stats } from 'node:fs'
+import { lstat, opendir, realpath, stat } from 'node:fs/promises'
+import { basename, join, sep } from 'node:path'
+import { forEachLimited } from './concurrency.ts'
+import { ModelFileError, quote } from './header.ts'
+import { type Summary, inspectHeader } from './inspect.ts'
+import { type FileFormat, formatOfName, readHeader } from './read-header.ts'
+import { type ModelType, typeOfFolder } from './types.ts'
+
+/** A folder that is searched for models. `type` says what its files are when neither they nor their folders tell. */
+export interface ScanRoot {
+  path: string
+  type?: ModelType
+}
+
+/** What a file's header says, or why it can't be used. */
+export type FileContent = Summary | { blocked: string } | { error: string }
+
+export interface ScannedFile {
+  /** Index of the root in the list that was given. */
+  root: number
+  /** Absolute and without symbolic links in it. */
+  path: string
+  /** From the root to the file, `/` between the parts, as the file is named there (it may be a link). */
+  relative: string
+  /** Type that the root or the nearest folder with a known name gives, and how many leading parts of `relative` say so. */
+  folderType?: ModelType
+  folderDepth: number
+  format: FileFormat | 'bundle'
+  size: number
+  modified: number
+  content?: FileContent
+}
+
+/** Something that was skipped, and why; `path` is for administrators. */
+export interface ScanWarning {
+  path: string
+  message: string
+}
+
+export interface ScanResult {
+  files: ScannedFile[]
+  warnings: ScanWarning[]
+  /** Real paths of the roots, by index; null for one that can't be read. */
+  roots: Array<string | null>
+  /** Every folder that was read, for watching. */
+  folders: string[]
+  /** Whether `cache` differs from what it was. */
+  cacheChanged: boolean
+}
+
+/** What is remembered of a file, so that its header is read once: by real path. */
+export type ScanCache = Map<string, { modified: number, size: number, inode: number, content: FileContent }>
+
+export const scanLimits = {
+  /** Folders below a root. */
+  depth: 12,
+  /** Directory entries looked at in one scan, over all roots. */
+  entries: 500_000,
+  files: 100_000,
+  /** UTF-16 units of `relative`; ids must fit where clients keep them. */
+  path: 400,
+  warnings: 1000
+} as const
+
+/** File name endings of models that are made of several files. */
+export const bundleEndings = ['.model.yaml', '.model.yml', '.model.json'] as const
+
+const foldersAtOnce = 8
+const filesAtOnce = 32
+
+/**
+ * Finds the model files below the roots and reads the headers of those that `cache` does not know; `cache` is
+ * brought up to date. Whatever can't be read becomes a warning: a scan itself does not fail.
+ *
+ * Symbolic links are followed when they lead to a place inside the roots. A folder is read once, however many links
+ * lead to it, so loops end by themselves.
+ */
+export async function scanModels (roots: readonly ScanRoot[], cache: ScanCache): Promise<ScanResult> {
+  const scan = new Scan(roots, cache)
+  return await scan.run()
+}
+
+interface Folder {
+  root: number
+  path: string
+  relative: string
+  depth: number
+  folderType?: ModelType
+  folderDepth: number
+}
+
+type Candidate = Pick<ScannedFile, 'root' | 'path' | 'relative' | 'folderType' | 'folderDepth' | 'format'> & { link: boolean }
+
+class Scan {
+  readonly #roots: readonly ScanRoot[]
+  readonly #cache: ScanCache
+  readonly #seenPaths = new Set<string>()
+  readonly #result: ScanResult = { files: [], warnings: [], roots: [], folders: [], cacheChanged: false }
+  #pending: Folder[] = []
+  #links: Folder[] = []
+  #candidates: Candidate[] = []
+  #entries = 0
+
+  constructor (roots: readonly ScanRoot[], cache: ScanCache) {
+    this.#roots = roots
+    this.#cache = cache
+  }
+
+  async run (): Promise<ScanResult> {
+    await this.#openRoots()
+    await this.#walk()
+    // Links to folders come last: what they lead to has usually been read where it really lies.
+    while (this.#links.length > 0) {
+      const links = this.#links.sort((a, b) => compare(a.relative, b.relative))
+      this.#links = []
+      for (const link of links) await this.#openLink(link)
+    }
+    await forEachLimited(this.#candidates, filesAtOnce, candidate => this.#readFile(candidate))
+    this.#forgetLost()
+    const { files } = this.#result
+    files.sort((a, b) => a.root - b.root || compare(a.relative, b.relative))
+    return this.#result
+  }
+
+  async #openRoots (): Promise<void> {
+    for (const { path } of this.#roots) {
+      try {
+        const real = await realpath(path)
+        if (!(await stat(real)).isDirectory()) throw new Error('it is not a folder')
+        this.#result.roots.push(real)
+      } catch (error) {
+        this.#result.roots.push(null)
+        this.#warn(path, `The models folder can't be read: ${reasonOf(error)}.`)
+      }
+    }
+    for (const [root, path] of this.#result.roots.entries()) {
+      // The same folder given twice is one root; so is a folder inside another root, which skips it there.
+      if (path === null || this.#result.roots.indexOf(path) !== root) continue
+      const folderType = this.#roots[root]!.type ?? typeOfFolder(basename(path))
+      this.#pending.push({ root, path, relative: '', depth: 0, folderType, folderDepth: 0 })
+    }
+  }
+
+  async #walk (): Promise<void> {
+    while (this.#pending.length > 0) {
+      const folders = this.#pending
+      this.#pending = []
+      await forEachLimited(folders, foldersAtOnce, folder => this.#readFolder(folder))
+    }
+  }
+
+  async #readFolder (folder: Folder): Promise<void> {
+    if (this.#seenPaths.has(folder.path)) return
+    this.#seenPaths.add(folder.path)
+    try {
+      for await (const entry of await opendir(folder.path, { bufferSize: 256 })) {
+        if (++this.#entries > scanLimits.entries) {
+          this.#warn(folder.path, `More than ${scanLimits.entries} entries in the models folders: the rest is not listed.`)
+          return
+        }
+        if (!entry.name.startsWith('.')) this.#visit(folder, entry)
+      }
+      this.#result.folders.push(folder.path)
+    } catch (error) {
+      this.#warn(folder.path, `The folder can't be read: ${reasonOf(error)}.`)
+    }
+  }
+
+  #visit (folder: Folder, entry: Dirent): void {
+    const { name } = entry
+    const path = join(folder.path, name)
+    const relative = folder.relative === '' ? name : `${folder.relative}/${name}`
+    const format = bundleEndings.some(ending => name.toLowerCase().endsWith(ending)) ? 'bundle' : formatOfName(name)
+    const link = entry.isSymbolicLink()
+    if (!link && !entry.isDirectory() && format === undefined) return
+    const objection = objectionToName(name) ??
+      (relative.length > scanLimits.path ? `The path is longer than ${scanLimits.path} characters.` : undefined)
+    if (objection !== undefined) return this.#warn(path, objection)
+
+    if (format !== undefined && !entry.isDirectory()) {
+      const { root, folderType, folderDepth } = folder
+      if (this.#candidates.length < scanLimits.files) {
+        this.#candidates.push({ root, path, relative, folderType, folderDepth, format, link })
+      } else if (this.#candidates.length === scanLimits.files) {
+        this.#warn(path, `More than ${scanLimits.files} model files: the rest is not listed.`)
+      }
+    } else if (folder.depth === scanLimits.depth) {
+      this.#warn(path, `The folder lies more than ${scanLimits.depth} levels deep and is not searched.`)
+    } else {
+      const named = typeOfFolder(name)
+      const depth = folder.depth + 1
+      const below = { ...folder, path, relative, depth, ...(named === undefined ? {} : { folderType: named, folderDepth: depth }) }
+      if (link) this.#links.push(below)
+      else if (!this.#result.roots.includes(path)) this.#pending.push(below)
+    }
+  }
+
+  async #openLink (link: Folder): Promise<void> {
+    try {
+      const path = await this.#follow(link.path)
+      if (path === undefined || !(await stat(path)).isDirectory()) return
+      this.#pending.push({ ...link, path })
+      await this.#walk()
+    } catch (error) {
+      this.#warn(link.path, `The link can't be followed: ${reasonOf(error)}.`)
+    }
+  }
+
+  /** Where a link leads; undefined, with a warning, when that is outside the roots. */
+  async #follow (link: string): Promise<string | undefined> {
+    const path = await realpath(link)
+    if (isInside(path, this.#result.roots)) return path
+    this.#warn(link, 'The link leads out of the models folders and is not followed. ' +
+      'Give the folder that it leads to as a models folder of its own.')
+  }
+
+  async #readFile ({ link, ...candidate }: Candidate): Promise<void> {
+    try {
+      const path = link ? await this.#follow(candidate.path) : candidate.path
+      if (path === undefined) return
+      const stats = await lstat(path)
+      if (!stats.isFile()) return this.#warn(candidate.path, 'This is not a regular file.')
+      const file = { ...candidate, path, size: stats.size, modified: stats.mtimeMs }
+      if (candidate.format !== 'bundle') Object.assign(file, { content: await this.#contentOf(path, stats) })
+      this.#result.files.push(file)
+    } catch (error) {
+      this.#warn(candidate.path, `The file can't be read: ${reasonOf(error)}.`)
+    }
+  }
+
+  async #contentOf (path: string, { mtimeMs: modified, size, ino: inode }: Stats): Promise<FileContent> {
+    this.#seenPaths.add(path)
+    const known = this.#cache.get(path)
+    if (known?.modified === modified && known.size === size && known.inode === inode) return known.content
+    const content = await contentOf(path)
+    this.#result.cacheChanged = true
+    this.#cache.set(path, { modified, size, inode, content })
+    return content
+  }
+
+  #forgetLost (): void {
+    for (const path of this.#cache.keys()) {
+      if (this.#seenPaths.has(path)) continue
+      this.#cache.delete(path)
+      this.#result.cacheChanged = true
+    }
+  }
+
+  #warn (path: string, message: string): void {
+    if (this.#result.warnings.length < scanLimits.warnings) this.#result.warnings.push({ path, message })
+  }
+}
+
+async function contentOf (path: string): Promise<FileContent> {
+  try {
+    return inspectHeader(await readHeader(path))
+  } catch (error) {
+    if (!(error instanceof ModelFileError)) throw error
+    return error.blocked ? { blocked: error.message } : { error: error.message }
+  }
+}
+
+/** Whether a real path lies in one of the roots (or is one). */
+export function isInside (path: string, roots: ReadonlyArray<string | null>): boolean {
+  return roots.some(root => root !== null && (path === root || path.startsWith(root.endsWith(sep) ? root : root + sep)))
+}
+
+function objectionToName (name: string): string | undefined {
+  // The replacement character stands for bytes that are no UTF-8: no path with it leads back to the file.
+  // eslint-disable-next-line no-control-regex
+  if (/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufffd]/.test(name)) {
+    return `The name ${quote(name)} holds characters that can't be shown. Rename it.`
+  }
+}
+
+/** The operating system's word for it (`EACCES: permission denied`), without the path that follows. */
+function reasonOf (error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException
+  return code === undefined ? message : message.replace(/, \w+(?: '.*)?$/s, '')
+}
+
+function compare (a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}
