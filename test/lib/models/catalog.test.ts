@@ -16,6 +16,12 @@ function write (path: string, content: Buffer | string): void {
   writeFileSync(path, content)
 }
 
+/** In place and with the old time: nothing but the content tells that it changed. */
+function overwrite (path: string, content: Buffer): void {
+  writeFileSync(path, content)
+  utimesSync(path, 1, 1)
+}
+
 async function catalogOf (root: string): Promise<ModelCatalog> {
   const catalog = new ModelCatalog({ roots: [{ path: root }] })
   await catalog.refresh()
@@ -111,6 +117,8 @@ t.test('pages are stable and cursors are ours', async t => {
 
 t.test('a refresh sees what changed, and only reads that', async t => {
   const root = collection(t, files)
+  const unread = join(root, 'stray/upscaler.safetensors')
+  overwrite(unread, files['stray/upscaler.safetensors'])
   const cacheFile = join(root, '.cache/models.json')
   const catalog = new ModelCatalog({ roots: [{ path: root }], cacheFile })
   const events: unknown[] = []
@@ -128,14 +136,11 @@ t.test('a refresh sees what changed, and only reads that', async t => {
   t.match(await catalog.refresh(), { added: 2, removed: 2 })
   t.equal(catalog.resolve('sd15').type, 'diffusion', 'the type follows the content')
 
-  const unread = join(root, 'stray/upscaler.safetensors')
-  const { atime, mtime, size } = statSync(unread)
-  writeFileSync(unread, Buffer.alloc(size))
-  utimesSync(unread, atime, mtime)
+  overwrite(unread, Buffer.alloc(statSync(unread).size))
   const next = new ModelCatalog({ roots: [{ path: root }], cacheFile })
   await next.refresh()
   t.strictSame(next.list(), catalog.list(), 'the same after a restart, without reading what did not change')
-  write(unread, files['stray/upscaler.safetensors'])
+  overwrite(unread, files['stray/upscaler.safetensors'])
   for (const text of ['', '{', '{"fingerprint":"other","files":[]}', 'null']) {
     writeFileSync(cacheFile, text)
     const rescanned = new ModelCatalog({ roots: [{ path: root }], cacheFile })
