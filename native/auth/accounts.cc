@@ -61,7 +61,9 @@ std::optional<std::vector<Group>> FindGroups(const std::string& user) {
   while (getgrouplist(account->name.c_str(), static_cast<GroupNumber>(account->gid), numbers.data(), &count) < 0) {
     // glibc says in `count` how many there are, macOS does not.
     const int wanted = std::max(count, static_cast<int>(numbers.size()) * 2);
-    if (wanted > kMostGroups) throw std::system_error(ERANGE, std::generic_category(), "The account has too many groups");
+    if (wanted > kMostGroups) {
+      throw std::system_error(ERANGE, std::generic_category(), "The groups of the account cannot be read");
+    }
     numbers.resize(wanted);
     count = wanted;
   }

@@ -84,7 +84,8 @@ Secret ReadPassword(Napi::Env env, Napi::Value value) {
   }
   Secret password(size);
   if (is_string) {
-    if (napi_get_value_string_utf8(env, value, password.data(), size + 1, &size) != napi_ok) throw Napi::Error::New(env);
+    const napi_status status = napi_get_value_string_utf8(env, value, password.data(), size + 1, &size);
+    if (status != napi_ok) throw Napi::Error::New(env);
   } else {
     std::memcpy(password.data(), value.As<Napi::Uint8Array>().Data(), size);
   }
@@ -199,7 +200,8 @@ class AuthAddon : public Napi::Addon<AuthAddon> {
 
   Napi::Value FindPamProblem(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    return TextOrNull(env, PamProblem(info[0].IsUndefined() ? "" : ReadService(env, info[0]), ReadConfigDir(env, info[1])));
+    const std::string service = info[0].IsUndefined() ? "" : ReadService(env, info[0]);
+    return TextOrNull(env, PamProblem(service, ReadConfigDir(env, info[1])));
   }
 
   Napi::Value FindUnixProblem(const Napi::CallbackInfo& info) { return TextOrNull(info.Env(), UnixProblem()); }

@@ -181,7 +181,7 @@ Verdict CheckPamAccount(const PamRequest& request, const Secret& password) {
   pam_handle_t* handle = nullptr;
   int result = Start(request, &callbacks, &handle);
   if (result != PAM_SUCCESS) {
-    return {"unavailable", "PAM service " + request.service + " cannot be started: " + pam_strerror(handle, result), ""};
+    return {"unavailable", "PAM cannot start the service " + request.service + ": " + pam_strerror(handle, result), ""};
   }
 
   const char* phase = "set-up";
@@ -210,6 +210,9 @@ Verdict CheckPamAccount(const PamRequest& request, const Secret& password) {
       verdict.message += " (the service asked for more than the password)";
     }
     if (!conversation.text.empty()) verdict.message += " (" + conversation.text + ")";
+    if (verdict.code == "denied" && geteuid() != 0) {
+      verdict.message += " (this process is not root: pam_unix lets it check no account but its own)";
+    }
     verdict.delay_ms = conversation.delay_ms;
   }
   pam_end(handle, result);  // wipes and frees what the modules kept
@@ -222,8 +225,8 @@ bool BuiltWithPam() { return false; }
 bool BuiltWithPamConfigDir() { return false; }
 
 std::string PamProblem(const std::string&, const std::string&) {
-  return "auth.node was built without PAM, because its headers were missing; install them (Debian: libpam0g-dev, "
-         "Fedora: pam-devel) and run `npm run build:native`";
+  return "auth.node was built without PAM; install its headers (Debian: libpam0g-dev, Fedora: pam-devel) and run "
+         "`npm run build:native`";
 }
 
 Verdict CheckPamAccount(const PamRequest&, const Secret&) { return {"unavailable", PamProblem("", ""), ""}; }

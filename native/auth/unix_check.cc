@@ -145,9 +145,9 @@ Verdict CheckUnixAccount(const std::string& user, const Secret& password) {
   const Match match = HashMatches(password, usable ? hash : DummySetting().c_str());
 
   if (!account) return Denied("there is no such account");
-  if (!usable) return Denied(shadow.hash.empty() ? "the account has no password" : "the account is locked for passwords");
+  if (!usable) return Denied(shadow.hash.empty() ? "the account has no password" : "the account's password is locked");
   if (match == Match::kUnknownMethod) {
-    return {"unavailable", "the account's password is hashed in a way that this system's crypt(3) does not know", ""};
+    return {"unavailable", "this system's crypt(3) does not know the method of the account's password hash", ""};
   }
   if (match == Match::kNo) return Denied("the password is wrong");
   if (account->uid == 0) return Denied("accounts with uid 0 may not log in");

@@ -1,0 +1,146 @@
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { readFile, stat } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { isMainThread } from 'node:worker_threads'
+import type { Addon, AuthAddon, EngineAddon } from './types.ts'
+
+/** The only door to the addons: finds them, tries them in a process of their own, loads them. */
+
+export * from './types.ts'
+
+export const addonNames = ['auth', 'engine'] as const
+export type AddonName = typeof addonNames[number]
+
+export type FoundAddon =
+  | { ok: true, path: string, version: string }
+  | { ok: false, reason: string }
+
+/** What the last build of the addons came to; build.ts leaves it beside its log. A reason ends with what to do. */
+export type BuildStatus = Partial<Record<AddonName, { built: boolean, reason?: string }>>
+
+/** Folder of package.json, from the sources as from dist/. */
+export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
+export const statusFile = (root: string) => join(root, 'build', 'native-status.json')
+
+/** Loading takes 50 ms; a library on a slow disk, or one that starts a GPU driver, takes longer. */
+const probeTimeout = 10_000
+/** Characters of an error that are shown. */
+const longestError = 500
+
+/** Finds engine.node. Never throws for an addon that is missing or does not load: the reason says what to do. */
+export const findEngineAddon = (): Promise<FoundAddon> => findAddon('engine')
+/** Finds auth.node, as `findEngineAddon` does. */
+export const findAuthAddon = (): Promise<FoundAddon> => findAddon('auth')
+
+/** @throws {Error} with the reason that `findEngineAddon` gives. */
+export const loadEngineAddon = (): Promise<EngineAddon> => loadAddon('engine')
+
+/** @throws {Error} with the reason that `findAuthAddon` gives. */
+export async function loadAuthAddon (): Promise<AuthAddon> {
+  const addon = await loadAddon<AuthAddon>('auth')
+  keepChildSignal()
+  return addon
+}
+
+/** `findAuthAddon` and `findEngineAddon` for the package in `root`. */
+export async function findAddon (name: AddonName, root = packageRoot): Promise<FoundAddon> {
+  const { version } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as { version: string }
+  const errors: string[] = []
+  for (const path of [join(root, 'build', 'Release', `${name}.node`), join(root, `${name}.node`)]) {
+    const probe = await probeOnce(path)
+    if (probe === undefined) continue
+    if ('error' in probe) errors.push(`${path}: ${probe.error}`)
+    else if (probe.version === version) return { ok: true, path, version }
+    else errors.push(`${path}: it was built for release ${probe.version}, and this is ${version}`)
+  }
+  const again = `Type \`npm run build:native\` in ${root}`
+  if (errors.length > 0) {
+    return { ok: false, reason: `${name}.node cannot be used. ${errors.join('; ')}. ${again} to build it again.` }
+  }
+  const reason = (await lastBuild(root))[name]?.reason
+  return { ok: false, reason: `${name}.node is not built${reason ? `: ${reason}` : `. ${again}.`}` }
+}
+
+async function loadAddon<T extends Addon> (name: AddonName): Promise<T> {
+  const found = await findAddon(name)
+  if (!found.ok) throw new Error(found.reason)
+  return createRequire(import.meta.url)(found.path) as T
+}
+
+/** What build.ts wrote last; empty when it never ran. */
+export async function lastBuild (root: string): Promise<BuildStatus> {
+  try {
+    return JSON.parse(await readFile(statusFile(root), 'utf8')) as BuildStatus
+  } catch {
+    return {} // a file that can't be read says no more than one that isn't there
+  }
+}
+
+type Probe = { version: string } | { error: string }
+const probes = new Map<string, Promise<Probe>>()
+
+/** undefined when there is no file. A file that has not changed is tried once in the life of the process. */
+async function probeOnce (path: string): Promise<Probe | undefined> {
+  const stats = await stat(path).catch(() => undefined)
+  if (stats === undefined) return undefined
+  const key = `${path}\n${stats.ino}\n${stats.size}\n${stats.mtimeMs}`
+  let probe = probes.get(key)
+  if (probe === undefined) probes.set(key, probe = probeInChild(path))
+  return probe
+}
+
+/** Its last line is the answer, whatever the addon printed before and however the process ends after. */
+const probeScript = `
+  let answer
+  try {
+    const version = require(process.argv[1]).version
+    answer = typeof version === 'string' ? { version } : { error: 'it is not an addon of this package' }
+  } catch (error) {
+    answer = { error: error.message.slice(0, ${longestError}) }
+  }
+  require('fs').writeSync(1, '\\n' + JSON.stringify(answer))
+  process.exit()`
+
+/** A wrong binary does not throw, it ends the process; so that process is not this one. */
+function probeInChild (path: string): Promise<Probe> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, ['-e', probeScript, path], {
+      // What is preloaded here (a TypeScript loader, a debugger) has no business there and takes time.
+      env: { ...process.env, NODE_OPTIONS: '' },
+      timeout: probeTimeout,
+      killSignal: 'SIGKILL',
+      maxBuffer: 1 << 20
+    }, (failure, stdout, stderr) => {
+      const line = stdout.slice(stdout.lastIndexOf('\n') + 1)
+      if (line.startsWith('{')) return resolve(JSON.parse(line) as Probe)
+      const words = stderr.trim().split('\n')[0]!.slice(0, longestError)
+      const how = failure?.killed
+        ? `it did not load within ${probeTimeout / 1000} seconds`
+        : `loading it ends the process (${failure?.signal ?? `exit code ${failure?.code ?? 0}`})`
+      resolve({ error: words === '' ? how : `${how}: ${words}` })
+    })
+  })
+}
+
+/**
+ * auth.node puts Node's SIGCHLD handler back where pam_unix has removed it (native/auth/pam_check.cc), but Node has one
+ * only while it has a child or a listener. So there is a listener.
+ */
+let childSignalKept = false
+function keepChildSignal (): void {
+  if (childSignalKept || !isMainThread) return
+  childSignalKept = true
+  process.on('SIGCHLD', () => {})
+}
+
+function findPackageRoot (folder: string): string {
+  while (!existsSync(join(folder, 'package.json'))) {
+    const parent = dirname(folder)
+    if (parent === folder) throw new Error('The package has lost its package.json; install it again.')
+    folder = parent
+  }
+  return folder
+}
