@@ -1,0 +1,97 @@
+import { randomUUID } from 'node:crypto'
+import { fastifySSE } from '@fastify/sse'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
+import type { Options } from './lib/options.ts'
+import authApiKey from './plugins/auth-api-key.ts'
+import authJwt from './plugins/auth-jwt.ts'
+import authNone from './plugins/auth-none.ts'
+import authOptional from './plugins/auth-optional.ts'
+import authPam from './plugins/auth-pam.ts'
+import authUnix from './plugins/auth-unix.ts'
+import auth from './plugins/auth.ts'
+import config from './plugins/config.ts'
+import engine from './plugins/engine.ts'
+import errors, { sendError } from './plugins/errors.ts'
+import jobs from './plugins/jobs.ts'
+import keys from './plugins/keys.ts'
+import login from './plugins/login.ts'
+import models from './plugins/models.ts'
+import openapi, { documentation } from './plugins/openapi.ts'
+import rateLimit from './plugins/rate-limit.ts'
+import security from './plugins/security.ts'
+import store, { type StoreOptions } from './plugins/store.ts'
+import tokens from './plugins/tokens.ts'
+import validation from './plugins/validation.ts'
+import authRoutes from './routes/auth.ts'
+import generateRoutes from './routes/generate.ts'
+import healthRoutes from './routes/health.ts'
+import modelRoutes from './routes/models.ts'
+import parameterRoutes from './routes/parameters.ts'
+import queueRoutes from './routes/queue.ts'
+import { addSchemas } from './routes/schemas.ts'
+
+const authMethods = {
+  none: authNone, jwt: authJwt, 'api-key': authApiKey, unix: authUnix, pam: authPam, optional: authOptional
+} as const
+
+/** Bytes of a body; images arrive in one, base64 and all. */
+const bodyLimit = 64 * 1024 * 1024
+
+export interface AppParts extends StoreOptions {
+  logger?: FastifyBaseLogger
+  /** Set by `serve` when --tls-cert is given. */
+  https?: { cert: Buffer, key: Buffer } | null
+}
+
+/**
+ * Builds the server without letting it listen. The order of registration is the order in which a request meets the parts.
+ * @throws {CommandError} when something that the options name is missing, unreadable or wrong.
+ */
+export async function buildApp (options: Options, { logger, https = null, ...storeOptions }: AppParts = {}): Promise<FastifyInstance> {
+  const app = Fastify({
+    ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
+    https,
+    bodyLimit,
+    trustProxy: options.trustProxy.length > 0 ? [...options.trustProxy] : false,
+    genReqId: () => randomUUID(),
+    requestIdHeader: false,
+    // Health checks come every few seconds; `access` lines (--verbose) and the audit log say what matters.
+    disableRequestLogging: true,
+    connectionTimeout: 120_000,
+    requestTimeout: 120_000,
+    keepAliveTimeout: 72_000,
+    routerOptions: { maxParamLength: 1024 },
+    frameworkErrors: sendError
+  }).withTypeProvider<TypeBoxTypeProvider>() as unknown as FastifyInstance
+
+  await app.register(config, { config: options })
+  await app.register(errors)
+  await app.register(validation)
+  await app.register(security)
+  await app.register(rateLimit)
+
+  await app.register(store, storeOptions)
+  await app.register(auth)
+  await app.register(tokens)
+  await app.register(keys)
+  await app.register(login)
+  await app.register(authMethods[options.auth])
+
+  await app.register(models)
+  await app.register(engine)
+  await app.register(jobs)
+
+  await app.register(openapi)
+  await app.register(fastifySSE)
+  addSchemas(app)
+  await app.register(healthRoutes, { prefix: '/api' })
+  await app.register(authRoutes, { prefix: '/api/auth' })
+  await app.register(modelRoutes, { prefix: '/api/models' })
+  await app.register(parameterRoutes, { prefix: '/api' })
+  await app.register(generateRoutes, { prefix: '/api/generate' })
+  await app.register(queueRoutes, { prefix: '/api/queue' })
+  await app.register(documentation)
+
+  return app
+}

@@ -1,0 +1,33 @@
+import type { Argv, Options as YargsOption } from 'yargs'
+import { loadOptions } from '../lib/configuration.ts'
+import { optionTable, type OptionName, type Options } from '../lib/options.ts'
+
+/** Values are checked by lib/options.ts, the same for every source; to yargs they are text. */
+function toYargs (name: OptionName): YargsOption {
+  const definition = optionTable[name]
+  const { kind, group, describe } = definition
+  return {
+    group: `${group}:`,
+    describe: 'choices' in definition ? `${describe} (${definition.choices.join(', ')})` : describe,
+    ...(kind === 'boolean' ? { type: 'boolean' } : { type: 'string', requiresArg: true }),
+    ...(kind === 'paths' || kind === 'list' ? { array: false } : {}),
+    ...('default' in definition && !Array.isArray(definition.default) && kind !== 'boolean' ? { defaultDescription: String(definition.default) } : {})
+  }
+}
+
+/** Adds `names` of the option table, and `--config`, to a command. */
+export function withOptions<T> (yargs: Argv<T>, names = Object.keys(optionTable) as OptionName[]): Argv<T> {
+  for (const name of names) yargs.option(name, toYargs(name))
+  return yargs.option('config', { group: 'Output:', type: 'string', requiresArg: true, describe: 'Configuration file (YAML or JSON) with the same names' })
+}
+
+/** What the commands that touch accounts need to find them. */
+export const accountOptions = ['data-dir', 'auth-data-dir'] as const satisfies OptionName[]
+
+/** The options of a parsed command line; `own` are arguments of the command that are no options of the server. */
+export function optionsOf (argv: Record<string, unknown>, own: readonly string[] = []): Options {
+  const notOptions = new Set(['_', '$0', 'config', 'help', 'version', ...own])
+  return loadOptions(
+    Object.fromEntries(Object.entries(argv).filter(([name]) => !notOptions.has(name))),
+    argv.config as string | undefined)
+}

@@ -1,0 +1,129 @@
+import { execFile, spawn, type ChildProcess } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { CommandModule } from 'yargs'
+import { CommandError, exitCodes } from '../../errors.ts'
+import { ApiClient } from '../../lib/client.ts'
+import { followJob } from '../../lib/follow-job.ts'
+import { writeCheckpoint } from '../../test/fixtures/checkpoints.ts'
+
+/** Milliseconds that a server may take to listen; it takes one second. */
+const startTimeout = 60_000
+
+const username = 'demo'
+const prompt = 'a red fox in the snow'
+const request = { prompt, width: 256, steps: 20, seed: 42 }
+
+interface Arguments {
+  keep: boolean
+  output: string
+}
+
+/** `demo`: the whole way once, with real parts and a model of random weights. */
+export const demo: CommandModule<object, Arguments> = {
+  command: 'demo',
+  describe: 'Make a tiny model, serve it, log in and draw, as a user would',
+  builder: yargs => yargs
+    .option('keep', { type: 'boolean', default: false, describe: 'Leave the server running until Ctrl-C' })
+    .option('output', { type: 'string', requiresArg: true, default: 'stable-diffusion-rest-demo.png', describe: 'Where to save the picture' }),
+  handler: runDemo
+}
+
+async function runDemo ({ keep, output }: Arguments): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'stable-diffusion-rest-demo-'))
+  let server: ChildProcess | undefined
+  const stop = async () => {
+    if (server?.exitCode === null && server.signalCode === null) {
+      server.kill('SIGTERM')
+      await once(server, 'exit')
+    }
+    rmSync(folder, { recursive: true, force: true })
+  }
+  process.once('SIGINT', () => { void stop().then(() => process.exit(exitCodes.ok)) })
+  try {
+    const models = join(folder, 'models')
+    mkdirSync(models)
+    await writeCheckpoint('minit2i', join(models, 'minit2i.safetensors'))
+    say('model', 'minit2i.safetensors: the right shapes, random weights, 2.4 MB. Expect a pattern, not a fox')
+
+    const data = join(folder, 'data')
+    const password = randomBytes(12).toString('base64url')
+    await runItself(['user', 'add', username, '--password-stdin', '--data-dir', data], password)
+    say('account', `${username}, by: stable-diffusion-rest user add ${username}`)
+
+    const started = await startServer(['--models-dir', models, '--auth', 'jwt', '--port', '0', '--threads', '1', '--data-dir', data])
+    server = started.server
+    const { url } = started
+    say('server', `${url}, by: stable-diffusion-rest --models-dir DIR --auth jwt`)
+
+    const client = new ApiClient(url)
+    say('public', `GET /api/health → ${await client.statusOf('/api/health')}`)
+    say('closed', `GET /api/models → ${await client.statusOf('/api/models')} without a token`)
+    await client.login(username, password)
+    say('login', `POST /api/auth/login → a token; with it GET /api/models → ${await client.statusOf('/api/models')}`)
+
+    const job = await followJob(client, await client.submit('txt2img', request))
+    const image = job.images[0]
+    if (image === undefined) throw new CommandError(exitCodes.failure, `The job ${job.status}: ${job.error?.message ?? 'no image came'}`)
+    const file = resolve(output)
+    writeFileSync(file, await client.image(image.url))
+    say('picture', `${file} (${image.width}×${image.height}, seed ${image.seed}, ${image.bytes} bytes)`)
+
+    process.stdout.write(`\n${byHand(url, keep ? password : '…')}\n`)
+    if (keep) {
+      process.stdout.write(`\nThe server stays up until Ctrl-C. Swagger UI: ${url}/api/docs\n`)
+      await once(server, 'exit')
+    }
+  } finally {
+    await stop()
+  }
+}
+
+function say (what: string, text: string): void {
+  process.stdout.write(`  ${what.padEnd(8)} ${text}\n`)
+}
+
+/** Runs this program with other arguments, the way a user would, and without options of the caller's environment. */
+const program = process.argv[1]!
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SDREST_')))
+
+async function runItself (parameters: string[], input: string): Promise<void> {
+  const child = execFile(process.execPath, [program, ...parameters], { env: environment })
+  child.stdin!.end(input)
+  child.stderr!.pipe(process.stderr)
+  const [code] = await once(child, 'exit') as [number | null]
+  if (code !== 0) throw new CommandError(exitCodes.failure, `stable-diffusion-rest ${parameters[0]} failed with exit code ${code}`)
+}
+
+async function startServer (parameters: string[]): Promise<{ server: ChildProcess, url: string }> {
+  const server = spawn(process.execPath, [program, ...parameters], { env: environment, stdio: ['ignore', 'pipe', 'inherit'] })
+  const timer = setTimeout(() => server.kill('SIGKILL'), startTimeout)
+  try {
+    for await (const line of createInterface({ input: server.stdout })) {
+      const [url] = /http:\/\/127\.0\.0\.1:\d+/.exec((JSON.parse(line) as { msg: string }).msg) ?? []
+      if (url !== undefined) return { server, url }
+    }
+  } finally {
+    clearTimeout(timer)
+    server.stdout.resume() // nobody reads its log any more, and a full pipe would stop it
+  }
+  throw new CommandError(exitCodes.failure, 'The server ended before it listened; its message is above')
+}
+
+function byHand (url: string, password: string): string {
+  const bearer = '-H "Authorization: Bearer $TOKEN"'
+  return [
+    'The same by hand:',
+    '',
+    `  TOKEN=$(curl -s ${url}/api/auth/login -H 'Content-Type: application/json' \\`,
+    `    -d '${JSON.stringify({ username, password })}' | node -p 'JSON.parse(require("fs").readFileSync(0)).token')`,
+    `  curl -s '${url}/api/generate/txt2img?wait=60' ${bearer} -H 'Content-Type: application/json' \\`,
+    `    -d '${JSON.stringify(request)}'`,
+    `  curl -sN ${url}/api/queue/job/ID/events ${bearer}`,
+    `  curl -s ${url}/api/queue/job/ID/images/0 ${bearer} -o fox.png`
+  ].join('\n')
+}

@@ -1,0 +1,131 @@
+import { accessSync, constants, existsSync, statSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { once } from 'node:events'
+import { dirname } from 'node:path'
+import type { CommandModule } from 'yargs'
+import { exitCodes } from '../../errors.ts'
+import { EngineProcess } from '../../lib/engine/process.ts'
+import { selectEngine } from '../../lib/engine/select.ts'
+import { dataFolders, modelRoots } from '../../lib/folders.ts'
+import { ModelCatalog } from '../../lib/models/catalog.ts'
+import type { Options } from '../../lib/options.ts'
+import { findAuthAddon, findEngineAddon } from '../../native/index.ts'
+import { optionsOf, withOptions } from '../command-options.ts'
+
+interface Finding {
+  /** `FAIL` is what keeps the server from working with these options; `warn` is worth knowing. */
+  verdict: 'ok' | 'warn' | 'FAIL'
+  text: string
+}
+
+const ok = (text: string): Finding => ({ verdict: 'ok', text })
+const warn = (text: string): Finding => ({ verdict: 'warn', text })
+const fail = (text: string): Finding => ({ verdict: 'FAIL', text })
+
+const oldestNode = [20, 20] as const
+
+const checks: Array<[part: string, check: (options: Options) => Finding | Promise<Finding>]> = [
+  ['node', checkNode],
+  ['engine', checkEngine],
+  ['native engine', checkNativeEngine],
+  ['models', checkModels],
+  ['data folder', options => checkFolder(dataFolders(options).data, '--data-dir')],
+  ['accounts', options => checkFolder(dataFolders(options).auth, '--auth-data-dir')],
+  ['system logins', checkSystemLogins],
+  ['port', checkPort]
+]
+
+/** `doctor`: one line for each part, what to do about each problem, exit code 1 when something needed is broken. */
+export const doctor: CommandModule = {
+  command: 'doctor',
+  describe: 'Check whether the server could run with these options',
+  builder: yargs => withOptions(yargs),
+  handler: async argv => {
+    const options = optionsOf(argv)
+    for (const [part, check] of checks) {
+      const { verdict, text } = await Promise.resolve().then(() => check(options)).catch((error: Error) => fail(error.message))
+      process.stdout.write(`${verdict.padEnd(5)} ${part.padEnd(14)} ${text}\n`)
+      if (verdict === 'FAIL') process.exitCode = exitCodes.failure
+    }
+  }
+}
+
+function checkNode (): Finding {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+  const isEnough = major > oldestNode[0] || (major === oldestNode[0] && minor >= oldestNode[1])
+  return isEnough ? ok(process.version) : fail(`${process.version}; install Node.js ${oldestNode.join('.')} or newer`)
+}
+
+async function checkEngine (options: Options): Promise<Finding> {
+  const selected = await selectEngine({ engine: options.engine })
+  const engine = new EngineProcess(selected)
+  try {
+    const { version, device, devices, capabilities } = await engine.start()
+    const names = devices === undefined ? '' : `; devices: ${devices.map(({ name, description }) => `${name} (${description})`).join(', ')}`
+    return ok(`${selected.engine} ${version} on ${device}: ${selected.reason}${names}; can do ${capabilities.join(', ')}`)
+  } finally {
+    await engine.stop()
+  }
+}
+
+async function checkNativeEngine ({ engine }: Options): Promise<Finding> {
+  const found = await findEngineAddon()
+  if (found.ok) return ok(found.path)
+  return engine === 'native' ? fail(found.reason) : warn(found.reason)
+}
+
+async function checkModels (options: Options): Promise<Finding> {
+  const roots = modelRoots(options)
+  if (roots.length === 0) return warn('no models folder; name one with --models-dir')
+  const catalog = new ModelCatalog({ roots })
+  const { models, warnings } = await catalog.refresh()
+  const found = catalog.types().filter(({ count }) => count > 0).map(({ type, count }) => `${count} ${type}`).join(', ')
+  const skipped = warnings.length === 0 ? '' : `; skipped: ${warnings.slice(0, 3).map(({ message }) => message).join('; ')}`
+  if (catalog.firstUsable('checkpoint') === undefined) return warn(`no checkpoint to draw with in ${roots.map(({ path }) => path).join(', ')}${skipped}`)
+  return ok(`${models} in ${roots.length} folder${roots.length === 1 ? '' : 's'}: ${found}${skipped}`)
+}
+
+function checkFolder (folder: string, option: string): Finding {
+  if (!existsSync(folder)) {
+    const parent = existingParent(folder)
+    return isWritable(parent) ? ok(`${folder} will be made at the first start`) : fail(`${folder} cannot be made in ${parent}; choose another one with ${option}`)
+  }
+  if (!isWritable(folder)) return fail(`${folder} is not writable for this user; choose another one with ${option}`)
+  const mode = statSync(folder).mode & 0o777
+  const text = `${folder}, mode ${mode.toString(8).padStart(4, '0')}`
+  return (mode & 0o077) === 0 ? ok(text) : warn(`${text}: others can look inside; chmod 700 ${folder}`)
+}
+
+function existingParent (folder: string): string {
+  const parent = dirname(folder)
+  return existsSync(parent) ? parent : existingParent(parent)
+}
+
+function isWritable (folder: string): boolean {
+  try {
+    accessSync(folder, constants.W_OK | constants.X_OK)
+    return true
+  } catch {
+    return false // the answer, not a failure
+  }
+}
+
+async function checkSystemLogins ({ auth }: Options): Promise<Finding> {
+  const isNeeded = auth === 'unix' || auth === 'pam'
+  const found = await findAuthAddon()
+  if (!found.ok) return isNeeded ? fail(found.reason) : warn(`--auth unix and pam are not available: ${found.reason}`)
+  return ok(found.path)
+}
+
+async function checkPort ({ host, port }: Options): Promise<Finding> {
+  const server = createServer()
+  try {
+    server.listen(port, host)
+    await once(server, 'listening')
+    return ok(`${host}:${port} is free`)
+  } catch (error) {
+    return fail(`${host}:${port} cannot be used (${(error as NodeJS.ErrnoException).code}); choose another one with --port or --host`)
+  } finally {
+    server.close()
+  }
+}

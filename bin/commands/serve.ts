@@ -1,0 +1,99 @@
+import closeWithGrace from 'close-with-grace'
+import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { isIP } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import type { CommandModule } from 'yargs'
+import { buildApp } from '../../app.ts'
+import { CommandError, exitCodes } from '../../errors.ts'
+import { createLogger } from '../../lib/logger.ts'
+import type { Options } from '../../lib/options.ts'
+import { optionsOf, withOptions } from '../command-options.ts'
+
+export const serve: CommandModule = {
+  command: ['serve', '$0'],
+  describe: 'Start the server (this is what happens without a command)',
+  builder: yargs => withOptions(yargs),
+  handler: async argv => startServer(optionsOf(argv))
+}
+
+/** Seconds beyond --shutdown-timeout for closing connections and files before the process ends itself. */
+const closingTime = 40
+
+async function startServer (options: Options): Promise<void> {
+  refuseOpenDoor(options)
+  const logger = createLogger(options)
+  const app = await buildApp(options, { logger, https: readTls(options) })
+  closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false }, async ({ signal, err }) => {
+    if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
+    else logger.info({ signal }, 'Shutting down')
+    await app.close()
+    if (err === undefined) process.exit(exitCodes.ok)
+    process.exit(exitCodes.internal)
+  })
+  try {
+    await app.listen({ host: options.host, port: options.port })
+  } catch (error) {
+    await app.close()
+    throw inWords(error as NodeJS.ErrnoException, options)
+  }
+  if (options.tlsCert !== undefined) process.on('SIGHUP', () => reloadTls(app, options))
+  await greetFirstAdmin(app)
+}
+
+/** An open server on a network is a mistake until somebody says that it is none. */
+function refuseOpenDoor ({ auth, host, allowInsecureBind }: Options): void {
+  const isLoopback = host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'))
+  if (auth === 'none' && !isLoopback && !allowInsecureBind) {
+    throw new CommandError(exitCodes.usage,
+      `With --auth none everybody who reaches ${host} can use this server. Choose another --auth (jwt, for example), ` +
+      'listen on 127.0.0.1, or say --allow-insecure-bind if that is what you want.')
+  }
+}
+
+function readTls ({ tlsCert, tlsKey }: Options): { cert: Buffer, key: Buffer } | null {
+  if ((tlsCert === undefined) !== (tlsKey === undefined)) {
+    throw new CommandError(exitCodes.usage, 'Expected both --tls-cert and --tls-key but received one of them')
+  }
+  if (tlsCert === undefined || tlsKey === undefined) return null
+  try {
+    return { cert: readFileSync(tlsCert), key: readFileSync(tlsKey) }
+  } catch (error) {
+    throw new CommandError(exitCodes.storage, `The certificate cannot be read: ${(error as Error).message}`)
+  }
+}
+
+/** A renewed certificate counts from the next connection on; a broken one leaves the old one in place. */
+function reloadTls (app: FastifyInstance, options: Options): void {
+  try {
+    const server = app.server as unknown as { setSecureContext: (context: object) => void }
+    server.setSecureContext(readTls(options)!)
+    app.log.info('The certificate was read again')
+  } catch (error) {
+    app.log.error({ err: error }, 'The new certificate cannot be used; the old one stays')
+  }
+}
+
+function inWords (error: NodeJS.ErrnoException, { host, port }: Options): Error {
+  const reasons: Record<string, string> = {
+    EADDRINUSE: `Port ${port} on ${host} is in use; choose another one with --port, or stop what listens there`,
+    EACCES: `This user may not listen on port ${port}; choose one above 1023 with --port`,
+    EADDRNOTAVAIL: `This machine has no address ${host}; choose one of its own with --host`,
+    ENOTFOUND: `The host ${host} is not known; choose an address of this machine with --host`
+  }
+  const reason = reasons[error.code ?? '']
+  return reason === undefined ? error : new CommandError(exitCodes.listen, reason, { cause: error })
+}
+
+/** No default account: an empty store gets an administrator whose password is shown once, to a person only. */
+async function greetFirstAdmin (app: FastifyInstance): Promise<void> {
+  const usesLocalAccounts = app.config.auth === 'jwt' || app.config.auth === 'optional'
+  if (!usesLocalAccounts || !app.users.isEmpty) return
+  if (!process.stdout.isTTY) {
+    app.log.warn('There are no accounts yet; make one with: stable-diffusion-rest user add NAME --role admin')
+    return
+  }
+  const password = randomBytes(15).toString('base64url')
+  await app.users.create({ username: 'admin', password, role: 'admin' })
+  process.stdout.write(`\n  The first account was made. It is shown this once:\n\n    username: admin\n    password: ${password}\n\n`)
+}

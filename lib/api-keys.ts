@@ -1,0 +1,119 @@
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { apiError } from '../errors.ts'
+import { apiKeyPrefix } from './credentials.ts'
+import type { Database } from './database.ts'
+import { rolePermissions, type AccountRole, type Permission, type Principal } from './principals.ts'
+import { isoTime } from './users.ts'
+
+/** A key as its owner sees it: everything but the secret. */
+export interface ApiKey {
+  id: string
+  name: string
+  user_id: string
+  username: string
+  permissions: Permission[]
+  created_at: string
+  expires_at: string | null
+  last_used_at: string | null
+}
+
+interface KeyRow {
+  id: string
+  name: string
+  user_id: string
+  username: string
+  role: AccountRole
+  hash: Uint8Array
+  permissions: string
+  created_at: number
+  expires_at: number | null
+  last_used_at: number | null
+}
+
+const keysPerUser = 100
+
+/** Milliseconds between two writes of a key's last use, so that a busy key does not write at every request. */
+const lastUseResolution = 60_000
+
+/** API keys `sdr_<id>_<secret>`. The secret is 256 random bits, so a SHA-256 of it is all that is kept. */
+export class ApiKeyStore {
+  readonly #database: Database
+  readonly #living
+
+  constructor (database: Database) {
+    this.#database = database
+    this.#living = database.prepare(`
+      SELECT api_keys.*, users.username, users.role FROM api_keys JOIN users ON users.id = api_keys.user_id
+      WHERE api_keys.id = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) AND users.disabled = 0`)
+  }
+
+  /**
+   * @returns the key with its text, which is shown this once.
+   * @throws SDR_FORBIDDEN when it would have a permission that its owner lacks; SDR_INVALID_REQUEST, SDR_CONFLICT.
+   */
+  create ({ userId, role, name, permissions, expiresAt }: {
+    userId: string, role: AccountRole, name: string, permissions?: readonly Permission[], expiresAt?: number
+  }): ApiKey & { key: string } {
+    const owned = rolePermissions[role]
+    const granted = permissions ?? owned
+    const excess = granted.filter(permission => !owned.includes(permission))
+    if (excess.length > 0) throw apiError('SDR_FORBIDDEN', `A key cannot have more permissions than its owner; the owner lacks ${excess.join(', ')}.`)
+    if (expiresAt !== undefined && !(expiresAt > Date.now())) throw apiError('SDR_INVALID_REQUEST', 'Expected a time in the future for expires_at')
+    if (this.list(userId).length >= keysPerUser) throw apiError('SDR_CONFLICT', `An account has at most ${keysPerUser} keys; revoke one first.`)
+    const id = randomBytes(8).toString('hex')
+    const key = `${apiKeyPrefix}${id}_${randomBytes(32).toString('base64url')}`
+    this.#database.prepare(`
+      INSERT INTO api_keys (id, user_id, name, hash, permissions, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)`)
+      .run(id, userId, name, hashOf(key), JSON.stringify(granted), Date.now(), expiresAt ?? null)
+    return { ...this.list(userId).find(other => other.id === id)!, key }
+  }
+
+  /** The keys of one account, or of all, the newest first; revoked and expired ones are gone. */
+  list (userId?: string): ApiKey[] {
+    const rows = this.#database.prepare(`
+      SELECT api_keys.*, users.username, users.role FROM api_keys JOIN users ON users.id = api_keys.user_id
+      WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) AND (? IS NULL OR user_id = ?)
+      ORDER BY api_keys.created_at DESC, api_keys.id`).all(Date.now(), userId ?? null, userId ?? null) as unknown as KeyRow[]
+    return rows.map(toKey)
+  }
+
+  /** Revokes a key of that account, or of any when `userId` is undefined. @throws SDR_KEY_NOT_FOUND */
+  revoke (id: string, userId?: string): void {
+    const { changes } = this.#database.prepare(`
+      UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL AND (? IS NULL OR user_id = ?)`)
+      .run(Date.now(), id, userId ?? null, userId ?? null)
+    if (changes === 0) throw apiError('SDR_KEY_NOT_FOUND')
+  }
+
+  /** Who the key acts for, with the permissions that both the key and its owner have now; undefined when it is not valid. */
+  principal (key: string): Principal | undefined {
+    const [, id] = /^sdr_([0-9a-f]{16})_[\w-]{43}$/.exec(key) ?? []
+    if (id === undefined) return undefined
+    const now = Date.now()
+    const row = this.#living.get(id, now) as KeyRow | undefined
+    if (row === undefined || !timingSafeEqual(hashOf(key), row.hash)) return undefined
+    if (row.last_used_at === null || now - row.last_used_at > lastUseResolution) {
+      this.#database.prepare('UPDATE api_keys SET last_used_at = ? WHERE id = ?').run(now, id)
+    }
+    const owned = rolePermissions[row.role]
+    const permissions = (JSON.parse(row.permissions) as Permission[]).filter(permission => owned.includes(permission))
+    return { id: row.user_id, username: row.username, role: row.role, permissions, via: 'api-key', keyId: id }
+  }
+}
+
+function hashOf (key: string): Buffer {
+  return createHash('sha256').update(key).digest()
+}
+
+function toKey ({ id, name, user_id, username, permissions, created_at, expires_at, last_used_at }: KeyRow): ApiKey {
+  return {
+    id,
+    name,
+    user_id,
+    username,
+    permissions: JSON.parse(permissions) as Permission[],
+    created_at: isoTime(created_at),
+    expires_at: expires_at === null ? null : isoTime(expires_at),
+    last_used_at: last_used_at === null ? null : isoTime(last_used_at)
+  }
+}

@@ -1,0 +1,72 @@
+import { accessSync, constants, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { CommandError, exitCodes } from '../errors.ts'
+import type { Options } from './options.ts'
+import type { ModelType } from './models/types.ts'
+
+export interface DataFolders {
+  /** Queue and images. */
+  data: string
+  /** Accounts and secrets. */
+  auth: string
+}
+
+/** Where the data lives: the options, else the XDG data directory (XDG Base Directory Specification 0.8). */
+export function dataFolders ({ dataDir, authDataDir }: Pick<Options, 'dataDir' | 'authDataDir'>): DataFolders {
+  const xdg = process.env.XDG_DATA_HOME
+  const data = resolve(dataDir ?? join(xdg !== undefined && xdg !== '' ? xdg : join(homedir(), '.local', 'share'), 'stable-diffusion-rest'))
+  return { data, auth: resolve(authDataDir ?? join(data, 'auth')) }
+}
+
+/**
+ * Makes the folder with mode 0700 when it is missing and checks that it can be written.
+ * @throws {CommandError} (storage)
+ */
+export function prepareFolder (folder: string, option: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK)
+  } catch (error) {
+    throw new CommandError(exitCodes.storage,
+      `The folder ${folder} is not writable: ${(error as Error).message}. Choose another one with ${option}, or give this user the right to write there.`)
+  }
+}
+
+export interface ModelRoot {
+  path: string
+  /** Set for folders that hold one type only; the others are told apart by folder name and header. */
+  type?: ModelType
+}
+
+const typedRoots = {
+  checkpointsDir: 'checkpoint',
+  diffusionDir: 'diffusion',
+  loraDir: 'lora',
+  vaeDir: 'vae',
+  controlnetDir: 'controlnet',
+  upscalerDir: 'upscaler',
+  embeddingsDir: 'embedding',
+  textEncodersDir: 'text_encoder'
+} as const satisfies Partial<Record<keyof Options, ModelType>>
+
+/**
+ * The model folders of the options.
+ * @throws {CommandError} (storage) when one is missing or can't be read.
+ */
+export function modelRoots (options: Options): ModelRoot[] {
+  const typed = Object.entries(typedRoots).flatMap(([option, type]) =>
+    options[option as keyof typeof typedRoots].map(path => ({ path: resolve(path), type })))
+  const roots = [...options.modelsDir.map(path => ({ path: resolve(path) })), ...typed]
+  for (const { path } of roots) checkReadable(path)
+  return roots
+}
+
+function checkReadable (folder: string): void {
+  try {
+    if (!statSync(folder).isDirectory()) throw new Error('it is not a folder')
+    readdirSync(folder)
+  } catch (error) {
+    throw new CommandError(exitCodes.storage, `The models folder ${folder} cannot be read: ${(error as Error).message}`)
+  }
+}

@@ -1,0 +1,7 @@
+import fp from 'fastify-plugin'
+
+/** `--auth optional`: tokens and API keys are accepted, and whoever brings none is the guest; a wrong one is refused all the same. */
+export default fp(async (app) => {
+  app.addHook('onRequest', app.guard([app.tokens.identify, app.identifyKey], { admitsGuests: true }))
+  app.decorate('verifyLogin', (username, password) => app.users.verify(username, password))
+}, { name: 'auth-optional', dependencies: ['auth', 'tokens', 'login'] })

@@ -1,0 +1,60 @@
+import fp from 'fastify-plugin'
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
+import { apiError, errorTable, type ApiError, type ErrorCode } from '../errors.ts'
+
+/** What the framework's own refusals are called here. */
+const frameworkCodes: Readonly<Record<string, ErrorCode>> = {
+  FST_ERR_CTP_INVALID_JSON_BODY: 'SDR_INVALID_JSON',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'SDR_INVALID_JSON',
+  FST_ERR_CTP_BODY_TOO_LARGE: 'SDR_BODY_TOO_LARGE',
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'SDR_UNSUPPORTED_MEDIA_TYPE',
+  FST_REQ_FILE_TOO_LARGE: 'SDR_BODY_TOO_LARGE',
+  FST_ERR_MAX_PARAM_LENGTH: 'SDR_URI_TOO_LONG'
+}
+
+/** The status decides when the code says nothing, for example for what a plugin refuses. */
+const statusCodes: Readonly<Record<number, ErrorCode>> = {
+  401: 'SDR_UNAUTHENTICATED',
+  403: 'SDR_FORBIDDEN',
+  404: 'SDR_NOT_FOUND',
+  406: 'SDR_NOT_ACCEPTABLE',
+  413: 'SDR_BODY_TOO_LARGE',
+  414: 'SDR_URI_TOO_LONG',
+  415: 'SDR_UNSUPPORTED_MEDIA_TYPE',
+  429: 'SDR_RATE_LIMITED',
+  503: 'SDR_UNAVAILABLE'
+}
+
+/** One shape for every error: `{"error": {code, message, details?, request_id}}`. */
+export default fp(async (app) => {
+  app.setErrorHandler((error: FastifyError, request, reply) => sendError(error, request, reply))
+  app.setNotFoundHandler(async request => {
+    throw apiError('SDR_NOT_FOUND', `There is no ${request.method} ${request.url.split('?', 1)[0]!.slice(0, 200)}.`)
+  })
+}, { name: 'errors' })
+
+/** Also for what the router refuses before any hook runs. */
+export function sendError (thrown: Error, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const error = toApiError(thrown)
+  const status = errorTable[error.code as ErrorCode][0]
+  if (status >= 500) request.log.error({ err: thrown }, error.message)
+  if (error.retryAfter !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfter)))
+  if (status === 401) reply.header('www-authenticate', challenge(request))
+  return reply.code(status).type('application/json; charset=utf-8').send({
+    error: { code: error.code, message: error.message, details: error.details, request_id: request.id }
+  })
+}
+
+function toApiError (error: Error & Partial<ApiError>): ApiError {
+  if (error.code !== undefined && error.code in errorTable) return error as ApiError
+  const status = error.statusCode ?? 500
+  const code = frameworkCodes[error.code ?? ''] ?? statusCodes[status] ?? (status < 500 ? 'SDR_INVALID_REQUEST' : 'SDR_INTERNAL')
+  // The message of an unforeseen error may say something about the inside of the server.
+  return apiError(code, code === 'SDR_INTERNAL' ? undefined : error.message, { cause: error })
+}
+
+/** Browsers that navigate are asked for an API key; a script's request must not make them pop up a dialog. */
+function challenge (request: FastifyRequest): string {
+  const isNavigation = request.headers['sec-fetch-mode'] === 'navigate'
+  return isNavigation ? 'Basic realm="stable-diffusion-rest: API key as password", charset="UTF-8"' : 'Bearer realm="stable-diffusion-rest"'
+}

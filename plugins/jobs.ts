@@ -1,0 +1,26 @@
+import fp from 'fastify-plugin'
+import { toEngineTerms } from '../lib/generation/engine-terms.ts'
+import { JobQueue } from '../lib/jobs/queue.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    jobs: JobQueue
+  }
+}
+
+/** The job queue and its scheduler, in `jobs.db`, `inputs/` and `outputs/` of the data folder. */
+export default fp(async (app) => {
+  const jobs = new JobQueue({
+    dataDir: app.folders.data,
+    engine: app.engine,
+    resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, options: app.config }),
+    logger: app.log,
+    capacity: app.config.queueCapacity,
+    capacityPerOwner: app.config.queuePerOwner
+  })
+  app.decorate('jobs', jobs)
+  app.addHook('onReady', async () => jobs.start())
+  // Before the connections are closed: whoever waits for the running job still gets it.
+  app.addHook('preClose', async () => jobs.drain(app.config.shutdownTimeout * 1000))
+  app.addHook('onClose', async () => jobs.close())
+}, { name: 'jobs', dependencies: ['config', 'engine', 'models'] })

@@ -1,0 +1,30 @@
+import fp from 'fastify-plugin'
+import { ApiKeyStore } from '../lib/api-keys.ts'
+import { openAuthDatabase } from '../lib/auth-database.ts'
+import { PasswordHasher } from '../lib/passwords.ts'
+import { SessionStore } from '../lib/sessions.ts'
+import { UserStore } from '../lib/users.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    users: UserStore
+    sessions: SessionStore
+    keys: ApiKeyStore
+  }
+}
+
+export interface StoreOptions {
+  /** Tests make many accounts and lower it; see PasswordHasher. */
+  passwordCost?: number
+}
+
+const day = 24 * 60 * 60 * 1000
+
+/** Accounts, sessions and API keys, in `auth.db`. */
+export default fp<StoreOptions>(async (app, { passwordCost }) => {
+  const database = openAuthDatabase(app.folders.auth)
+  app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost)))
+  app.decorate('sessions', new SessionStore(database, app.config.refreshExpiration * day))
+  app.decorate('keys', new ApiKeyStore(database))
+  app.addHook('onClose', async () => database.close())
+}, { name: 'store', dependencies: ['config'] })

@@ -1,0 +1,19 @@
+import fp from 'fastify-plugin'
+import { CommandError, exitCodes } from '../errors.ts'
+import { SystemAccounts } from '../lib/system-accounts.ts'
+import { SystemLogin } from '../lib/system-login.ts'
+
+export interface SystemLoginOptions {
+  source: 'unix' | 'pam'
+}
+
+/** What --auth unix and --auth pam share: the accounts of the operating system log in, then hold a session like anybody. */
+export default fp<SystemLoginOptions>(async (app, { source }) => {
+  const accounts = new SystemAccounts()
+  const support = (await accounts.support(source === 'pam' ? app.config.pamServiceName : undefined))[source]
+  if (support !== true) throw new CommandError(exitCodes.usage, `--auth ${source} cannot work here: ${support}`)
+
+  const login = new SystemLogin({ source, accounts, users: app.users, options: app.config, logger: app.log })
+  app.addHook('onRequest', app.guard([app.tokens.identify, app.identifyKey]))
+  app.decorate('verifyLogin', (username, password, request) => login.verify(username, password, request.ip))
+}, { name: 'system-login', dependencies: ['auth', 'tokens', 'keys', 'login'] })

@@ -1,0 +1,117 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { FastifyRequest } from 'fastify'
+import { Type } from 'typebox'
+import { apiError } from '../errors.ts'
+import { describe, type Model } from '../lib/models/model.ts'
+import { modelTypes } from '../lib/models/types.ts'
+import { Model as ModelSchema, Named, Nullable, OneOf } from './schemas.ts'
+
+const tags = ['models']
+const config = { permission: 'models:read' } as const
+
+const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.String() })
+
+const routes: FastifyPluginAsyncTypebox = async (app) => {
+  /** Where files lie is for those who manage them. */
+  const isAdmin = ({ principal }: FastifyRequest) => principal.permissions.includes('models:manage')
+  const onWire = (model: Model, request: FastifyRequest) => ({
+    ...describe(model, { admin: isAdmin(request) }), loaded: app.jobs.status.scheduler.loaded_model === model.id
+  })
+
+  app.get('/', {
+    config,
+    schema: {
+      operationId: 'listModels',
+      tags,
+      summary: 'List models, in the order of their ids',
+      querystring: Type.Object({
+        type: Type.Optional(OneOf(modelTypes)),
+        architecture: Type.Optional(Type.String({ maxLength: 64 })),
+        search: Type.Optional(Type.String({ maxLength: 255, description: 'Part of the id, name or title' })),
+        limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500, default: 100 })),
+        cursor: Type.Optional(Type.String({ maxLength: 2048, description: 'next_cursor of the page before' }))
+      }, { additionalProperties: false }),
+      response: { 200: Type.Object({ models: Type.Array(Named(ModelSchema)), total: Type.Integer(), next_cursor: Nullable(Type.String()) }) }
+    }
+  }, async request => {
+    const page = app.models.list(request.query)
+    return { ...page, models: page.models.map(model => onWire(model, request)) }
+  })
+
+  app.get('/types', {
+    config,
+    schema: {
+      operationId: 'listModelTypes',
+      tags,
+      summary: 'Number and size of the models of each type',
+      response: {
+        200: Type.Object({
+          types: Type.Array(Type.Object({
+            type: OneOf(modelTypes), count: Type.Integer(), size: Type.Integer({ description: 'Bytes' }), unusable: Type.Integer()
+          }))
+        })
+      }
+    }
+  }, async () => ({ types: app.models.types() }))
+
+  app.get('/directories', {
+    config,
+    schema: {
+      operationId: 'listModelDirectories',
+      tags,
+      summary: 'The folders that are searched',
+      response: {
+        200: Type.Object({
+          directories: Type.Array(Type.Object({
+            name: Type.String(),
+            path: Type.Optional(Type.String({ description: 'For those who may manage models' })),
+            type: Nullable(OneOf(modelTypes)),
+            models: Type.Integer(),
+            size: Type.Integer({ description: 'Bytes' }),
+            readable: Type.Boolean(),
+            warnings: Type.Array(Warning)
+          }))
+        })
+      }
+    }
+  }, async request => ({
+    directories: app.models.directories().map(({ path, warnings, ...directory }) => isAdmin(request)
+      ? { ...directory, path, warnings }
+      : { ...directory, warnings: warnings.map(({ message }) => ({ message })) })
+  }))
+
+  app.post('/refresh', {
+    config: { permission: 'models:manage' },
+    schema: {
+      operationId: 'refreshModels',
+      tags,
+      summary: 'Look at the folders again',
+      response: {
+        200: Type.Object({
+          models: Type.Integer(),
+          added: Type.Integer(),
+          removed: Type.Integer(),
+          changed: Type.Integer(),
+          duration_ms: Type.Integer(),
+          warnings: Type.Array(Warning)
+        })
+      }
+    }
+  }, async () => app.models.refresh())
+
+  /** An id has slashes; clients that encode them and people who do not both get their model. */
+  const getModel = async (request: FastifyRequest, id: string) => {
+    const model = app.models.get(id)
+    if (model === undefined) throw apiError('SDR_MODEL_NOT_FOUND')
+    return onWire(model, request)
+  }
+  const details = { config, schema: { operationId: 'getModel', tags, summary: 'Get a model', response: { 200: Named(ModelSchema) } } }
+  app.get('/:id', {
+    ...details, schema: { ...details.schema, params: Type.Object({ id: Type.String({ maxLength: 1024, description: 'Id of the model, its slashes as %2F or as they are' }) }) }
+  }, async request => getModel(request, request.params.id))
+  app.get('/*', {
+    ...details, schema: { hide: true, params: Type.Object({ '*': Type.String({ maxLength: 1024 }) }), response: { 200: Named(ModelSchema) } }
+  }, async request => getModel(request, request.params['*']))
+}
+
+export default routes

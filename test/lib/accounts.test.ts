@@ -1,0 +1,223 @@
+import { randomBytes } from 'node:crypto'
+import { statSync, writeFileSync, mkdirSync, chmodSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { ApiKeyStore } from '../../lib/api-keys.ts'
+import { openAuthDatabase } from '../../lib/auth-database.ts'
+import { readCredential } from '../../lib/credentials.ts'
+import { Gate } from '../../lib/gate.ts'
+import { LoginThrottle } from '../../lib/login-throttle.ts'
+import { PasswordHasher } from '../../lib/passwords.ts'
+import { tokenSecret } from '../../lib/secrets.ts'
+import { SessionStore } from '../../lib/sessions.ts'
+import { UserStore } from '../../lib/users.ts'
+
+const hasher = new PasswordHasher(10)
+const password = 'correct horse battery staple'
+
+function open (t: Test) {
+  const database = openAuthDatabase(join(t.testdir(), 'auth'))
+  t.teardown(() => database.close())
+  return { users: new UserStore(database, hasher), sessions: new SessionStore(database, 60_000), keys: new ApiKeyStore(database), database }
+}
+
+t.test('passwords', async t => {
+  const phc = await hasher.hash(password)
+  t.match(phc, /^\$scrypt\$ln=10,r=8,p=1\$/)
+  t.not(phc, await hasher.hash(password), 'every hash has its own salt')
+  t.equal(await hasher.verify(password, phc), true)
+  t.equal(await hasher.verify('wrong', phc), false)
+  t.equal(await hasher.verify('no account has this password', undefined), false, 'the decoy lets nobody in')
+  t.equal(await hasher.verify('e\u0301'.repeat(8), await hasher.hash('\u00e9'.repeat(8))), true, 'both spellings of é are the same password')
+  t.equal(await new PasswordHasher(11).verify(password, phc), true, 'an older cost still counts')
+})
+
+t.test('users', async t => {
+  const { users, sessions } = open(t)
+  t.equal(users.isEmpty, true)
+  const admin = await users.create({ username: 'root', password, role: 'admin' })
+  const alice = await users.create({ username: 'alice', password, role: 'user' })
+  t.equal(users.isEmpty, false)
+  t.same(users.list().map(({ username, role }) => [username, role]), [['alice', 'user'], ['root', 'admin']])
+
+  await t.rejects(users.create({ username: 'ALICE', password, role: 'user' }), { code: 'SDR_CONFLICT' }, 'names differ by more than case')
+  await t.rejects(users.create({ username: 'a\nb', password, role: 'user' }), { code: 'SDR_INVALID_REQUEST' })
+  await t.rejects(users.create({ username: '../x', password, role: 'user' }), { code: 'SDR_INVALID_REQUEST' })
+  await t.rejects(users.create({ username: 'bob', password: 'short', role: 'user' }), { code: 'SDR_INVALID_REQUEST', message: /8 to 1024 characters/ })
+
+  t.match(await users.verify('alice', password), { id: alice.id })
+  t.equal(await users.verify('alice', 'wrong'), undefined)
+  t.equal(await users.verify('nobody', password), undefined)
+
+  const session = sessions.open(alice.id, '127.0.0.1', 'test')
+  users.setRole(alice.id, 'admin')
+  t.match(sessions.activeUser(session.sessionId, alice.id), { role: 'admin' }, 'the role is read anew')
+  users.setDisabled(alice.id, true)
+  t.equal(sessions.activeUser(session.sessionId, alice.id), undefined, 'disabling ends sessions')
+  t.equal(await users.verify('alice', password), undefined)
+
+  t.throws(() => users.remove(admin.id), { code: 'SDR_CONFLICT' }, 'the last administrator stays')
+  t.throws(() => users.setDisabled(admin.id, true), { code: 'SDR_CONFLICT' })
+  t.throws(() => users.setRole(admin.id, 'user'), { code: 'SDR_CONFLICT' })
+  users.setDisabled(alice.id, false)
+  users.remove(admin.id)
+  t.throws(() => users.get(admin.id), { code: 'SDR_USER_NOT_FOUND' })
+
+  const outside = users.external('pam', 'carol', 'user')
+  t.equal(users.external('pam', 'carol', 'admin').id, outside.id)
+  await t.rejects(users.setPassword(outside.id, password), { code: 'SDR_CONFLICT' })
+  t.equal(await users.verify('carol', password), undefined, 'a system account has no password here')
+})
+
+t.test('sessions', async t => {
+  const { users, sessions, database } = open(t)
+  const { id } = await users.create({ username: 'alice', password, role: 'user' })
+  const opened = sessions.open(id, '127.0.0.1', 'test')
+  const rotated = sessions.rotate(opened.refreshToken)
+  if ('reused' in rotated) return t.fail('a fresh token was refused')
+  t.equal(rotated.sessionId, opened.sessionId)
+  t.not(rotated.refreshToken, opened.refreshToken)
+
+  t.throws(() => sessions.rotate('sdrr_unknown'), { code: 'SDR_INVALID_TOKEN' })
+  t.ok(sessions.activeUser(opened.sessionId, id), 'guessing does not end a session')
+  t.same(sessions.rotate(opened.refreshToken), { reused: { sessionId: opened.sessionId, userId: id } })
+  t.equal(sessions.activeUser(opened.sessionId, id), undefined, 'the reuse of a token ends the session')
+  t.throws(() => sessions.rotate(rotated.refreshToken), { code: 'SDR_INVALID_TOKEN' })
+
+  const kept = sessions.open(id, '127.0.0.1', 'kept')
+  const other = sessions.open(id, '127.0.0.1', 'other')
+  await users.setPassword(id, 'another long password', kept.sessionId)
+  t.same(sessions.list(id).map(({ id }) => id), [kept.sessionId], 'a new password ends the other sessions')
+  t.throws(() => sessions.end(other.sessionId, id), { code: 'SDR_SESSION_NOT_FOUND' })
+  t.throws(() => sessions.end(kept.sessionId, 'somebody else'), { code: 'SDR_SESSION_NOT_FOUND' })
+
+  const short = new SessionStore(database, -1)
+  const expired = short.open(id, '', '')
+  t.equal(short.activeUser(expired.sessionId, id), undefined)
+  t.throws(() => short.rotate(expired.refreshToken), { code: 'SDR_INVALID_TOKEN' })
+
+  for (let count = 0; count < 110; count++) sessions.open(id, '', '')
+  t.equal(sessions.list(id).length, 100, 'the oldest sessions make room')
+})
+
+t.test('API keys', async t => {
+  const { users, keys } = open(t)
+  const { id } = await users.create({ username: 'alice', password, role: 'user' })
+  const created = keys.create({ userId: id, role: 'user', name: 'laptop' })
+  t.match(created.key, /^sdr_[0-9a-f]{16}_[\w-]{43}$/)
+  t.match(keys.principal(created.key), { id, username: 'alice', via: 'api-key', permissions: ['models:read', 'generate', 'queue:read'] })
+  t.not(JSON.stringify(keys.list(id)).includes(created.key), 'a list never shows the key')
+  t.type(keys.list(id)[0]?.last_used_at, 'string')
+
+  for (const wrong of ['', 'sdr_', `${created.key}x`, created.key.slice(0, -1) + (created.key.endsWith('A') ? 'B' : 'A'), `sdr_${'0'.repeat(16)}_${'a'.repeat(43)}`]) {
+    t.equal(keys.principal(wrong), undefined, wrong)
+  }
+  t.throws(() => keys.create({ userId: id, role: 'user', name: 'x', permissions: ['users:manage'] }), { code: 'SDR_FORBIDDEN', message: /users:manage/ })
+  t.throws(() => keys.create({ userId: id, role: 'user', name: 'x', expiresAt: Date.now() - 1 }), { code: 'SDR_INVALID_REQUEST' })
+
+  const narrow = keys.create({ userId: id, role: 'user', name: 'reader', permissions: ['models:read'] })
+  t.same(keys.principal(narrow.key)?.permissions, ['models:read'])
+
+  t.throws(() => keys.revoke(created.id, 'somebody else'), { code: 'SDR_KEY_NOT_FOUND' })
+  keys.revoke(created.id, id)
+  t.equal(keys.principal(created.key), undefined)
+  users.setDisabled(id, true)
+  t.equal(keys.principal(narrow.key), undefined, 'the keys of a disabled account do not count')
+})
+
+t.test('a key loses what its owner loses', async t => {
+  const { users, keys } = open(t)
+  await users.create({ username: 'other', password, role: 'admin' })
+  const { id } = await users.create({ username: 'alice', password, role: 'admin' })
+  const { key } = keys.create({ userId: id, role: 'admin', name: 'all' })
+  t.ok(keys.principal(key)?.permissions.includes('users:manage'))
+  users.setRole(id, 'user')
+  t.notOk(keys.principal(key)?.permissions.includes('users:manage'))
+})
+
+t.test('the token secret', async t => {
+  const folder = t.testdir()
+  const made = tokenSecret({}, folder)
+  t.equal(tokenSecret({}, folder), made, 'it is kept')
+  t.equal(statSync(join(folder, 'jwt-secret')).mode & 0o777, 0o600)
+  chmodSync(join(folder, 'jwt-secret'), 0o644)
+  t.throws(() => tokenSecret({}, folder), { message: /can be read by others: chmod 600/ })
+  t.throws(() => tokenSecret({ jwtSecret: 'short' }, folder), { exitCode: 2, message: /at least 32 bytes for --jwt-secret but received 5/ })
+  t.throws(() => tokenSecret({ jwtSecret: 'x', jwtSecretFile: 'y' }, folder), { message: /one of/ })
+  t.throws(() => tokenSecret({ jwtSecretFile: join(folder, 'missing') }, folder), { message: /cannot be read/ })
+  const file = join(folder, 'mine')
+  writeFileSync(file, `${randomBytes(32).toString('hex')}\n`)
+  t.equal(tokenSecret({ jwtSecretFile: file }, folder).length, 64, 'the line end does not belong to it')
+})
+
+t.test('files of accounts are for their owner only', async t => {
+  const folder = join(t.testdir(), 'deep', 'auth')
+  openAuthDatabase(folder).close()
+  t.equal(statSync(folder).mode & 0o777, 0o700)
+  t.equal(statSync(join(folder, 'auth.db')).mode & 0o777, 0o600)
+  const blocked = join(t.testdir({ file: '' }), 'file', 'auth')
+  t.throws(() => openAuthDatabase(blocked), { exitCode: 4, message: /--auth-data-dir/ })
+  mkdirSync(join(folder, 'sub', 'auth.db'), { recursive: true })
+  t.throws(() => openAuthDatabase(join(folder, 'sub')), { exitCode: 4, message: /cannot be opened/ })
+})
+
+t.test('credentials', async t => {
+  const key = `sdr_${'0'.repeat(16)}_${'a'.repeat(43)}`
+  const basic = (text: string) => `Basic ${Buffer.from(text).toString('base64')}`
+  t.equal(readCredential([]), undefined)
+  t.same(readCredential(['Authorization', 'Bearer a.b.c']), { kind: 'token', value: 'a.b.c' })
+  t.same(readCredential(['authorization', `bearer ${key}`]), { kind: 'api-key', value: key })
+  t.same(readCredential(['Authorization', basic(`x:${key}`)]), { kind: 'api-key', value: key })
+  t.same(readCredential(['X-Api-Key', key]), { kind: 'api-key', value: key })
+  t.same(readCredential(['X-Api-Key', key, 'Authorization', `Bearer ${key}`]), { kind: 'api-key', value: key }, 'the same one twice is one')
+  for (const headers of [['Authorization', 'Bearer a', 'Authorization', 'Bearer b'], ['X-API-Key', key, 'Authorization', 'Bearer a.b.c'], ['X-API-Key', 'a', 'X-API-Key', 'b']]) {
+    t.throws(() => readCredential(headers), { code: 'SDR_AMBIGUOUS_CREDENTIALS' })
+  }
+  for (const header of ['', 'Bearer', 'Bearer a b', 'Digest x', basic('alice:password'), 'Basic !!!', 'a.b.c', `Bearer ${'x'.repeat(5000)}`]) {
+    t.throws(() => readCredential(['Authorization', header]), { code: 'SDR_INVALID_TOKEN' }, header.slice(0, 20))
+  }
+})
+
+t.test('the login throttle backs off and unlocks by itself', async t => {
+  let now = 0
+  const throttle = new LoginThrottle(() => now)
+  for (let count = 0; count < 5; count++) {
+    t.equal(throttle.wait('alice', '1.1.1.1'), 0, 'the first failures cost nothing')
+    throttle.fail('alice', '1.1.1.1')
+  }
+  t.equal(throttle.wait('alice', '2.2.2.2'), 1, 'the account waits, wherever from')
+  t.equal(throttle.wait('bob', '1.1.1.1'), 0, 'others do not')
+  throttle.fail('ALICE', '1.1.1.1')
+  t.equal(throttle.wait('alice', '2.2.2.2'), 2)
+  now += 2000
+  t.equal(throttle.wait('alice', '2.2.2.2'), 0)
+  for (let count = 0; count < 100; count++) throttle.fail('alice', '1.1.1.1')
+  t.equal(throttle.wait('alice', '2.2.2.2'), 60, 'never longer than a minute')
+  t.equal(throttle.wait('carol', '1.1.1.1'), 60, 'the address waits too')
+  now += 61_000
+  t.equal(throttle.wait('alice', '2.2.2.2'), 0)
+  throttle.succeed('alice')
+  throttle.fail('alice', '3.3.3.3')
+  t.equal(throttle.wait('alice', '3.3.3.3'), 0, 'a login clears the account')
+  for (let count = 0; count < 20_000; count++) throttle.fail(`user${count}`, `10.0.${count >> 8}.${count & 255}`)
+  t.equal(throttle.wait('alice', '1.1.1.1'), 0, 'old entries make room, so memory stays bounded')
+})
+
+t.test('a gate runs few, lets some wait and refuses the rest', async t => {
+  const gate = new Gate({ running: 2, waiting: 2, what: 'logins' })
+  let active = 0
+  let most = 0
+  const work = async () => {
+    most = Math.max(most, ++active)
+    await new Promise(resolve => setTimeout(resolve, 5))
+    active--
+  }
+  const results = await Promise.allSettled(Array.from({ length: 6 }, () => gate.run(work)))
+  t.same(results.map(({ status }) => status), ['fulfilled', 'fulfilled', 'fulfilled', 'fulfilled', 'rejected', 'rejected'])
+  t.match((results[5] as PromiseRejectedResult).reason, { code: 'SDR_UNAVAILABLE', retryAfter: 2 })
+  t.equal(most, 2)
+  await gate.run(work)
+  await t.rejects(gate.run(async () => { throw new Error('inside') }), { message: 'inside' })
+  await Promise.all([gate.run(work), gate.run(work)])
+  t.equal(most, 2, 'a failure gives its place back')
+})
