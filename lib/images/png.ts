@@ -27,7 +27,9 @@ export function readHeader (png: Uint8Array): PngHeader {
   if (header.readUInt32BE(0) !== 13 || header.toString('latin1', 4, 8) !== 'IHDR') {
     throw new RangeError('Expected a PNG image that starts with its header (IHDR)')
   }
-  if (crc32(header.subarray(4, 21)) !== header.readUInt32BE(21)) throw new RangeError('The header of the PNG image is damaged')
+  if (crc32(header.subarray(4, 21)) !== header.readUInt32BE(21)) {
+    throw new RangeError('Expected a PNG image but its header is damaged')
+  }
   const [width, height] = [header.readUInt32BE(8), header.readUInt32BE(12)]
   if (width < 1 || width > largest || height < 1 || height > largest) {
     throw new RangeError(`A PNG image cannot have ${width}×${height} pixels`)
@@ -42,7 +44,9 @@ export function readHeader (png: Uint8Array): PngHeader {
  */
 export function addText (png: Uint8Array, keyword: string, text: string): Buffer {
   readHeader(png)
-  if (!/^[!-~]([ -~]{0,77}[!-~])?$/.test(keyword)) throw new RangeError(`"${keyword}" cannot be the keyword of a PNG text`)
+  if (!/^[!-~]([ -~]{0,77}[!-~])?$/.test(keyword)) {
+    throw new RangeError(`Expected a keyword of 1 to 79 printable ASCII characters but received "${keyword}"`)
+  }
   if (text.includes('\0')) throw new RangeError('A PNG text cannot hold a NUL character')
   // Latin-1 as PNG has it: printable characters and line feeds, no control characters.
   const isLatin1 = /^[\n\x20-\x7e\xa0-\xff]*$/.test(text)

@@ -14,7 +14,7 @@ export async function makeFolder (folder: string): Promise<void> {
   } while (parent !== dirname(first))
 }
 
-/** Writes beside the final name and renames, so that nobody ever sees half a file. The folder is synced by the caller. */
+/** Writes beside the final name and renames, so that nobody ever sees half a file. The caller syncs the folder. */
 export async function writeWhole (file: string, bytes: Uint8Array): Promise<void> {
   const temporary = `${file}.tmp`
   const handle = await open(temporary, 'wx', 0o600)
@@ -69,7 +69,7 @@ export async function names (folder: string): Promise<string[]> {
 
 /** Whether an error says that there is no room: the disk, the quota, or the database on it. */
 export function isStorageFull (error: unknown): boolean {
-  const { code, errcode } = error as { code?: unknown, errcode?: unknown }
+  const { code, errcode } = Object(error) as { code?: unknown, errcode?: unknown }
   const sqliteFull = 13
   return code === 'ENOSPC' || code === 'EDQUOT' || (typeof errcode === 'number' && (errcode & 0xff) === sqliteFull)
 }

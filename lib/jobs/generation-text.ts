@@ -54,9 +54,8 @@ export function generationText (job: Job, image: Pick<EngineImage, 'width' | 'he
     seed: image.seed,
     size: `${image.width}x${image.height}`,
     model: baseName(job.model),
-    loras: Array.isArray(loras) && loras.length > 0
-      ? loras.map(({ name, weight }: { name: string, weight?: number }) => `${baseName(name)}: ${weight ?? 1}`).join(', ')
-      : undefined
+    loras: (loras as Array<{ name: string, weight?: number }> | undefined)
+      ?.map(({ name, weight = 1 }) => `${baseName(name)}: ${weight}`).join(', ')
   }
   const settings = labels.flatMap(([parameter, label]) => {
     const value = values[parameter]

@@ -21,6 +21,8 @@ interface Channel {
   history: JobEvent[]
   /** Whoever has seen this id or a later one misses nothing that is not in `history`. */
   completeAfter: number
+  /** The place in the queue that was told last. */
+  position: number | null
   subscribers: Set<Subscriber>
 }
 
@@ -54,9 +56,11 @@ export class JobEvents {
     return this.#subscribers >= this.#maxSubscribers
   }
 
-  /** Ids of the jobs that somebody listens to at this moment. */
-  watched (): string[] {
-    return [...this.#channels].flatMap(([id, { subscribers }]) => subscribers.size > 0 ? [id] : [])
+  /** The jobs that somebody listens to, with the place in the queue that they know of. */
+  watched (): Array<Pick<Job, 'id' | 'position'>> {
+    return [...this.#channels]
+      .filter(([, { subscribers }]) => subscribers.size > 0)
+      .map(([id, { position }]) => ({ id, position }))
   }
 
   isWatched (jobId: string): boolean {
@@ -65,9 +69,10 @@ export class JobEvents {
 
   /** Tells the state of a job; that of an ended one is `done`, the last event of its streams. */
   publishJob (job: Job): void {
-    if (!isEnded(job.status)) return this.publish(job.id, 'state', job)
-    this.publish(job.id, 'done', job)
-    this.#channels.delete(job.id)
+    const name = isEnded(job.status) ? 'done' : 'state'
+    this.#channel(job.id).position = job.position
+    this.publish(job.id, name, job)
+    if (name === 'done') this.#channels.delete(job.id)
   }
 
   publish (jobId: string, name: JobEventName, data: unknown): void {
@@ -86,12 +91,14 @@ export class JobEvents {
     if (isEnded(job.status)) return new Subscriber([{ id: ++this.#lastId, name: 'done', data: job }])
     if (this.isFull) {
       throw apiError('SDR_UNAVAILABLE',
-        `${this.#maxSubscribers} clients follow jobs already; ask for the job itself, or try again later.`, { retryAfter })
+        `${this.#maxSubscribers} clients follow jobs already; ask for the job itself, or try again later.`,
+        { retryAfter })
     }
-    const channel = this.#channel(job.id)
-    const missed = lastEventId !== undefined && lastEventId >= channel.completeAfter && lastEventId <= this.#lastId
+    const channel = this.#channel(job.id, job.position)
+    const isCovered = lastEventId !== undefined && lastEventId >= channel.completeAfter && lastEventId <= this.#lastId
+    const missed: JobEvent[] = isCovered
       ? channel.history.filter(({ id }) => id > lastEventId)
-      : [{ id: ++this.#lastId, name: 'state' as const, data: job }]
+      : [{ id: ++this.#lastId, name: 'state', data: job }]
     const subscriber: Subscriber = new Subscriber(missed, () => {
       channel.subscribers.delete(subscriber)
       this.#subscribers--
@@ -110,10 +117,10 @@ export class JobEvents {
     this.#channels.clear()
   }
 
-  #channel (jobId: string): Channel {
+  #channel (jobId: string, position: number | null = null): Channel {
     let channel = this.#channels.get(jobId)
     if (channel === undefined) {
-      channel = { history: [], completeAfter: this.#lastId, subscribers: new Set() }
+      channel = { history: [], completeAfter: this.#lastId, position, subscribers: new Set() }
       this.#channels.set(jobId, channel)
     }
     return channel

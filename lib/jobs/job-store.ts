@@ -3,7 +3,9 @@ import { apiError } from '../../errors.ts'
 import { openDatabase, transaction, type Database } from '../database.ts'
 import type { Job, JobError, JobFilter, JobPage, JobStatus, JobType, NewJob } from './job.ts'
 import { Line, type Choice } from './line.ts'
+import { lock } from './lock.ts'
 import { migrations } from './migrations.ts'
+import type { Idempotency } from './new-job.ts'
 import type { StoredImage } from './outputs.ts'
 
 export interface JobStoreOptions {
@@ -20,12 +22,6 @@ export interface JobStoreOptions {
 export interface AcceptedJob extends Required<Pick<NewJob, 'type' | 'owner' | 'model' | 'priority' | 'parameters'>> {
   id: string
   idempotency?: Idempotency
-}
-
-export interface Idempotency {
-  key: string
-  /** Digest of the request, the same for a retry. */
-  requestHash: string
 }
 
 interface JobRow {
@@ -49,6 +45,8 @@ interface JobRow {
 
 /** After that many starts that ended in a crash a job has failed. */
 const mostAttempts = 2
+/** Characters of `error.message`: an engine's last words can be a long log. */
+const longestMessage = 2000
 const keyLifetime = 24 * 60 * 60 * 1000
 /** Seconds after which a refused submission may be tried again: about the time of one job. */
 const retryAfter = 10
@@ -59,6 +57,7 @@ const mostPerPage = 200
  * at all, and then the method answers undefined. An accepted job is on the disk when `accept` returns.
  */
 export class JobStore {
+  readonly #lock: Database
   readonly #database: Database
   readonly #statements: ReturnType<typeof prepareAll>
   readonly #line: Line
@@ -67,7 +66,9 @@ export class JobStore {
   readonly #now: () => number
   #service: number
 
+  /** @throws {CommandError} (storage) when the file can't be opened, or another process has it open. */
   constructor (file: string, options: JobStoreOptions = {}) {
+    this.#lock = lock(`${file}.lock`)
     this.#database = openDatabase(file, migrations)
     this.#statements = prepareAll(this.#database)
     this.#capacity = options.capacity ?? 1000
@@ -80,6 +81,11 @@ export class JobStore {
 
   get capacity (): number {
     return this.#capacity
+  }
+
+  /** How many jobs wait. */
+  get waiting (): number {
+    return this.#line.length
   }
 
   newId (): string {
@@ -107,7 +113,9 @@ export class JobStore {
       }) as unknown as JobRow
       if (job.idempotency !== undefined) {
         const { key, requestHash } = job.idempotency
-        this.#statements.insertKey.run({ owner: job.owner, key, hash: requestHash, job: row.sequence, created_at: createdAt })
+        this.#statements.insertKey.run({
+          owner: job.owner, key, hash: requestHash, job: row.sequence, created_at: createdAt
+        })
       }
       return { row }
     })
@@ -119,11 +127,13 @@ export class JobStore {
   /** @throws {ApiError} SDR_QUEUE_FULL when no job of this owner would be accepted now. */
   checkRoom (owner: string): void {
     if (this.#line.length >= this.#capacity) {
-      throw apiError('SDR_QUEUE_FULL', `The queue holds ${this.#capacity} waiting jobs and takes no more; try again later.`, { retryAfter })
+      throw apiError('SDR_QUEUE_FULL',
+        `${this.#capacity} jobs are waiting, and the queue takes no more; try again later.`, { retryAfter })
     }
     if (this.#line.lengthOf(owner) >= this.#capacityPerOwner) {
       throw apiError('SDR_QUEUE_FULL',
-        `${this.#capacityPerOwner} of your jobs are waiting, and one account may not have more; try again later.`, { retryAfter })
+        `${this.#capacityPerOwner} of your jobs are waiting, and one account may not have more; try again later.`,
+        { retryAfter })
     }
   }
 
@@ -133,10 +143,16 @@ export class JobStore {
    */
   findByKey (owner: string, idempotency: Idempotency | undefined): Job | undefined {
     if (idempotency === undefined) return undefined
-    const found = this.#statements.findKey.get({ owner, key: idempotency.key, after: this.#now() - keyLifetime }) as { hash: string, id: string } | undefined
+    const found = this.#statements.findKey.get({
+      owner, key: idempotency.key, after: this.#now() - keyLifetime
+    }) as { hash: string, id: string } | undefined
     if (found === undefined) return undefined
     if (found.hash !== idempotency.requestHash) throw apiError('SDR_IDEMPOTENCY_CONFLICT')
     return this.get(found.id)
+  }
+
+  has (id: string): boolean {
+    return this.#statements.has.get({ id }) !== undefined
   }
 
   get (id: string): Job | undefined {
@@ -257,14 +273,15 @@ export class JobStore {
   /** Decides about the jobs that were running when the server died; returns them as they are now. */
   recover (): Job[] {
     const running = this.#statements.running.all() as unknown as Array<{ id: string, cancelling: number }>
-    return running.flatMap(({ id, cancelling }) => (cancelling !== 0
-      ? this.endCancelled(id)
-      : this.retryOrFail(id, 'The server stopped while this job was running, and it was not the first time that the job was interrupted.')
-    ) ?? [])
+    const reason = 'The server stopped while this job was running, and its first attempt had been interrupted too.'
+    return running.flatMap(({ id, cancelling }) =>
+      (cancelling !== 0 ? this.endCancelled(id) : this.retryOrFail(id, reason)) ?? [])
   }
 
   /** Ended jobs beyond the newest `keepJobs`, or that ended before `keepAfter`; the oldest first, at most `limit`. */
-  expired ({ keepJobs, keepAfter, limit }: { keepJobs: number, keepAfter: number, limit: number }): Array<Pick<Job, 'id' | 'created_at'>> {
+  expired (
+    { keepJobs, keepAfter, limit }: { keepJobs: number, keepAfter: number, limit: number }
+  ): Array<Pick<Job, 'id' | 'created_at'>> {
     const { completed, failed, cancelled } = this.counts()
     const tooMany = Math.max(0, completed + failed + cancelled - keepJobs)
     const oldest = this.#statements.oldestEnded.all({ limit }) as unknown as JobRow[]
@@ -283,11 +300,16 @@ export class JobStore {
 
   close (): void {
     this.#database.close()
+    this.#lock.close()
   }
 
   #end (id: string, status: JobStatus, error?: JobError): Job | undefined {
     const row = this.#statements.end.get({
-      id, status, error_code: error?.code ?? null, error_message: error?.message ?? null, now: this.#now()
+      id,
+      status,
+      error_code: error?.code ?? null,
+      error_message: error?.message.slice(0, longestMessage) ?? null,
+      now: this.#now()
     }) as JobRow | undefined
     return row && this.#toJob(row)
   }
@@ -301,7 +323,8 @@ export class JobStore {
   #joinLine (row: JobRow): void {
     const { id, sequence, owner, model, priority, overtaken } = row
     const { service } = this.#statements.serviceOf.get({ owner }) as { service: number | null }
-    this.#line.add({ id, sequence, owner, model, priority, overtaken, returned: row.returned !== 0 }, service ?? undefined)
+    const returned = row.returned !== 0
+    this.#line.add({ id, sequence, owner, model, priority, overtaken, returned }, service ?? undefined)
   }
 
   #toJob (row: JobRow): Job {
@@ -316,7 +339,9 @@ export class JobStore {
       priority: row.priority,
       progress: null,
       parameters: JSON.parse(row.parameters),
-      images: images.map(image => ({ ...image, url: `/api/queue/job/${row.id}/images/${image.index}`, format: 'png' as const })),
+      images: images.map(image => ({
+        ...image, url: `/api/queue/job/${row.id}/images/${image.index}`, format: 'png'
+      })),
       error: row.error_code === null ? null : { code: row.error_code, message: row.error_message ?? '' },
       attempts: row.attempts,
       created_at: toIso(row.created_at),
@@ -330,6 +355,7 @@ function prepareAll (database: Database) {
   const all = {
     insert: `INSERT INTO jobs (id, type, status, owner, model, priority, parameters, created_at)
       VALUES ($id, $type, 'queued', $owner, $model, $priority, $parameters, $created_at) RETURNING *`,
+    has: 'SELECT 1 FROM jobs WHERE id = $id',
     get: 'SELECT * FROM jobs WHERE id = $id',
     waiting: "SELECT * FROM jobs WHERE status = 'queued'",
     running: "SELECT id, cancelling FROM jobs WHERE status = 'running'",
@@ -337,7 +363,8 @@ function prepareAll (database: Database) {
     lastService: 'SELECT max(service) AS service FROM jobs',
     serviceOf: 'SELECT max(service) AS service FROM jobs WHERE owner = $owner AND service IS NOT NULL',
 
-    start: `UPDATE jobs SET status = 'running', attempts = attempts + 1, started_at = $now, service = $service, returned = 0
+    start: `UPDATE jobs
+      SET status = 'running', attempts = attempts + 1, started_at = $now, service = $service, returned = 0
       WHERE id = $id AND status = 'queued' RETURNING *`,
     overtake: 'UPDATE jobs SET overtaken = overtaken + 1 WHERE id IN (SELECT value FROM json_each($ids))',
     end: `UPDATE jobs SET status = $status, error_code = $error_code, error_message = $error_message, finished_at = $now
@@ -361,7 +388,8 @@ function prepareAll (database: Database) {
       VALUES ($owner, $key, $hash, $job, $created_at)`,
     dropKeys: 'DELETE FROM idempotency_keys WHERE created_at <= $before',
 
-    oldestEnded: 'SELECT id, created_at, finished_at FROM jobs WHERE finished_at IS NOT NULL ORDER BY finished_at LIMIT $limit',
+    oldestEnded: `SELECT id, created_at, finished_at FROM jobs
+      WHERE finished_at IS NOT NULL ORDER BY finished_at LIMIT $limit`,
     remove: `DELETE FROM jobs WHERE id IN (SELECT value FROM json_each($ids))
       AND status IN ('completed', 'failed', 'cancelled')`
   }

@@ -60,7 +60,7 @@ export interface NewJob {
   parameters: Record<string, unknown>
   /** Makes a retry by the same owner return the first job. At most 255 characters. */
   idempotencyKey?: string
-  /** What the caller sent, before defaults were filled in: an Idempotency-Key is held against this, else `parameters`. */
+  /** What the caller sent, before defaults were filled in: what an Idempotency-Key stands for, else `parameters`. */
   request?: unknown
 }
 

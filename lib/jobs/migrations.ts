@@ -27,10 +27,13 @@ export const migrations: readonly string[] = [`
     returned INTEGER NOT NULL DEFAULT 0,
     cancelling INTEGER NOT NULL DEFAULT 0
   ) STRICT;
-  CREATE INDEX jobs_by_owner ON jobs (owner, sequence, status, model, type);
   CREATE INDEX jobs_by_status ON jobs (status, sequence, model, type);
   CREATE INDEX jobs_by_model ON jobs (model, sequence, type);
   CREATE INDEX jobs_by_type ON jobs (type, sequence);
+  CREATE INDEX jobs_by_owner ON jobs (owner, sequence);
+  CREATE INDEX jobs_by_owner_status ON jobs (owner, status, sequence, model, type);
+  CREATE INDEX jobs_by_owner_model ON jobs (owner, model, sequence, type);
+  CREATE INDEX jobs_by_owner_type ON jobs (owner, type, sequence);
   CREATE INDEX jobs_by_service ON jobs (owner, service) WHERE service IS NOT NULL;
   CREATE INDEX jobs_waiting ON jobs (owner) WHERE status = 'queued';
   CREATE INDEX jobs_ended ON jobs (finished_at) WHERE finished_at IS NOT NULL;

@@ -1,18 +1,23 @@
-import { createHash, randomInt } from 'node:crypto'
-import { mkdirSync } from 'node:fs'
 import { join, resolve as absolute } from 'node:path'
 import type { FileHandle } from 'node:fs/promises'
 import { apiError } from '../../errors.ts'
-import type { Engine } from '../engine/engine.ts'
+import type { Engine, LoadOptions, ModelFiles } from '../engine/engine.ts'
+import { prepareFolder } from '../folders.ts'
 import { isStorageFull } from './files.ts'
 import { Inputs } from './inputs.ts'
 import { JobEvents, type JobEventsOptions, type SubscribeOptions } from './job-events.ts'
-import { JobStore, type Idempotency, type JobStoreOptions } from './job-store.ts'
-import { isEnded, type Attachments, type Job, type JobEvent, type JobFilter, type JobImage, type JobPage, type JobStatus, type NewJob } from './job.ts'
+import { JobStore, type JobStoreOptions } from './job-store.ts'
+import {
+  isEnded, type Attachments, type Job, type JobEvent, type JobFilter, type JobImage, type JobPage, type JobStatus,
+  type NewJob
+} from './job.ts'
+import { checkNewJob, toIdempotency, withSeed } from './new-job.ts'
 import { Outputs } from './outputs.ts'
-import { Scheduler, type Logger, type Resolve, type SchedulerStatus } from './scheduler.ts'
+import { Retention, type RetentionOptions } from './retention.ts'
+import type { Resolve } from './run.ts'
+import { Scheduler, type Logger, type SchedulerStatus } from './scheduler.ts'
 
-export interface JobQueueOptions extends JobStoreOptions, JobEventsOptions {
+export interface JobQueueOptions extends JobStoreOptions, JobEventsOptions, RetentionOptions {
   /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
   dataDir: string
   engine: Engine
@@ -41,9 +46,6 @@ export interface OpenImage {
   size: number
 }
 
-/** Seeds that every engine takes: 0…2³¹−1. */
-const seedBound = 2 ** 31
-const longestKey = 255
 /** Milliseconds between two looks at the positions of jobs that somebody follows. */
 const positionInterval = 1000
 
@@ -55,25 +57,22 @@ export class JobQueue {
   readonly #events: JobEvents
   readonly #scheduler: Scheduler
   readonly #logger: Logger
-  readonly #positions = new Map<string, number | null>()
+  readonly #retention: Retention
   #positionTimer: NodeJS.Timeout | undefined
+  #closing: Promise<void> | undefined
 
   /** @throws {CommandError} when the data folder or the database can't be opened. */
   constructor (options: JobQueueOptions) {
     const dataDir = absolute(options.dataDir)
-    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+    prepareFolder(dataDir, '--data-dir')
     this.#logger = options.logger
     this.#store = new JobStore(join(dataDir, 'jobs.db'), options)
     this.#inputs = new Inputs(join(dataDir, 'inputs'))
     this.#outputs = new Outputs(join(dataDir, 'outputs'))
     this.#events = new JobEvents(options)
-    this.#scheduler = new Scheduler({
-      ...options,
-      store: this.#store,
-      inputs: this.#inputs,
-      outputs: this.#outputs,
-      events: this.#events
-    })
+    const parts = { ...options, store: this.#store, inputs: this.#inputs, outputs: this.#outputs, events: this.#events }
+    this.#retention = new Retention(parts)
+    this.#scheduler = new Scheduler({ ...parts, onEnded: () => this.#retention.sweep() })
   }
 
   /** Takes up what an earlier process left, then starts to work. */
@@ -83,17 +82,20 @@ export class JobQueue {
       await this.#outputs.remove(job)
     }
     await this.#inputs.clean(id => this.#store.position(id) !== null)
-    await this.#outputs.clean(id => this.#store.get(id) !== undefined)
+    await this.#outputs.clean(id => this.#store.has(id))
     this.#scheduler.start()
+    this.#retention.start()
     this.#positionTimer = setInterval(() => this.#publishPositions(), positionInterval).unref()
   }
 
   /**
    * Accepts a job: when the promise is fulfilled it survives a crash of the server and of the machine. A seed is chosen
    * when there is none, or −1.
-   * @throws {ApiError} SDR_QUEUE_FULL, SDR_IDEMPOTENCY_CONFLICT, SDR_DRAINING, SDR_STORAGE_FULL, SDR_INVALID_REQUEST
+   * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_IDEMPOTENCY_CONFLICT, SDR_DRAINING, SDR_QUEUE_FULL,
+   * SDR_STORAGE_FULL
    */
   async submit (newJob: NewJob, attachments: Attachments = {}): Promise<Job> {
+    checkNewJob(newJob, attachments)
     const idempotency = toIdempotency(newJob, attachments)
     const earlier = this.#store.findByKey(newJob.owner, idempotency)
     if (earlier !== undefined) return this.#withProgress(earlier)
@@ -144,6 +146,7 @@ export class JobQueue {
     if (cancelled !== undefined) {
       this.#events.publishJob(cancelled)
       await this.#inputs.remove(id)
+      this.#retention.sweep()
       return cancelled
     }
     this.#store.markCancelling(id)
@@ -156,14 +159,16 @@ export class JobQueue {
   }
 
   /** The job when it has ended, or as it is after `milliseconds` or when `signal` is aborted. */
-  async waitFor (id: string, milliseconds: number, { owner, signal }: Viewer & { signal?: AbortSignal } = {}): Promise<Job> {
+  async waitFor (
+    id: string, milliseconds: number, { owner, signal }: Viewer & Pick<SubscribeOptions, 'signal'> = {}
+  ): Promise<Job> {
     const job = this.get(id, { owner })
     // Whoever can't be told of the end gets the answer now and asks again.
     if (isEnded(job.status) || this.#events.isFull) return job
     const timeout = AbortSignal.timeout(milliseconds)
-    const events = this.#events.subscribe(job, { signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]) })
-    for await (const { name } of events) {
-      if (name === 'done') break
+    const either = signal === undefined ? timeout : AbortSignal.any([signal, timeout])
+    for await (const { name, data } of this.#events.subscribe(job, { signal: either })) {
+      if (name === 'done') return data as Job
     }
     return this.get(id, { owner })
   }
@@ -189,6 +194,20 @@ export class JobQueue {
     }
   }
 
+  /**
+   * Loads a model between two jobs, so that the next job for it starts sooner.
+   * @throws {EngineError}
+   * @throws {ApiError} SDR_DRAINING, SDR_UNAVAILABLE
+   */
+  async loadModel (model: string, files: ModelFiles, options: LoadOptions): Promise<void> {
+    await this.#scheduler.load(model, files, options)
+  }
+
+  /** Frees the memory of the loaded model between two jobs; throws as `loadModel` does. */
+  async unloadModel (): Promise<void> {
+    await this.#scheduler.unload()
+  }
+
   /** Takes no more jobs; the running one has `milliseconds` to finish, or goes back to the queue. */
   async drain (milliseconds: number): Promise<void> {
     await this.#scheduler.drain(milliseconds)
@@ -196,8 +215,13 @@ export class JobQueue {
 
   /** Drains without waiting, ends all event streams and closes the database. */
   async close (): Promise<void> {
+    await (this.#closing ??= this.#close())
+  }
+
+  async #close (): Promise<void> {
     clearInterval(this.#positionTimer)
     await this.#scheduler.drain(0)
+    await this.#retention.stop()
     this.#events.close()
     this.#store.close()
   }
@@ -207,42 +231,10 @@ export class JobQueue {
   }
 
   #publishPositions (): void {
-    const watched = new Set(this.#events.watched())
-    for (const id of this.#positions.keys()) if (!watched.has(id)) this.#positions.delete(id)
-    for (const id of watched) {
-      const position = this.#store.position(id)
-      const before = this.#positions.get(id)
-      this.#positions.set(id, position)
-      if (position === null || before === undefined || before === position) continue
+    for (const { id, position } of this.#events.watched()) {
+      if (this.#store.position(id) === position) continue
       const job = this.#store.get(id)
       if (job?.status === 'queued') this.#events.publishJob(job)
     }
   }
-}
-
-function withSeed ({ type, parameters }: NewJob): Record<string, unknown> {
-  const { seed } = parameters
-  return type === 'upscale' || (seed !== undefined && seed !== null && seed !== -1)
-    ? parameters
-    : { ...parameters, seed: randomInt(seedBound) }
-}
-
-function toIdempotency (newJob: NewJob, attachments: Attachments): Idempotency | undefined {
-  const { idempotencyKey: key, type, model, priority, parameters, request } = newJob
-  if (key === undefined) return undefined
-  if (key.length === 0 || key.length > longestKey) {
-    throw apiError('SDR_INVALID_REQUEST', `An Idempotency-Key has 1 to ${longestKey} characters; this one has ${key.length}.`)
-  }
-  const hash = createHash('sha256').update(JSON.stringify(sorted([type, request ?? [model, priority, parameters]])))
-  for (const name of Object.keys(attachments).sort()) {
-    hash.update(`\0${name}\0${attachments[name]!.byteLength}\0`).update(attachments[name]!)
-  }
-  return { key, requestHash: hash.digest('hex') }
-}
-
-/** The same value with the fields of all objects in alphabetical order: their order in a request means nothing. */
-function sorted (value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(sorted)
-  if (value === null || typeof value !== 'object') return value
-  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => a < b ? -1 : 1).map(([key, item]) => [key, sorted(item)]))
 }

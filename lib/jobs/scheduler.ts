@@ -1,29 +1,15 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { EngineError, type Engine, type EngineImage, type ImageParameters, type LoadOptions, type ModelFiles, type Progress, type RunOptions } from '../engine/engine.ts'
-import { isStorageFull } from './files.ts'
-import { withGenerationText } from './generation-text.ts'
+import { apiError } from '../../errors.ts'
+import type { Engine, LoadOptions, ModelFiles } from '../engine/engine.ts'
 import type { Inputs } from './inputs.ts'
 import type { JobEvents } from './job-events.ts'
+import { isCrash, isUnavailable, toJobError } from './job-error.ts'
 import type { JobStore } from './job-store.ts'
-import { isEnded, type Attachments, type Job, type JobError, type JobProgress } from './job.ts'
-import type { Choice } from './line.ts'
-import type { Outputs, StoredImage } from './outputs.ts'
-import { StepTimes, type StepWatch } from './step-times.ts'
-
-/** What an engine needs to do a job. */
-export interface ResolvedJob {
-  files: ModelFiles
-  options: LoadOptions
-  /** Of the operation `generate`, or of `upscale` for a job of that type. */
-  parameters: ImageParameters | { repeats?: number }
-  attachments: Attachments
-}
-
-/**
- * Turns a job into an engine's terms: finds its files, prepares the images that came with it.
- * What it throws fails the job; the `code` of an ApiError becomes that of the job (`SDR_MODEL_NOT_FOUND` → `model_not_found`).
- */
-export type Resolve = (job: Job, attachments: Attachments) => ResolvedJob | Promise<ResolvedJob>
+import { isEnded, type Job, type JobProgress } from './job.ts'
+import { LoadedModel } from './loaded-model.ts'
+import type { Outputs } from './outputs.ts'
+import { Run, type Resolve } from './run.ts'
+import { StepTimes } from './step-times.ts'
 
 export interface Logger {
   info (details: object, message: string): void
@@ -39,46 +25,47 @@ export interface SchedulerParts {
   events: JobEvents
   resolve: Resolve
   logger: Logger
-  /** Called after a job ended or went back to the queue. */
-  onLeft?: (job: Job) => void
-  /** Milliseconds before the first new attempt with an engine that can't be started; doubles up to a minute. */
+  /** Called after a job has ended. */
+  onEnded?: (job: Job) => void
+  /** Milliseconds before an engine that can't be started is tried again; doubles up to a minute. */
   backOff?: number
   /** Milliseconds since 1970. */
   now?: () => number
 }
 
 export interface SchedulerStatus {
-  state: 'idle' | 'running' | 'waiting_for_engine' | 'draining' | 'stopped'
+  state: 'stopped' | 'idle' | 'running' | 'blocked' | 'draining'
   /** The job that runs. */
   job: string | null
   /** Id of the model that the engine holds. */
   loaded_model: string | null
-  /** Why waiting jobs do not run at the moment, and when that is tried again. */
+  /** Why jobs have to wait, though none runs, and when that is tried again. */
   blocked: { reason: string, retry_at: string } | null
 }
 
-interface Run {
-  job: Job
-  progress: JobProgress | null
-  /** Why it is being aborted. */
-  ending?: 'cancel' | 'drain'
-  controller: AbortController
+/** Something else than a job that is to be done on the engine. */
+interface Errand {
+  work: () => Promise<void>
+  resolve: () => void
+  reject: (reason: unknown) => void
 }
 
+const mostErrands = 10
 const longestBackOff = 60_000
-/** Milliseconds that an aborted job has to end: the engine's own grace period, and then some. */
+/** Milliseconds that an aborted job has to end; the engine kills its process long before. */
 const abortTimeout = 30_000
 
 /** Gives the waiting jobs to one engine, one after the other. No job can stop it. */
 export class Scheduler {
   readonly #parts: SchedulerParts
   readonly #now: () => number
-  readonly #stepTimes = new StepTimes()
+  readonly #loadedModel: LoadedModel
+  readonly #stepTimes: StepTimes
+  readonly #errands: Errand[] = []
+  /** Aborted when no more work is to be begun. */
   readonly #stop = new AbortController()
-  #isDraining = false
   #loop: Promise<void> | undefined
   #run: Run | undefined
-  #loaded: { model: string, key: string, generation: number } | undefined
   #blocked: SchedulerStatus['blocked'] = null
   #failures = 0
   #wake = () => {}
@@ -87,21 +74,21 @@ export class Scheduler {
   constructor (parts: SchedulerParts) {
     this.#parts = parts
     this.#now = parts.now ?? Date.now
+    this.#loadedModel = new LoadedModel(parts.engine)
+    this.#stepTimes = new StepTimes(this.#now)
   }
 
   get status (): SchedulerStatus {
-    const state = this.#loop === undefined
-      ? 'stopped'
-      : this.#isDraining
-        ? 'draining'
-        : this.#run !== undefined
-          ? 'running'
-          : this.#blocked !== null ? 'waiting_for_engine' : 'idle'
-    return { state, job: this.#run?.job.id ?? null, loaded_model: this.#loadedModel ?? null, blocked: this.#blocked }
+    return {
+      state: this.#state,
+      job: this.#run?.job.id ?? null,
+      loaded_model: this.#loadedModel.id ?? null,
+      blocked: this.#blocked
+    }
   }
 
   get isDraining (): boolean {
-    return this.#isDraining
+    return this.#stop.signal.aborted
   }
 
   start (): void {
@@ -119,102 +106,84 @@ export class Scheduler {
     return this.#run?.job.id === jobId ? this.#run.progress : null
   }
 
-  /** Asks the engine to let go of a running job, which is `cancelled` once it did. Returns false when it does not run. */
-  cancel (jobId: string): boolean {
-    if (this.#run?.job.id !== jobId) return false
-    this.#abort(this.#run, 'cancel')
-    return true
+  /** Asks the engine to let go of a running job, which is `cancelled` once it did. */
+  cancel (jobId: string): void {
+    if (this.#run?.job.id === jobId) this.#run.abort('cancel')
   }
 
   /**
-   * Starts no more jobs and waits for the running one; after `timeout` milliseconds it goes back to the queue, as if it
-   * had not been started.
+   * Loads a model between two jobs.
+   * @throws {EngineError}
+   * @throws {ApiError} SDR_DRAINING, SDR_UNAVAILABLE
+   */
+  async load (model: string, files: ModelFiles, options: LoadOptions): Promise<void> {
+    await this.#between(() => this.#loadedModel.load(model, { files, options }, { signal: this.#stop.signal }))
+  }
+
+  /** Frees the memory of the loaded model between two jobs; throws as `load` does. */
+  async unload (): Promise<void> {
+    await this.#between(() => this.#loadedModel.unload())
+  }
+
+  /**
+   * Begins nothing more and waits for the running job; after `timeout` milliseconds that one goes back to the queue, as
+   * if it had not been started.
    */
   async drain (timeout: number): Promise<void> {
-    this.#isDraining = true
-    this.wake()
     this.#stop.abort()
-    if (await this.#ends(timeout) || this.#run === undefined) return
+    this.wake()
+    if (await this.#ends(timeout)) return
     const run = this.#run
-    this.#abort(run, 'drain')
-    if (await this.#ends(abortTimeout)) return
-    this.#parts.logger.error({ job: run.job.id }, 'The engine did not let go of the job; it is left behind')
-    this.#parts.store.giveBack(run.job.id)
+    run?.abort('drain')
+    if (await this.#ends(abortTimeout) || run === undefined) return
+    this.#parts.logger.error({ job: run.job.id }, 'The engine does not let go of the job; it is left behind')
+    this.#leaveAfter(undefined, run)
   }
 
-  get #loadedModel (): string | undefined {
-    const { generation, status } = this.#parts.engine
-    const isThere = this.#loaded?.generation === generation && (status.state === 'idle' || status.state === 'busy')
-    return isThere ? this.#loaded?.model : undefined
-  }
-
-  async #ends (timeout: number): Promise<boolean> {
-    if (this.#loop === undefined) return true
-    const timer = new AbortController()
-    try {
-      return await Promise.race([
-        this.#loop.then(() => true),
-        delay(timeout, false, { signal: timer.signal })
-      ])
-    } finally {
-      timer.abort()
-    }
+  get #state (): SchedulerStatus['state'] {
+    if (this.#loop === undefined) return 'stopped'
+    if (this.isDraining) return 'draining'
+    if (this.#run !== undefined) return 'running'
+    return this.#blocked === null ? 'idle' : 'blocked'
   }
 
   async #work (): Promise<void> {
-    while (!this.#isDraining) {
+    while (!this.isDraining) {
       try {
-        const choice = this.#parts.store.next(this.#loadedModel)
-        if (choice === undefined) {
-          await this.#sleep()
-        } else {
-          if (this.#parts.engine.status.state !== 'idle') await this.#parts.engine.start()
-          await this.#do(choice)
-          this.#failures = 0
-          this.#blocked = null
-        }
+        await this.#workOnce()
       } catch (error) {
         await this.#backOff(error)
       }
     }
+    for (const { reject } of this.#errands.splice(0)) reject(apiError('SDR_DRAINING'))
   }
 
-  async #sleep (): Promise<void> {
-    if (!this.#isAwake) await new Promise<void>(resolve => { this.#wake = resolve })
-    this.#isAwake = false
+  async #workOnce (): Promise<void> {
+    const errand = this.#errands.shift()
+    if (errand !== undefined) return await this.#runErrand(errand)
+    if (this.#parts.store.waiting === 0) {
+      this.#unblock()
+      return await this.#sleep()
+    }
+    await this.#loadedModel.startEngine()
+    // Chosen only now: starting the engine takes time, and the queue goes on changing.
+    const choice = this.isDraining ? undefined : this.#parts.store.next(this.#loadedModel.id)
+    const job = choice && this.#parts.store.start(choice)
+    if (job !== undefined) await this.#runJob(job)
+    this.#unblock()
   }
 
-  /** No job is to blame: the engine can't be started, or the database can't be written. The jobs wait. */
-  async #backOff (error: unknown): Promise<void> {
-    const { logger, backOff = 1000 } = this.#parts
-    const wait = Math.min(backOff * 2 ** Math.min(this.#failures++, 16), longestBackOff)
-    const reason = (error as Error).message
-    this.#blocked = { reason, retry_at: new Date(this.#now() + wait).toISOString() }
-    logger.error({ err: error, retry_in: wait }, `Jobs have to wait: ${reason}`)
-    await this.#pause(wait)
-  }
-
-  /** Ends early when the scheduler is to stop. */
-  async #pause (milliseconds: number): Promise<void> {
-    if (this.#stop.signal.aborted) return
-    await delay(milliseconds, undefined, { signal: this.#stop.signal }).catch((error: Error) => {
-      if (error.name !== 'AbortError') throw error
-    })
-  }
-
-  async #do (choice: Choice): Promise<void> {
+  async #runJob (job: Job): Promise<void> {
     const { store, inputs, outputs, events, logger } = this.#parts
-    const job = store.start(choice)
-    if (job === undefined) return
     logger.info({ job: job.id, owner: job.owner, model: job.model, attempt: job.attempts }, 'Job started')
-    const run: Run = { job, progress: null, controller: new AbortController() }
+    const run = new Run(job, { ...this.#parts, loadedModel: this.#loadedModel, stepTimes: this.#stepTimes })
     this.#run = run
     events.publishJob(job)
 
     let failure: unknown
     let leave: () => Job | undefined
     try {
-      const images = await this.#execute(run)
+      const images = await run.execute()
       leave = () => run.ending === 'cancel' ? store.endCancelled(job.id) : store.complete(job.id, images)
     } catch (error) {
       failure = error
@@ -229,55 +198,6 @@ export class Scheduler {
     if (left.status === 'queued' && isUnavailable(failure)) throw failure
   }
 
-  /** Loads the model unless it is there, draws, and keeps the images. */
-  async #execute (run: Run): Promise<StoredImage[]> {
-    const { engine, inputs, outputs, resolve } = this.#parts
-    const { job, controller: { signal } } = run
-    const { files, options, parameters, attachments } = await resolve(job, await inputs.read(job.id))
-    signal.throwIfAborted()
-
-    const key = JSON.stringify([files, options])
-    if (this.#loadedModel === undefined || this.#loaded?.key !== key) {
-      this.#loaded = undefined
-      this.#progress(run, { phase: 'loading_model', step: 0, steps: 0, index: 0 })
-      await engine.run('load', { files, options }, { signal, progress: progress => this.#progress(run, progress) })
-      this.#loaded = { model: job.model, key, generation: engine.generation }
-      signal.throwIfAborted()
-    }
-
-    const images = await this.#draw(run, parameters, attachments)
-    this.#progress(run, { phase: 'saving', step: 0, steps: 0, index: 0 })
-    return await outputs.save(job, images.map(image => ({ ...image, png: withGenerationText(job, image) })))
-  }
-
-  async #draw (run: Run, parameters: ResolvedJob['parameters'], attachments: Attachments): Promise<EngineImage[]> {
-    const { engine, events } = this.#parts
-    const { job } = run
-    const images: EngineImage[] = []
-    const watch = this.#stepTimes.watch(kindOf(job), Number(job.parameters['batch_count'] ?? 1), this.#now)
-    const observer: RunOptions = {
-      attachments,
-      signal: run.controller.signal,
-      progress: progress => this.#progress(run, progress, watch),
-      image: image => { images.push(image) },
-      preview: ({ png, ...preview }) => {
-        if (!events.isWatched(job.id)) return
-        events.publish(job.id, 'preview', { ...preview, format: 'png', image: Buffer.from(png).toString('base64') })
-      }
-    }
-    if (job.type === 'upscale') await engine.run('upscale', parameters as { repeats?: number }, observer)
-    else await engine.run('generate', parameters as ImageParameters, observer)
-    if (images.length === 0) throw new EngineError('generation_failed', 'The engine ended without an image and without an error.')
-    watch.finish()
-    return images
-  }
-
-  #progress (run: Run, progress: Progress, watch?: StepWatch): void {
-    const { phase, step, steps } = progress
-    run.progress = { phase, step, steps, eta_seconds: watch?.estimate(progress) ?? null }
-    this.#parts.events.publish(run.job.id, 'progress', run.progress)
-  }
-
   #leaveAfter (error: unknown, { job, ending }: Run): Job | undefined {
     const { store } = this.#parts
     if (ending === 'cancel') return store.endCancelled(job.id)
@@ -286,14 +206,20 @@ export class Scheduler {
     return store.fail(job.id, toJobError(error))
   }
 
-  /** A change of state must be stored, however long the database can't be written. Undefined when the state was another. */
+  /**
+   * Waits until a change of state is stored, however long the database can't be written.
+   * @returns undefined when the job was in another state, or the server stops: then the next start decides about it.
+   */
   async #persist (change: () => Job | undefined): Promise<Job | undefined> {
     for (;;) {
       try {
         return change()
       } catch (error) {
+        if (this.isDraining) {
+          this.#parts.logger.error({ err: error }, 'The state of a job cannot be stored')
+          return undefined
+        }
         await this.#backOff(error)
-        if (this.#stop.signal.aborted) return undefined
       }
     }
   }
@@ -303,44 +229,73 @@ export class Scheduler {
     try {
       await work()
     } catch (error) {
-      this.#parts.logger.warn({ job: job.id, err: error }, 'Files of an ended job cannot be deleted')
+      this.#parts.logger.warn({ job: job.id, err: error }, 'Files of a job cannot be deleted')
     }
   }
 
   #report (job: Job, failure: unknown): void {
-    const { events, logger, onLeft } = this.#parts
+    const { events, logger, onEnded } = this.#parts
     const details = { job: job.id, status: job.status, ...(failure === undefined ? {} : { err: failure }) }
     if (job.status === 'failed') logger.error(details, 'Job failed')
     else if (job.status === 'queued') logger.warn(details, 'Job went back to the queue')
     else logger.info({ job: job.id, status: job.status }, 'Job ended')
     events.publishJob(job)
-    onLeft?.(job)
+    if (isEnded(job.status)) onEnded?.(job)
   }
 
-  #abort (run: Run, ending: 'cancel' | 'drain'): void {
-    // A cancelled job stays cancelled when the server is told to stop meanwhile.
-    run.ending ??= ending
-    run.controller.abort()
+  /** Waits for the running job, keeps the next one waiting, and leaves the engine to `work` meanwhile. */
+  async #between (work: () => Promise<void>): Promise<void> {
+    if (this.isDraining || this.#loop === undefined) throw apiError('SDR_DRAINING')
+    if (this.#errands.length >= mostErrands) throw apiError('SDR_UNAVAILABLE', undefined, { retryAfter: 10 })
+    await new Promise<void>((resolve, reject) => {
+      this.#errands.push({ work, resolve, reject })
+      this.wake()
+    })
   }
-}
 
-/** Jobs of one kind take about the same time per step. */
-function kindOf ({ type, model, parameters: { width, height } }: Job): string {
-  return `${type} ${model} ${width}x${height}`
-}
+  async #runErrand ({ work, resolve, reject }: Errand): Promise<void> {
+    try {
+      await this.#loadedModel.startEngine()
+      await work()
+      resolve()
+    } catch (error) {
+      reject(error)
+    }
+  }
 
-function isCrash (error: unknown): error is EngineError {
-  return error instanceof EngineError && (error.code === 'engine_crashed' || error.code === 'engine_timeout')
-}
+  async #sleep (): Promise<void> {
+    if (!this.#isAwake) await new Promise<void>(resolve => { this.#wake = resolve })
+    this.#isAwake = false
+  }
 
-function isUnavailable (error: unknown): boolean {
-  return error instanceof EngineError && (error.code === 'engine_unavailable' || error.code === 'engine_busy')
-}
+  /** No job is to blame: the engine can't be started, or the database can't be written. The jobs wait. */
+  async #backOff (error: unknown): Promise<void> {
+    const { logger, backOff = 1000 } = this.#parts
+    const wait = Math.min(backOff * 2 ** Math.min(this.#failures++, 16), longestBackOff)
+    const reason = error instanceof Error ? error.message : String(error)
+    this.#blocked = { reason, retry_at: new Date(this.#now() + wait).toISOString() }
+    logger.error({ err: error, retry_in: wait }, `Jobs have to wait: ${reason}`)
+    await delay(wait, undefined, { signal: this.#stop.signal }).catch((interruption: Error) => {
+      if (!this.isDraining) throw interruption
+    })
+  }
 
-function toJobError (error: unknown): JobError {
-  if (isStorageFull(error)) return { code: 'storage_full', message: 'There is no room left to store the images.' }
-  const { code, message } = error as { code?: unknown, message: string }
-  if (error instanceof EngineError) return { code: error.code, message }
-  if (typeof code === 'string' && code.startsWith('SDR_')) return { code: code.slice(4).toLowerCase(), message }
-  return { code: 'internal', message: 'The server failed to do this job; its log says why.' }
+  #unblock (): void {
+    this.#failures = 0
+    this.#blocked = null
+  }
+
+  /** Whether the scheduler stops within `timeout` milliseconds. */
+  async #ends (timeout: number): Promise<boolean> {
+    if (this.#loop === undefined) return true
+    const timer = new AbortController()
+    try {
+      return await Promise.race([
+        this.#loop.then(() => true),
+        delay(timeout, false, { signal: timer.signal })
+      ])
+    } finally {
+      timer.abort()
+    }
+  }
 }

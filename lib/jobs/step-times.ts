@@ -1,77 +1,101 @@
 import type { Progress } from '../engine/engine.ts'
+import type { Job } from './job.ts'
 
-/** Milliseconds that the parts of a job took lately. */
+/** Milliseconds that the parts of an image took lately. */
 interface Times {
   step: number
-  /** All of one image that is not sampling: conditioning, decoding. */
+  /** All but the steps: conditioning, decoding. */
   rest: number
 }
 
-/** Kinds of job whose times are remembered; the least recently used ones are forgotten. */
+/** Kinds of jobs whose times are remembered; the one that was not seen for longest is forgotten first. */
 const mostKinds = 500
-/** Weight of the newest measurement. */
+/** Weight of the newest measurement against all before. */
 const newest = 0.5
 
-/** Measures how long steps take, by kind of job (model and size), and estimates what is left of one. */
+/** Remembers how long steps take for each model and size, and estimates what is left of a job. */
 export class StepTimes {
   readonly #kinds = new Map<string, Times>()
+  readonly #now: () => number
 
-  /** @param batchCount images that the job makes. */
-  watch (kind: string, batchCount: number, now: () => number = Date.now): StepWatch {
-    return new StepWatch(this.#kinds.get(kind), batchCount, now, measured => {
-      const before = this.#kinds.get(kind)
-      this.#kinds.delete(kind)
-      this.#kinds.set(kind, before === undefined
-        ? measured
-        : { step: average(before.step, measured.step), rest: average(before.rest, measured.rest) })
-      if (this.#kinds.size > mostKinds) this.#kinds.delete(this.#kinds.keys().next().value!)
+  /** @param now milliseconds. */
+  constructor (now: () => number) {
+    this.#now = now
+  }
+
+  /** Follows a job from now on. */
+  watch ({ type, model, parameters }: Job): StepWatch {
+    const { width, height, steps, batch_count: images } = parameters
+    const kind = `${type} ${model} ${width}x${height}`
+    return new StepWatch({
+      known: this.#kinds.get(kind),
+      images: Number(images ?? 1),
+      steps: Number(steps ?? 0),
+      now: this.#now,
+      learn: times => this.#learn(kind, times)
     })
   }
+
+  #learn (kind: string, { step, rest }: Times): void {
+    const before = this.#kinds.get(kind) ?? { step, rest }
+    this.#kinds.delete(kind)
+    this.#kinds.set(kind, { step: average(before.step, step), rest: average(before.rest, rest) })
+    if (this.#kinds.size > mostKinds) this.#kinds.delete(this.#kinds.keys().next().value!)
+  }
+}
+
+interface WatchParts {
+  known: Times | undefined
+  images: number
+  /** Of one image, as asked for; the engine may take fewer. */
+  steps: number
+  now: () => number
+  learn: (times: Times) => void
 }
 
 /** Follows one job. */
 export class StepWatch {
-  readonly #known: Times | undefined
-  readonly #batchCount: number
-  readonly #now: () => number
-  readonly #learn: (times: Times) => void
+  readonly #parts: WatchParts
   readonly #startedAt: number
+  #steps: number
   #samplingTime = 0
   #stepsDone = 0
   #last: { index: number, step: number, at: number } | undefined
 
-  constructor (known: Times | undefined, batchCount: number, now: () => number, learn: (times: Times) => void) {
-    this.#known = known
-    this.#batchCount = batchCount
-    this.#now = now
-    this.#learn = learn
-    this.#startedAt = now()
+  constructor (parts: WatchParts) {
+    this.#parts = parts
+    this.#steps = parts.steps
+    this.#startedAt = parts.now()
   }
 
-  /** @returns seconds until the job is finished; null while nothing is known to tell it from. */
+  /** @returns seconds until the job is finished; null while there is nothing to tell it from. */
   estimate ({ phase, index, step, steps }: Progress): number | null {
-    if (phase === 'sampling') this.#sampled(index, step)
-    const stepTime = this.#stepsDone > 0 ? this.#samplingTime / this.#stepsDone : this.#known?.step
-    if (phase === 'loading_model' || stepTime === undefined || steps === 0) return null
-    const imagesLeft = Math.max(0, this.#batchCount - index - 1)
-    const left = (Math.max(0, steps - step) + imagesLeft * steps) * stepTime + (imagesLeft + 1) * (this.#known?.rest ?? 0)
-    return Math.round(left / 100) / 10
+    if (phase === 'sampling') this.#sampled(index, step, steps)
+    const { known, images } = this.#parts
+    const stepTime = this.#stepsDone > 0 ? this.#samplingTime / this.#stepsDone : known?.step
+    if (stepTime === undefined) return null
+    const stepsLeft = phase === 'sampling' ? steps - step : phase === 'conditioning' ? this.#steps : 0
+    const imagesAfter = Math.max(0, images - index - 1)
+    const left = (stepsLeft + imagesAfter * this.#steps) * stepTime + (imagesAfter + 1) * (known?.rest ?? 0)
+    return Math.max(0, Math.round(left / 100) / 10)
   }
 
   /** The job is through: what it took helps with the next ones. */
   finish (): void {
     if (this.#stepsDone === 0) return
-    const rest = Math.max(0, this.#now() - this.#startedAt - this.#samplingTime) / this.#batchCount
-    this.#learn({ step: this.#samplingTime / this.#stepsDone, rest })
+    const { now, images, learn } = this.#parts
+    const rest = Math.max(0, now() - this.#startedAt - this.#samplingTime) / images
+    learn({ step: this.#samplingTime / this.#stepsDone, rest })
   }
 
-  #sampled (index: number, step: number): void {
-    const at = this.#now()
+  #sampled (index: number, step: number, steps: number): void {
+    const at = this.#parts.now()
     if (this.#last?.index === index && step > this.#last.step) {
       this.#samplingTime += at - this.#last.at
       this.#stepsDone += step - this.#last.step
     }
     this.#last = { index, step, at }
+    this.#steps = steps
   }
 }
 

@@ -1,0 +1,22 @@
+import { EngineError } from '../engine/engine.ts'
+import { isStorageFull } from './files.ts'
+import type { JobError } from './job.ts'
+
+/** The engine died of the job, or hung: one more attempt tells whether it was the job. */
+export function isCrash (error: unknown): error is EngineError {
+  return error instanceof EngineError && (error.code === 'engine_crashed' || error.code === 'engine_timeout')
+}
+
+/** No job can be done at the moment, so this one is not to blame. */
+export function isUnavailable (error: unknown): boolean {
+  return error instanceof EngineError && (error.code === 'engine_unavailable' || error.code === 'engine_busy')
+}
+
+/** What a client is told of a failure. Anything can be thrown; what is not meant for clients is only logged. */
+export function toJobError (error: unknown): JobError {
+  if (isStorageFull(error)) return { code: 'storage_full', message: 'There is no room left to store the images.' }
+  const { code, message } = Object(error) as { code?: unknown, message: string }
+  if (error instanceof EngineError) return { code: error.code, message }
+  if (typeof code === 'string' && code.startsWith('SDR_')) return { code: code.slice(4).toLowerCase(), message }
+  return { code: 'internal', message: 'The server failed to do this job; its log says why.' }
+}

@@ -1,0 +1,43 @@
+import type { Engine, Operations, RunOptions } from '../engine/engine.ts'
+
+/** Which model an engine holds, over its restarts. */
+export class LoadedModel {
+  readonly #engine: Engine
+  #loaded: { id: string, key: string, generation: number } | undefined
+
+  constructor (engine: Engine) {
+    this.#engine = engine
+  }
+
+  /** Undefined when the engine holds none, or its process is gone and the model with it. */
+  get id (): string | undefined {
+    const { generation, status: { state } } = this.#engine
+    const isThere = this.#loaded?.generation === generation && (state === 'idle' || state === 'busy')
+    return isThere ? this.#loaded?.id : undefined
+  }
+
+  /** @throws {EngineError} engine_unavailable */
+  async startEngine (): Promise<void> {
+    if (this.#engine.status.state !== 'idle') await this.#engine.start()
+  }
+
+  /**
+   * Does nothing when the engine holds just these files with these options.
+   * @throws {EngineError}
+   */
+  async load (id: string, what: Operations['load']['parameters'], options: RunOptions): Promise<void> {
+    const key = JSON.stringify([what.files, what.options])
+    if (this.id !== undefined && this.#loaded?.key === key) return
+    this.#loaded = undefined
+    options.progress?.({ phase: 'loading_model', step: 0, steps: 0, index: 0 })
+    await this.#engine.run('load', what, options)
+    this.#loaded = { id, key, generation: this.#engine.generation }
+  }
+
+  /** @throws {EngineError} */
+  async unload (): Promise<void> {
+    if (this.id === undefined) return
+    this.#loaded = undefined
+    await this.#engine.run('unload', {})
+  }
+}

@@ -1,0 +1,22 @@
+import { DatabaseSync } from '@photostructure/sqlite'
+import { CommandError, exitCodes } from '../../errors.ts'
+import type { Database } from '../database.ts'
+
+/**
+ * Lets one server at a time work on a queue: two would run the same jobs. The lock is that of a SQLite file, which the
+ * system releases however the process ends.
+ * @returns what holds the lock until it is closed.
+ * @throws {CommandError} (storage) when another process holds it.
+ */
+export function lock (file: string): Database {
+  const database = new DatabaseSync(file, { timeout: 0 })
+  try {
+    database.exec('BEGIN EXCLUSIVE')
+    return database
+  } catch (error) {
+    database.close()
+    throw new CommandError(exitCodes.storage,
+      `Another server works on this queue already (${file} is locked). Stop it, or give this one a --data-dir of its own.`,
+      { cause: error })
+  }
+}

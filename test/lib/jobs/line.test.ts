@@ -1,0 +1,146 @@
+import t from 'tap'
+import { choose, inOrder, Line, type Waiting } from '../../../lib/jobs/line.ts'
+
+let sequence = 0
+
+function waiting (id: string, more: Partial<Waiting> = {}): Waiting {
+  return {
+    id, sequence: ++sequence, owner: 'ann', model: 'checkpoint/a', priority: 0, returned: false, overtaken: 0, ...more
+  }
+}
+
+const ids = (jobs: readonly Waiting[]) => jobs.map(({ id }) => id).join(' ')
+const nobody: ReadonlyMap<string, number> = new Map()
+
+t.test('one owner: priority, then submission, whatever the order they are given in', async t => {
+  const jobs = [waiting('a'), waiting('b', { priority: 5 }), waiting('c'), waiting('d', { priority: 5 }), waiting('e', { priority: -1 })]
+  t.equal(ids(inOrder(jobs, nobody)), 'b d a c e')
+  t.equal(ids(inOrder(jobs.toReversed(), nobody)), 'b d a c e')
+})
+
+t.test('owners take turns, the least recently served first', async t => {
+  const jobs = [
+    waiting('a1'), waiting('a2'), waiting('a3'),
+    waiting('b1', { owner: 'bob' }), waiting('b2', { owner: 'bob' }),
+    waiting('c1', { owner: 'cyd' })
+  ]
+  t.equal(ids(inOrder(jobs, nobody)), 'a1 b1 c1 a2 b2 a3', 'never served: as submitted')
+  t.equal(ids(inOrder(jobs, new Map([['ann', 9], ['bob', 3]]))), 'c1 b1 a1 b2 a2 a3')
+})
+
+t.test('a turn at a higher priority counts at the lower one', async t => {
+  const jobs = [
+    waiting('a1'), waiting('b1', { owner: 'bob' }), waiting('a2', { priority: 1 })
+  ]
+  t.equal(ids(inOrder(jobs, nobody)), 'a2 b1 a1')
+})
+
+t.test('a job that came back goes first within its priority', async t => {
+  const jobs = [
+    waiting('a1'), waiting('b1', { owner: 'bob', returned: true }), waiting('c1', { owner: 'cyd', priority: 1 })
+  ]
+  t.equal(ids(inOrder(jobs, new Map([['bob', 7]]))), 'c1 b1 a1')
+})
+
+t.test('the order is what serving one after the other gives', async t => {
+  const random = seeded(3)
+  const jobs = Array.from({ length: 300 }, (_, index) => waiting(String(index), {
+    owner: `owner ${Math.floor(random() * 7)}`, priority: Math.floor(random() * 3), returned: random() < 0.05
+  }))
+  const planned = inOrder(jobs, nobody)
+  const line = new Line(0)
+  for (const job of jobs) line.add(job, undefined)
+  const served = []
+  for (let service = 1; line.length > 0; service++) {
+    const { job } = line.choose(undefined)!
+    served.push(job)
+    line.remove(job.id, service)
+  }
+  t.equal(ids(served), ids(planned))
+})
+
+t.test('a job for the loaded model overtakes within its priority only', async t => {
+  const b = { model: 'checkpoint/b' }
+  const order = [waiting('1'), waiting('2'), waiting('3', b), waiting('4', { ...b, priority: -1 })]
+  t.match(choose(order, 'checkpoint/b', 8), { job: { id: '3' }, passed: [{ id: '1' }, { id: '2' }] })
+  t.match(choose(order, 'checkpoint/a', 8), { job: { id: '1' }, passed: [] })
+  t.match(choose(order, undefined, 8), { job: { id: '1' }, passed: [] })
+  t.match(choose(order.filter(({ id }) => id !== '3'), 'checkpoint/b', 8), { job: { id: '1' }, passed: [] })
+  t.match(choose(order, 'checkpoint/b', 0), { job: { id: '1' }, passed: [] })
+  const tired = [waiting('1'), waiting('2', { overtaken: 8 }), waiting('3', b)]
+  t.match(choose(tired, 'checkpoint/b', 8), { job: { id: '1' }, passed: [] }, 'nobody on the way may be at the limit')
+  t.equal(choose([], 'checkpoint/b', 8), undefined)
+})
+
+t.test('no job is overtaken more often than the limit, and swaps are saved all the same', async t => {
+  for (const overtakeLimit of [0, 1, 8]) {
+    const random = seeded(overtakeLimit + 1)
+    const line = new Line(overtakeLimit)
+    const overtaken = new Map<string, number>()
+    const jobs: Waiting[] = []
+    let [loaded, swaps, service] = ['', 0, 0]
+    for (let turn = 0; turn < 1500; turn++) {
+      if (turn < 1000) {
+        const job = waiting(String(turn), {
+          owner: `owner ${Math.floor(random() * 4)}`, model: `checkpoint/${Math.floor(random() * 3)}`, priority: random() < 0.1 ? 1 : 0
+        })
+        jobs.push(job)
+        line.add(job, undefined)
+        if (turn % 2 === 0) continue
+      }
+      const choice = line.choose(loaded)
+      if (choice === undefined) break
+      for (const passed of choice.passed) {
+        passed.overtaken++
+        overtaken.set(passed.id, (overtaken.get(passed.id) ?? 0) + 1)
+      }
+      if (choice.job.model !== loaded) swaps++
+      loaded = choice.job.model
+      line.remove(choice.job.id, ++service)
+    }
+    t.equal(line.length, 0)
+    t.equal(service, 1000)
+    t.equal(Math.max(0, ...overtaken.values()), overtakeLimit)
+    if (overtakeLimit === 0) t.ok(swaps > 600, `${swaps} swaps without overtaking`)
+    if (overtakeLimit === 8) t.ok(swaps < 300, `${swaps} swaps with overtaking`)
+  }
+})
+
+t.test('a hundred waiting jobs of one owner do not keep another one waiting', async t => {
+  const line = new Line(8)
+  for (let index = 0; index < 100; index++) line.add(waiting(`a${index}`), 1)
+  line.add(waiting('b', { owner: 'bob' }), undefined)
+  t.equal(line.position('b'), 1)
+  t.equal(line.position('a0'), 2)
+  line.remove('b', 2)
+  line.add(waiting('b2', { owner: 'bob' }), 2)
+  t.equal(line.position('b2'), 2, 'now it is the turn of the other one')
+  t.equal(line.position('b'), null)
+})
+
+t.test('ten thousand waiting jobs are put in order within milliseconds', async t => {
+  for (const owners of [1, 50, 10_000]) {
+    const line = new Line(8)
+    for (let index = 0; index < 10_000; index++) {
+      line.add(waiting(`${index}`, { owner: `owner ${index % owners}`, model: `checkpoint/${index % 5}` }), index % owners)
+    }
+    const times = Array.from({ length: 9 }, (_, round) => {
+      const start = performance.now()
+      line.remove(line.choose('checkpoint/3')!.job.id, 20_000 + round)
+      return performance.now() - start
+    })
+    const median = times.sort((a, b) => a - b)[4]!
+    t.ok(median < 50, `${median.toFixed(1)} ms with ${owners} owners`)
+  }
+})
+
+/** Pseudo-random numbers in [0, 1), the same ones for the same seed (mulberry32). */
+function seeded (seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
+}
