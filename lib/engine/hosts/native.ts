@@ -1,0 +1,321 @@
+import { readdir } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { Socket } from 'node:net'
+import { extname, join, parse } from 'node:path'
+import type {
+  CannyParameters, ContextParameters, ConvertParameters, EngineAddon, EngineEvent, GenerationParameters, NativeEngine,
+  RawImage
+} from '../../../native/engine-types.ts'
+import { loadEngineAddon } from '../../../native/index.ts'
+import { decodeImage } from '../../images/decode.ts'
+import { encodePng } from '../../images/png-encode.ts'
+import {
+  EngineError, capabilityNames, type EngineErrorCode, type EngineInfo, type ImageParameters, type LoadOptions,
+  type ModelFiles, type Operations
+} from '../engine.ts'
+import { serveHost, type Attachments, type HostEngine, type Reporter } from './host.ts'
+import { GenerationProgress } from './native-progress.ts'
+
+/**
+ * The process that owns a stable-diffusion.cpp: `node native.js [path of engine.node]`. It speaks the protocol on file
+ * descriptor 3 and ends when that closes, also in the middle of a generation, which has a thread of its own.
+ */
+
+/** Milliseconds between two previews, and the way they are made: it costs next to nothing. */
+const defaultPreview = { mode: 'proj', interval: 1000 }
+
+class NativeHost implements HostEngine {
+  readonly #addon: EngineAddon
+  readonly #engine: NativeEngine
+  #info: EngineInfo
+  /** What the loaded context was made from, to see when only its ControlNet changes. */
+  #loaded: { context: string, controlNet: string | undefined } | undefined
+  #listener: ((event: EngineEvent) => void) | undefined
+  #report: Reporter | undefined
+
+  constructor (addon: EngineAddon) {
+    this.#addon = addon
+    this.#engine = new addon.Engine((event) => {
+      if (event.type === 'log') this.#report?.log(event.level, event.message)
+      this.#listener?.(event)
+    })
+    const devices = addon.devices()
+    this.#info = {
+      engine: 'native',
+      version: `${addon.library.version} (${addon.library.commit})`,
+      device: defaultDevice(devices),
+      devices,
+      capabilities: [...capabilityNames],
+      samplers: addon.library.samplers,
+      schedulers: addon.library.schedulers,
+      weight_types: addon.library.weight_types
+    }
+  }
+
+  get info (): EngineInfo {
+    return this.#info
+  }
+
+  get isBusy (): boolean {
+    return this.#engine.busy
+  }
+
+  readonly operations: HostEngine['operations'] = {
+    load: ({ files, options }, _attachments, report) => this.#run(report, () => this.#load(files, options, report)),
+    unload: (_parameters, _attachments, report) => this.#run(report, () => this.#unload()),
+    generate: (parameters, attachments, report) =>
+      this.#run(report, () => this.#generate(parameters, attachments, report)),
+    upscale: (parameters, attachments, report) =>
+      this.#run(report, () => this.#upscale(parameters, attachments, report)),
+    convert: (parameters, _attachments, report) => this.#run(report, () => this.#convert(parameters, report)),
+    canny: (parameters, attachments, report) => this.#run(report, () => this.#canny(parameters, attachments, report))
+  }
+
+  cancel (): void {
+    this.#engine.cancel()
+  }
+
+  async #run<Result> (report: Reporter, operation: () => Promise<Result>): Promise<Result> {
+    this.#report = report
+    try {
+      return await operation()
+    } catch (error) {
+      throw asEngineError(error)
+    } finally {
+      this.#listener = undefined
+    }
+  }
+
+  async #load (files: ModelFiles, options: LoadOptions, report: Reporter): Promise<Operations['load']['result']> {
+    const { esrgan, control_net: controlNet, ...others } = files
+    const begin = performance.now()
+    const parameters = await contextParameters(others, options)
+    const context = JSON.stringify(parameters)
+    this.#listener = (event) => {
+      if (event.type !== 'progress') return
+      report.progress({ phase: 'loading_model', step: event.step, steps: event.steps, index: 0 })
+    }
+    if (this.#loaded?.context === context && esrgan === undefined) {
+      await this.#swapControlNet(controlNet)
+    } else {
+      await this.#unload()
+      if (esrgan !== undefined) {
+        const { backend, params_backend, threads } = parameters
+        await this.#engine.loadUpscaler({ esrgan, backend, params_backend, threads })
+      }
+      if (Object.keys(others).length > 0) {
+        await this.#engine.load({ ...parameters, control_net: controlNet })
+        this.#loaded = { context, controlNet }
+      }
+    }
+    this.#tellDevice(options.device, report)
+    return { load_ms: performance.now() - begin }
+  }
+
+  /** Costs the reading of the ControlNet, and not that of the model. */
+  async #swapControlNet (controlNet: string | undefined): Promise<void> {
+    if (this.#loaded!.controlNet === controlNet) return
+    const { context } = this.#loaded!
+    this.#loaded = undefined
+    await this.#engine.loadControlNet({ control_net: controlNet })
+    this.#loaded = { context, controlNet }
+  }
+
+  async #unload (): Promise<Record<string, never>> {
+    this.#loaded = undefined
+    await this.#engine.unload()
+    return {}
+  }
+
+  async #generate (
+    parameters: ImageParameters, attachments: Attachments, report: Reporter
+  ): Promise<Operations['generate']['result']> {
+    const generation = await generationParameters(parameters, attachments)
+    const batch = generation.batch_count ?? 1
+    const progress = new GenerationProgress(batch, generation.steps ?? this.#addon.library.defaults.steps ?? 0)
+    const previews = new Previews(progress, report)
+    this.#listener = (event) => {
+      if (event.type === 'preview') previews.add(event.step, event.image)
+      else if (event.type === 'log' ? progress.log(event.message) : progress.step(event.step, event.steps)) {
+        report.progress(progress.current)
+      }
+    }
+    report.progress(progress.current)
+    const { images, milliseconds } = await this.#engine.generate(generation)
+    await previews.end()
+    await sendImages(images, parameters.seed, report)
+    return { generate_ms: milliseconds }
+  }
+
+  async #upscale (
+    { repeats = 1 }: Operations['upscale']['parameters'], attachments: Attachments, report: Reporter
+  ): Promise<Operations['upscale']['result']> {
+    if (!Number.isInteger(repeats) || repeats < 1 || repeats > 4) {
+      throw new EngineError('invalid_parameters', `Expected an integer from 1 to 4 for repeats but received ${repeats}.`)
+    }
+    let image: RawImage = await onlyPicture(attachments)
+    let total = 0
+    for (let step = 0; step < repeats; step++) {
+      report.progress({ phase: 'sampling', step, steps: repeats, index: 0 })
+      const { images, milliseconds } = await this.#engine.upscale({ image })
+      image = images[0]!
+      total += milliseconds
+    }
+    await sendImages([image], 0, report)
+    return { generate_ms: total }
+  }
+
+  async #convert (parameters: ConvertParameters, report: Reporter): Promise<Operations['convert']['result']> {
+    this.#listener = (event) => {
+      if (event.type !== 'progress') return
+      report.progress({ phase: 'saving', step: event.step, steps: event.steps, index: 0 })
+    }
+    await this.#engine.convert(parameters)
+    return {}
+  }
+
+  async #canny (
+    parameters: Record<string, unknown>, attachments: Attachments, report: Reporter
+  ): Promise<Operations['canny']['result']> {
+    const image = await onlyPicture(attachments)
+    const { images } = await this.#engine.canny({ ...parameters, image } as CannyParameters)
+    await sendImages(images, 0, report)
+    return {}
+  }
+
+  #tellDevice (requested: string | undefined, report: Reporter): void {
+    const isNamed = requested !== undefined && requested !== 'gpu'
+    const device = isNamed
+      ? this.#info.devices!.find(({ name }) => name.toLowerCase() === requested.toLowerCase())?.name ?? requested
+      : defaultDevice(this.#info.devices!)
+    if (device === this.#info.device) return
+    this.#info = { ...this.#info, device }
+    report.info(this.#info)
+  }
+}
+
+/** Encodes one preview at a time; one that comes meanwhile is left out, because the next is newer anyway. */
+class Previews {
+  readonly #progress: GenerationProgress
+  readonly #report: Reporter
+  #running: Promise<void> | undefined
+
+  constructor (progress: GenerationProgress, report: Reporter) {
+    this.#progress = progress
+    this.#report = report
+  }
+
+  add (step: number, image: RawImage): void {
+    if (this.#running !== undefined) return
+    const { index } = this.#progress.current
+    this.#running = encodePng(image).then((png) => {
+      this.#report.preview({ step, index, width: image.width, height: image.height, png })
+      this.#running = undefined
+    })
+  }
+
+  /** Nothing may follow the result. */
+  async end (): Promise<void> {
+    await this.#running
+  }
+}
+
+async function sendImages (images: RawImage[], seed: number, report: Reporter): Promise<void> {
+  for (const [index, image] of images.entries()) {
+    report.progress({ phase: 'saving', step: index, steps: images.length, index })
+    const { width, height } = image
+    report.image({ index, width, height, seed: seed + index, png: await encodePng(image) })
+  }
+}
+
+/** What the library takes when nobody names a device: the first one that computes graphics. */
+function defaultDevice (devices: Array<{ name: string }>): string {
+  const helpers = /^(CPU|BLAS|RPC)/i
+  return (devices.find(({ name }) => !helpers.test(name)) ?? devices[0])?.name ?? 'none'
+}
+
+async function contextParameters (files: ModelFiles, options: LoadOptions): Promise<ContextParameters> {
+  const { embeddings_dir: embeddings, ...paths } = files
+  const {
+    device, offload_to_cpu: offload, vae_on_cpu: vae, clip_on_cpu: clip, control_net_on_cpu: controlNet, ...others
+  } = options
+  // For example `all=CUDA0,vae=cpu`: the library's notation, in which single modules leave the device of the others.
+  const modules = [
+    ...(device === undefined ? [] : [`all=${device}`]),
+    ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : []), ...(controlNet ? ['controlnet=cpu'] : [])
+  ]
+  return {
+    ...(modules.length > 0 ? { backend: modules.join(',') } : {}),
+    ...(offload ? { params_backend: 'cpu' } : {}),
+    ...(embeddings === undefined ? {} : { embeddings: await listEmbeddings(embeddings) }),
+    ...others, // whatever else the addon knows; it refuses the rest by name
+    ...paths
+  }
+}
+
+/** Textual inversions are called in a prompt by the names of their files. */
+async function listEmbeddings (folder: string): Promise<Array<{ name: string, path: string }>> {
+  const names = await readdir(folder)
+  return names.filter(name => ['.safetensors', '.gguf'].includes(extname(name).toLowerCase()))
+    .map(name => ({ name: parse(name).name, path: join(folder, name) }))
+}
+
+/** Names are the addon's already, but for the pictures: those come beside the parameters. */
+async function generationParameters (parameters: ImageParameters, attachments: Attachments): Promise<GenerationParameters> {
+  const generation: GenerationParameters = { preview: defaultPreview, ...parameters }
+  const { width, height } = parameters
+  const numbered: Record<string, RawImage[]> = { ref_images: [], photo_maker_images: [] }
+  for (const [name, bytes] of Object.entries(attachments)) {
+    const [list, position] = name.split('.') as [string, string?]
+    if (name === 'init_image' || name === 'control_image') {
+      generation[name] = await picture(name, bytes, { channels: 3, width, height })
+    } else if (name === 'mask') {
+      generation.mask = await picture(name, bytes, { channels: 1, width, height })
+    } else if (name === 'ip_adapter_image') {
+      generation.ip_adapter_image = await picture(name, bytes, { channels: 3 })
+    } else if (position !== undefined && list in numbered) {
+      numbered[list]![Number(position)] = await picture(name, bytes, { channels: 3 })
+    } else {
+      throw new EngineError('invalid_parameters', `There is no parameter ${name} that takes an image.`)
+    }
+  }
+  if (numbered.ref_images!.length > 0) generation.ref_images = numbered.ref_images
+  if (numbered.photo_maker_images!.length > 0) {
+    generation.photo_maker = { ...generation.photo_maker, images: numbered.photo_maker_images }
+  }
+  return generation
+}
+
+async function onlyPicture (attachments: Attachments): Promise<RawImage> {
+  const [first, ...more] = Object.entries(attachments)
+  if (first === undefined || more.length > 0) {
+    throw new EngineError('invalid_parameters', `Expected one image but received ${Object.keys(attachments).length}.`)
+  }
+  return await picture(first[0], first[1], { channels: 3 })
+}
+
+async function picture (name: string, bytes: Uint8Array, options: Parameters<typeof decodeImage>[1]): Promise<RawImage> {
+  try {
+    return await decodeImage(bytes, options)
+  } catch (error) {
+    throw new EngineError('invalid_parameters', `${name}: ${(error as Error).message}`, { cause: error })
+  }
+}
+
+/** The addon's errors carry a code; whatever else is thrown here is a defect, and says so with its own message. */
+function asEngineError (error: unknown): unknown {
+  if (error instanceof EngineError || !(error instanceof Error) || !('code' in error)) return error
+  return new EngineError(error.code as EngineErrorCode, error.message, { cause: error })
+}
+
+// A Ctrl-C in the terminal reaches every process of the server; what happens to this one is the server's decision.
+process.on('SIGINT', () => {})
+
+const path = process.argv[2]
+const addon = path === undefined ? await loadEngineAddon() : createRequire(import.meta.url)(path)
+const host = new NativeHost(addon as EngineAddon)
+serveHost(host, new Socket({ fd: 3 }), () => {
+  // Nobody waits for what still runs, and the library's destructors must not run beside it.
+  if (host.isBusy) process.kill(process.pid, 'SIGKILL')
+  else process.exit()
+})

@@ -1,0 +1,49 @@
+import sharp from 'sharp'
+
+export interface DecodedImage {
+  /** Pixels. */
+  width: number
+  height: number
+  /** 3 samples of 8 bits (RGB), or 1 (grey). */
+  channels: 1 | 3
+  data: Buffer
+}
+
+export interface DecodeOptions {
+  channels: 1 | 3
+  /** Pixels to scale to, without keeping the proportions; the image's own size by default. */
+  width?: number
+  height?: number
+}
+
+/** Pixels of an image that is sent: more than any model draws, and 200 MB when it is unpacked. */
+const largest = 8192 * 8192
+const formats = ['png', 'jpeg', 'webp']
+
+// One image at a time is decoded, beside a model that wants the memory and the cores.
+sharp.cache(false)
+sharp.concurrency(1)
+
+/**
+ * Unpacks a PNG, JPEG or WebP image, turned the way its camera was held. What is transparent becomes white in a colour
+ * image, and black, which is "leave it", in a grey one (a mask).
+ * @throws {RangeError} when the bytes are no such image, are damaged, or have too many pixels.
+ */
+export async function decodeImage (bytes: Uint8Array, { channels, width, height }: DecodeOptions): Promise<DecodedImage> {
+  try {
+    const image = sharp(bytes, { failOn: 'error', limitInputPixels: largest, autoOrient: true })
+    const { format } = await image.metadata()
+    if (!formats.includes(format)) throw new Error(`its format is ${format}`)
+    const background = channels === 1 ? 'black' : 'white'
+    if (width !== undefined || height !== undefined) image.resize(width, height, { fit: 'fill' })
+    const { data, info } = await image
+      .flatten({ background })
+      .toColourspace(channels === 1 ? 'b-w' : 'srgb')
+      .raw({ depth: 'uchar' })
+      .toBuffer({ resolveWithObject: true })
+    return { width: info.width, height: info.height, channels, data }
+  } catch (error) {
+    throw new RangeError(`Expected a PNG, JPEG or WebP image of at most ${largest / 1e6} megapixels: ${(error as Error).message}`,
+      { cause: error })
+  }
+}

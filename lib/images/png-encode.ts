@@ -1,0 +1,60 @@
+import { promisify } from 'node:util'
+import { crc32, deflate } from 'node:zlib'
+
+const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
+/** PNG's names for what 1, 3 and 4 samples of a pixel mean: grey, RGB, RGBA. */
+const colorTypes: Record<number, number> = { 1: 0, 3: 2, 4: 6 }
+/** zlib's scale. On pictures, which are noisy, higher levels take longer and gain next to nothing. */
+const compressionLevel = 4
+/** Each byte as the difference to the one above it. */
+const filterUp = 2
+
+const compress = promisify(deflate)
+
+export interface RawPixels {
+  /** Pixels. */
+  width: number
+  height: number
+  /** 1 (grey), 3 (RGB) or 4 (RGBA) samples of 8 bits. */
+  channels: number
+  /** Rows from top to bottom without padding. */
+  data: Uint8Array
+}
+
+/**
+ * Makes a PNG file without any text chunk. Compresses on a thread of the pool.
+ * @throws {RangeError} when the number of bytes does not fit the size.
+ */
+export async function encodePng ({ width, height, channels, data }: RawPixels): Promise<Buffer> {
+  const colorType = colorTypes[channels]
+  if (colorType === undefined || data.byteLength !== width * height * channels || data.byteLength === 0) {
+    throw new RangeError(`Expected ${width}×${height}×${channels} bytes of an image but received ${data.byteLength}`)
+  }
+  const header = Buffer.alloc(13)
+  header.writeUInt32BE(width, 0)
+  header.writeUInt32BE(height, 4)
+  header[8] = 8
+  header[9] = colorType
+  const pixels = await compress(filter(data, width * channels, height), { level: compressionLevel })
+  return Buffer.concat([signature, chunk('IHDR', header), chunk('IDAT', pixels), chunk('IEND', Buffer.alloc(0))])
+}
+
+function filter (data: Uint8Array, stride: number, height: number): Buffer {
+  const rows = Buffer.allocUnsafe((stride + 1) * height)
+  for (let row = 0, from = 0, to = 0; row < height; row++) {
+    rows[to++] = filterUp
+    for (const end = from + stride; from < end; from++) {
+      rows[to++] = row === 0 ? data[from]! : data[from]! - data[from - stride]!
+    }
+  }
+  return rows
+}
+
+function chunk (type: string, data: Uint8Array): Buffer {
+  const result = Buffer.alloc(data.length + 12)
+  result.writeUInt32BE(data.length, 0)
+  result.write(type, 4, 'latin1')
+  result.set(data, 8)
+  result.writeUInt32BE(crc32(result.subarray(4, data.length + 8)), data.length + 8)
+  return result
+}
