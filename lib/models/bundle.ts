@@ -1,14 +1,14 @@
-import { constants } from 'node:fs'
-import { open, realpath, stat } from 'node:fs/promises'
+import { realpath, stat } from 'node:fs/promises'
 import { dirname, isAbsolute, resolve } from 'node:path'
 import { Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { parse } from 'yaml'
 import type { ModelFiles } from '../engine/engine.ts'
 import type { ImageDefaults } from './architectures.ts'
-import { ModelFileError, quote, readExactly } from './header.ts'
+import { ModelFileError, quote } from './header.ts'
 import { formatOfName } from './read-header.ts'
 import { isInside } from './scan.ts'
+import { withFile } from './source.ts'
 
 /** Files that a `*.model.yaml` can name, as the engine calls them. */
 export const bundleParts = [
@@ -69,14 +69,10 @@ export async function readBundle (file: string, roots: ReadonlyArray<string | nu
 }
 
 async function readText (file: string): Promise<string> {
-  const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOFOLLOW ?? 0))
-  try {
-    const { size } = await handle.stat()
-    if (size > maximumSize) throw new ModelFileError(`The description has ${size} bytes; at most ${maximumSize} are read.`)
-    return (await readExactly(handle, Buffer.alloc(size), 0)).toString('utf8')
-  } finally {
-    await handle.close()
-  }
+  return await withFile(file, async source => {
+    if (source.size > maximumSize) throw new ModelFileError(`The description has ${source.size} bytes; at most ${maximumSize} are read.`)
+    return (await source.read(0, source.size)).toString('utf8')
+  })
 }
 
 function parseBundle (text: string): Partial<Record<BundlePart, string>> & { name?: string, defaults?: Partial<ImageDefaults> } {

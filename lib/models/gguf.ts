@@ -1,5 +1,5 @@
-import type { FileHandle } from 'node:fs/promises'
-import { type Header, type TensorInfo, ModelFileError, Pacer, elementCount, limits, quote, readExactly } from './header.ts'
+import { type Header, type TensorInfo, ModelFileError, Pacer, elementCount, limits, quote } from './header.ts'
+import type { Source } from './source.ts'
 
 /** Elements and bytes of one block, by the number that ggml gives the type; gaps are types that ggml removed. */
 const tensorTypes: ReadonlyMap<number, readonly [name: string, elements: number, bytes: number]> = new Map([
@@ -27,11 +27,10 @@ const chunkBytes = 1024 * 1024
 /**
  * Reads the header of a GGUF file (versions 2 and 3, little-endian).
  * @param start the first bytes of the file, as many as were read already.
- * @param size of the whole file in bytes.
  * @throws {ModelFileError}
  */
-export async function readGgufHeader (handle: FileHandle, start: Buffer, size: number): Promise<Header> {
-  const reader = new Reader(handle, start, size)
+export async function readGgufHeader (source: Source, start: Buffer): Promise<Header> {
+  const reader = new Reader(source, start)
   await reader.need(24)
   reader.skip(4)
   const version = reader.u32()
@@ -55,7 +54,7 @@ export async function readGgufHeader (handle: FileHandle, start: Buffer, size: n
     ends.set(name, end)
     if (index % 256 === 0) await pacer.pause()
   }
-  const dataSize = size - Math.ceil(reader.position / alignment) * alignment
+  const dataSize = source.size - Math.ceil(reader.position / alignment) * alignment
   for (const [name, end] of ends) {
     if (end > dataSize) {
       throw new ModelFileError(`The file is cut off: tensor ${quote(name)} ends at byte ${end} of the weights, ` +
@@ -147,17 +146,15 @@ function unknownType (key: string, type: number): ModelFileError {
  * synchronous readers may be called for that many. Everything is refused beyond `limits.header` bytes.
  */
 class Reader {
-  readonly #handle: FileHandle
-  readonly #size: number
+  readonly #source: Source
   #chunk: Buffer
   /** Where the chunk lies in the file, and where reading stands in the chunk. */
   #chunkStart = 0
   #offset = 0
 
-  constructor (handle: FileHandle, start: Buffer, size: number) {
-    this.#handle = handle
+  constructor (source: Source, start: Buffer) {
+    this.#source = source
     this.#chunk = start
-    this.#size = size
   }
 
   get position (): number {
@@ -171,16 +168,16 @@ class Reader {
   async #fill (bytes: number): Promise<void> {
     const position = this.position
     this.#check(bytes)
-    const length = Math.min(Math.max(bytes, chunkBytes), this.#size - position)
-    this.#chunk = await readExactly(this.#handle, Buffer.allocUnsafe(length), position)
+    const length = Math.min(Math.max(bytes, chunkBytes), this.#source.size - position)
+    this.#chunk = await this.#source.read(position, length)
     this.#chunkStart = position
     this.#offset = 0
   }
 
   #check (bytes: number): void {
     const end = this.position + bytes
-    if (end > this.#size) {
-      throw new ModelFileError(`The file is cut off: its header needs at least ${end} bytes, the file has ${this.#size}. Download it again.`)
+    if (end > this.#source.size) {
+      throw new ModelFileError(`The file is cut off: its header needs at least ${end} bytes, the file has ${this.#source.size}. Download it again.`)
     }
     if (end > limits.header) throw new ModelFileError(`The header is longer than ${limits.header} bytes.`)
   }

@@ -1,5 +1,3 @@
-import type { FileHandle } from 'node:fs/promises'
-
 export interface TensorInfo {
   /** As the file names it: `F16`, `BF16`, `Q4_K`… */
   dtype: string
@@ -24,11 +22,11 @@ export const limits = {
   header: 32 * 1024 * 1024,
   tensors: 100_000,
   metadataEntries: 10_000,
-  /** Bytes, each for tensor names and metadata keys. */
+  /** Characters, each for tensor names and metadata keys. */
   name: 1024,
-  /** Bytes of one metadata value; a longer one (a thumbnail, say) is skipped. */
+  /** Characters of one metadata value; a longer one (a thumbnail, say) is skipped. */
   metadataValue: 2 * 1024 * 1024,
-  /** Bytes of all metadata values that are kept. */
+  /** Characters of all metadata values that are kept. */
   metadata: 8 * 1024 * 1024,
   dimensions: 8,
   /** Nesting of JSON values and GGUF arrays that are skipped. */
@@ -74,15 +72,4 @@ export class Pacer {
     await new Promise(resolve => { setImmediate(resolve) })
     this.#turn = performance.now()
   }
-}
-
-/** Fills `buffer` from `position` of the file. @throws {ModelFileError} when the file ends before. */
-export async function readExactly (handle: FileHandle, buffer: Buffer, position: number): Promise<Buffer> {
-  let filled = 0
-  while (filled < buffer.length) {
-    const { bytesRead } = await handle.read(buffer, filled, buffer.length - filled, position + filled)
-    if (bytesRead === 0) throw new ModelFileError('The file became shorter while it was read.')
-    filled += bytesRead
-  }
-  return buffer
 }

@@ -1,10 +1,9 @@
-import { constants } from 'node:fs'
-import { open } from 'node:fs/promises'
 import { readGgufHeader } from './gguf.ts'
-import { type Header, ModelFileError, readExactly } from './header.ts'
+import { type Header, ModelFileError } from './header.ts'
 import { readSafetensorsHeader } from './safetensors.ts'
+import { type Source, withFile } from './source.ts'
 
-const pickleReason = 'is a PyTorch pickle, which can run any code when it is opened. ' +
+const pickleReason = 'This file is a PyTorch pickle, which can run any code when it is opened. ' +
   'Convert it to safetensors on a machine that you can lose, or download the safetensors version.'
 
 const endings = {
@@ -24,8 +23,6 @@ export function formatOfName (name: string): FileFormat | undefined {
 const magicLength = 9
 /** Bytes of the first read: the whole header of most LoRAs. */
 const firstRead = 64 * 1024
-// Never wait for a writer of a named pipe, and never follow a link that was put there since the path was checked.
-const openFlags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOFOLLOW ?? 0)
 
 /**
  * Reads the header of a model file by what the file holds, not by how it is named.
@@ -33,22 +30,18 @@ const openFlags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.
  * @throws {ModelFileError} when the file is no model, damaged, over a limit, or a pickle.
  */
 export async function readHeader (path: string): Promise<Header> {
-  const handle = await open(path, openFlags)
-  try {
-    const stat = await handle.stat()
-    if (!stat.isFile()) throw new ModelFileError('This is not a regular file.')
-    const named = formatOfName(path) === 'pickle'
-    const start = await readExactly(handle, Buffer.allocUnsafe(Math.min(stat.size, named ? magicLength : firstRead)), 0)
-    if (looksLikePickle(start)) throw new ModelFileError(`This file ${pickleReason}`, { blocked: true })
-    if (named) {
-      throw new ModelFileError('The ending of this file says PyTorch pickle, but its content does not: ' +
-        'such files are never loaded. Rename it to .safetensors or .gguf if it is one.', { blocked: true })
-    }
-    if (start.toString('latin1', 0, 4) === 'GGUF') return await readGgufHeader(handle, start, stat.size)
-    return await readSafetensorsHeader(handle, start, stat.size)
-  } finally {
-    await handle.close()
+  return await withFile(path, async source => await readHeaderOf(source, formatOfName(path)))
+}
+
+async function readHeaderOf (source: Source, named: FileFormat | undefined): Promise<Header> {
+  const start = await source.read(0, Math.min(source.size, named === 'pickle' ? magicLength : firstRead))
+  if (looksLikePickle(start)) throw new ModelFileError(pickleReason, { blocked: true })
+  if (named === 'pickle') {
+    throw new ModelFileError('The ending of this file says PyTorch pickle, but its content does not: ' +
+      'such files are never loaded. Rename it to .safetensors or .gguf if it is one.', { blocked: true })
   }
+  if (start.toString('latin1', 0, 4) === 'GGUF') return await readGgufHeader(source, start)
+  return await readSafetensorsHeader(source, start)
 }
 
 /** A zip archive (PyTorch ≥ 1.6) or a bare pickle (protocol 2…5), told from a safetensors length by the brace after it. */

@@ -1,5 +1,6 @@
-import type { FileHandle } from 'node:fs/promises'
-import { type Header, type TensorInfo, ModelFileError, Pacer, elementCount, limits, quote, readExactly } from './header.ts'
+import { isAscii, isUtf8 } from 'node:buffer'
+import { type Header, type TensorInfo, ModelFileError, Pacer, elementCount, limits, quote } from './header.ts'
+import type { Source } from './source.ts'
 
 /** Bits of one element, by the names of the safetensors format. */
 const bits: ReadonlyMap<string, number> = new Map([
@@ -14,10 +15,10 @@ const lengthBytes = 8
  * Reads the header of a safetensors file: a 64-bit length, then JSON. The JSON is read by a parser of its own,
  * because JSON.parse keeps the last of two equal keys (the engine may keep the first) and can't be interrupted.
  * @param start the first bytes of the file, as many as were read already.
- * @param size of the whole file in bytes.
  * @throws {ModelFileError}
  */
-export async function readSafetensorsHeader (handle: FileHandle, start: Buffer, size: number): Promise<Header> {
+export async function readSafetensorsHeader (source: Source, start: Buffer): Promise<Header> {
+  const { size } = source
   if (size < lengthBytes + 2) throw new ModelFileError(`The file is too short for a model: ${size} bytes.`)
   const length = start.readBigUInt64LE(0)
   if (start[lengthBytes] !== Char.openBrace || length < 2n) {
@@ -30,13 +31,15 @@ export async function readSafetensorsHeader (handle: FileHandle, start: Buffer, 
   if (end > size) {
     throw new ModelFileError(`The file is cut off: its header needs ${end} bytes, the file has ${size}. Download it again.`)
   }
-  let header = start
-  if (end > start.length) {
-    header = Buffer.allocUnsafe(end)
-    start.copy(header)
-    await readExactly(handle, header.subarray(start.length), start.length)
-  }
-  return await new HeaderParser(header.subarray(lengthBytes, end), size - end).parse()
+  const header = end <= start.length ? start : Buffer.concat([start, await source.read(start.length, end - start.length)])
+  return await new HeaderParser(decode(header.subarray(lengthBytes, end)), size - end).parse()
+}
+
+/** One conversion for all: taking each name out of the bytes by itself costs more than the rest of the parser. */
+function decode (bytes: Buffer): string {
+  if (isAscii(bytes)) return bytes.toString('latin1')
+  if (isUtf8(bytes)) return bytes.toString('utf8')
+  throw new ModelFileError('The header is damaged: it is not UTF-8 text.')
 }
 
 const Char = {
@@ -45,7 +48,7 @@ const Char = {
 
 /** Knows exactly the JSON of a safetensors header: `{name: {dtype, shape, data_offsets}, "__metadata__": {key: text}}`. */
 class HeaderParser {
-  readonly #text: Buffer
+  readonly #text: string
   /** Bytes of weights that follow the header. */
   readonly #dataSize: number
   readonly #tensors = new Map<string, TensorInfo>()
@@ -53,7 +56,7 @@ class HeaderParser {
   #metadataSize = 0
   #position = 0
 
-  constructor (text: Buffer, dataSize: number) {
+  constructor (text: string, dataSize: number) {
     this.#text = text
     this.#dataSize = dataSize
   }
@@ -75,7 +78,7 @@ class HeaderParser {
       }
       if (++seen % 256 === 0) await pacer.pause()
     }
-    if (this.#peek() !== undefined) throw this.#unexpected('the end of the header')
+    if (!Number.isNaN(this.#peek())) throw this.#unexpected('the end of the header')
     return { format: 'safetensors', tensors: this.#tensors, metadata: this.#metadata }
   }
 
@@ -178,43 +181,42 @@ class HeaderParser {
       if (value > Number.MAX_SAFE_INTEGER) throw new ModelFileError('The header holds a number beyond 2⁵³.')
       this.#position++
     }
-    const leadingZero = this.#text[begin] === 0x30 && this.#position > begin + 1
+    const leadingZero = this.#text.charCodeAt(begin) === 0x30 && this.#position > begin + 1
     if (this.#position === begin || leadingZero) throw this.#unexpected('a whole number')
     return value
   }
 
   #digit (): number {
-    const byte = this.#text[this.#position]
-    return byte === undefined || byte < 0x30 || byte > 0x39 ? -1 : byte - 0x30
+    const code = this.#text.charCodeAt(this.#position)
+    return code >= 0x30 && code <= 0x39 ? code - 0x30 : -1
   }
 
   #string (maximum: number): string {
     const [begin, end] = this.#stringToken()
-    if (end - begin > maximum) throw new ModelFileError(`The header holds a name of ${end - begin} bytes; at most ${maximum} are read.`)
+    if (end - begin > maximum) throw new ModelFileError(`The header holds a name of ${end - begin} characters; at most ${maximum} are read.`)
     return this.#decode(begin, end)
   }
 
   /** Passes over a string and gives the bounds of what is between its quotes. */
   #stringToken (): [begin: number, end: number] {
     this.#expect(Char.quote, 'text in quotes')
-    const text = this.#text
     const begin = this.#position
     let position = begin
     for (;;) {
-      const byte = text[position]
-      if (byte === undefined || byte < 0x20) {
+      const code = this.#text.charCodeAt(position)
+      if (code === Char.quote) break
+      if (!(code >= 0x20)) {
         this.#position = position
         throw this.#unexpected('the end of the text')
       }
-      if (byte === Char.quote) break
-      position += byte === Char.backslash ? 2 : 1
+      position += code === Char.backslash ? 2 : 1
     }
     this.#position = position + 1
     return [begin, position]
   }
 
   #decode (begin: number, end: number): string {
-    const raw = this.#text.toString('utf8', begin, end)
+    const raw = this.#text.slice(begin, end)
     if (!raw.includes('\\')) return raw
     try {
       return JSON.parse(`"${raw}"`) as string
@@ -225,17 +227,17 @@ class HeaderParser {
 
   #skipValue (depth: number, limit: number): void {
     if (depth > limits.depth) throw new ModelFileError(`The metadata is nested deeper than ${limits.depth} levels.`)
-    if (this.#position > limit) throw new ModelFileError(`The metadata holds a list or object of more than ${limits.metadataValue} bytes.`)
-    const byte = this.#peek()
-    if (byte === Char.quote) {
+    if (this.#position > limit) throw new ModelFileError(`The metadata holds a list or object of more than ${limits.metadataValue} characters.`)
+    const code = this.#peek()
+    if (code === Char.quote) {
       this.#stringToken()
-    } else if (byte === Char.openBrace) {
+    } else if (code === Char.openBrace) {
       for (let more = this.#beginObject(); more; more = this.#nextMember()) {
         this.#stringToken()
         this.#expect(Char.colon, 'a colon')
         this.#skipValue(depth + 1, limit)
       }
-    } else if (byte === Char.openBracket) {
+    } else if (code === Char.openBracket) {
       this.#position++
       if (this.#accept(Char.closeBracket)) return
       do this.#skipValue(depth + 1, limit); while (this.#accept(Char.comma))
@@ -247,28 +249,28 @@ class HeaderParser {
 
   #skipScalar (): void {
     const word = /^(?:true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)(?=[\s,\]}]|$)/
-      .exec(this.#text.toString('latin1', this.#position, this.#position + 64))
+      .exec(this.#text.slice(this.#position, this.#position + 64))
     if (word === null) throw this.#unexpected('a value')
     this.#position += word[0].length
   }
 
-  /** The next byte that is not white space; undefined at the end. */
-  #peek (): number | undefined {
+  /** Code of the next character that is not white space; NaN at the end. */
+  #peek (): number {
     for (;;) {
-      const byte = this.#text[this.#position]
-      if (byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09) return byte
+      const code = this.#text.charCodeAt(this.#position)
+      if (code !== 0x20 && code !== 0x0a && code !== 0x0d && code !== 0x09) return code
       this.#position++
     }
   }
 
-  #accept (byte: number): boolean {
-    if (this.#peek() !== byte) return false
+  #accept (code: number): boolean {
+    if (this.#peek() !== code) return false
     this.#position++
     return true
   }
 
-  #expect (byte: number, what: string): void {
-    if (!this.#accept(byte)) throw this.#unexpected(what)
+  #expect (code: number, what: string): void {
+    if (!this.#accept(code)) throw this.#unexpected(what)
   }
 
   #duplicate (name: string): ModelFileError {
@@ -276,6 +278,6 @@ class HeaderParser {
   }
 
   #unexpected (what: string): ModelFileError {
-    return new ModelFileError(`The header is damaged at byte ${this.#position}: expected ${what}.`)
+    return new ModelFileError(`The header is damaged at character ${this.#position}: expected ${what}.`)
   }
 }

@@ -1,6 +1,7 @@
-import type { Dirent, Stats } from 'node:fs'
-import { lstat, opendir, realpath, stat } from 'node:fs/promises'
-import { basename, join, sep } from 'node:path'
+import { type Dirent, type Stats, lstat } from 'node:fs'
+import { opendir, realpath, stat } from 'node:fs/promises'
+import { basename, sep } from 'node:path'
+import { promisify } from 'node:util'
 import { forEachLimited } from './concurrency.ts'
 import { ModelFileError, quote } from './header.ts'
 import { type Summary, inspectHeader } from './inspect.ts'
@@ -66,8 +67,13 @@ export const scanLimits = {
 /** File name endings of models that are made of several files. */
 export const bundleEndings = ['.model.yaml', '.model.yml', '.model.json'] as const
 
+const statLink = promisify(lstat) // half the cost of the one in node:fs/promises
+
 const foldersAtOnce = 8
-const filesAtOnce = 32
+const linksAtOnce = 8
+/** Asked for in one go, which keeps the thread pool awake: waking it for each file takes longer than the answer. */
+const filesAtOnce = 256
+const headersAtOnce = 16
 
 /**
  * Finds the model files below the roots and reads the headers of those that `cache` does not know; `cache` is
@@ -90,7 +96,7 @@ interface Folder {
   folderDepth: number
 }
 
-type Candidate = Pick<ScannedFile, 'root' | 'path' | 'relative' | 'folderType' | 'folderDepth' | 'format'> & { link: boolean }
+interface UnreadFile { file: ScannedFile, inode: number }
 
 class Scan {
   readonly #roots: readonly ScanRoot[]
@@ -99,7 +105,10 @@ class Scan {
   readonly #result: ScanResult = { files: [], warnings: [], roots: [], folders: [], cacheChanged: false }
   #pending: Folder[] = []
   #links: Folder[] = []
-  #candidates: Candidate[] = []
+  #found: ScannedFile[] = []
+  #foundLinks: ScannedFile[] = []
+  #unread: UnreadFile[] = []
+  #files = 0
   #entries = 0
 
   constructor (roots: readonly ScanRoot[], cache: ScanCache) {
@@ -116,7 +125,9 @@ class Scan {
       this.#links = []
       for (const link of links) await this.#openLink(link)
     }
-    await forEachLimited(this.#candidates, filesAtOnce, candidate => this.#readFile(candidate))
+    await forEachLimited(this.#foundLinks, linksAtOnce, file => this.#followFile(file))
+    await this.#measureFiles()
+    await forEachLimited(this.#unread, headersAtOnce, file => this.#readFile(file))
     this.#forgetLost()
     const { files } = this.#result
     files.sort((a, b) => a.root - b.root || compare(a.relative, b.relative))
@@ -169,7 +180,7 @@ class Scan {
 
   #visit (folder: Folder, entry: Dirent): void {
     const { name } = entry
-    const path = join(folder.path, name)
+    const path = folder.path + sep + name
     const relative = folder.relative === '' ? name : `${folder.relative}/${name}`
     const format = bundleEndings.some(ending => name.toLowerCase().endsWith(ending)) ? 'bundle' : formatOfName(name)
     const link = entry.isSymbolicLink()
@@ -180,11 +191,9 @@ class Scan {
 
     if (format !== undefined && !entry.isDirectory()) {
       const { root, folderType, folderDepth } = folder
-      if (this.#candidates.length < scanLimits.files) {
-        this.#candidates.push({ root, path, relative, folderType, folderDepth, format, link })
-      } else if (this.#candidates.length === scanLimits.files) {
-        this.#warn(path, `More than ${scanLimits.files} model files: the rest is not listed.`)
-      }
+      const files = link ? this.#foundLinks : this.#found
+      if (this.#files++ < scanLimits.files) files.push({ root, path, relative, folderType, folderDepth, format, size: 0, modified: 0, content: undefined })
+      else if (this.#files === scanLimits.files + 1) this.#warn(path, `More than ${scanLimits.files} model files: the rest is not listed.`)
     } else if (folder.depth === scanLimits.depth) {
       this.#warn(path, `The folder lies more than ${scanLimits.depth} levels deep and is not searched.`)
     } else {
@@ -215,28 +224,50 @@ class Scan {
       'Give the folder that it leads to as a models folder of its own.')
   }
 
-  async #readFile ({ link, ...candidate }: Candidate): Promise<void> {
+  async #followFile (file: ScannedFile): Promise<void> {
     try {
-      const path = link ? await this.#follow(candidate.path) : candidate.path
-      if (path === undefined) return
-      const stats = await lstat(path)
-      if (!stats.isFile()) return this.#warn(candidate.path, 'This is not a regular file.')
-      const file = { ...candidate, path, size: stats.size, modified: stats.mtimeMs }
-      if (candidate.format !== 'bundle') Object.assign(file, { content: await this.#contentOf(path, stats) })
-      this.#result.files.push(file)
+      const path = await this.#follow(file.path)
+      if (path !== undefined) this.#found.push({ ...file, path })
     } catch (error) {
-      this.#warn(candidate.path, `The file can't be read: ${reasonOf(error)}.`)
+      this.#warn(file.path, `The link can't be followed: ${reasonOf(error)}.`)
     }
   }
 
-  async #contentOf (path: string, { mtimeMs: modified, size, ino: inode }: Stats): Promise<FileContent> {
-    this.#seenPaths.add(path)
-    const known = this.#cache.get(path)
-    if (known?.modified === modified && known.size === size && known.inode === inode) return known.content
-    const content = await contentOf(path)
-    this.#result.cacheChanged = true
-    this.#cache.set(path, { modified, size, inode, content })
-    return content
+  async #measureFiles (): Promise<void> {
+    for (let start = 0; start < this.#found.length; start += filesAtOnce) {
+      const files = this.#found.slice(start, start + filesAtOnce)
+      const measured = await Promise.allSettled(files.map(({ path }) => statLink(path)))
+      for (const [index, stats] of measured.entries()) {
+        const file = files[index]!
+        if (stats.status === 'rejected') this.#warn(file.path, `The file can't be read: ${reasonOf(stats.reason)}.`)
+        else if (!stats.value.isFile()) this.#warn(file.path, 'This is not a regular file.')
+        else this.#recall(file, stats.value)
+      }
+    }
+  }
+
+  #recall (file: ScannedFile, { size, mtimeMs: modified, ino: inode }: Stats): void {
+    Object.assign(file, { size, modified })
+    this.#seenPaths.add(file.path)
+    const known = this.#cache.get(file.path)
+    if (known?.modified === modified && known.size === size && known.inode === inode) file.content = known.content
+    else if (file.format !== 'bundle') {
+      this.#unread.push({ file, inode })
+      return
+    }
+    this.#result.files.push(file)
+  }
+
+  async #readFile ({ file, inode }: UnreadFile): Promise<void> {
+    const { path, modified, size } = file
+    try {
+      file.content = await contentOf(path)
+      this.#cache.set(path, { modified, size, inode, content: file.content })
+      this.#result.cacheChanged = true
+      this.#result.files.push(file)
+    } catch (error) {
+      this.#warn(path, `The file can't be read: ${reasonOf(error)}.`)
+    }
   }
 
   #forgetLost (): void {
@@ -254,7 +285,8 @@ class Scan {
 
 async function contentOf (path: string): Promise<FileContent> {
   try {
-    return inspectHeader(await readHeader(path))
+    // Through JSON, because a short text taken out of a header keeps the whole header in memory.
+    return JSON.parse(JSON.stringify(inspectHeader(await readHeader(path)))) as FileContent
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
     return error.blocked ? { blocked: error.message } : { error: error.message }
