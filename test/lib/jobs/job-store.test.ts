@@ -1,0 +1,300 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { openDatabase } from '../../../lib/database.ts'
+import { JobStore, type AcceptedJob, type JobStoreOptions } from '../../../lib/jobs/job-store.ts'
+import { jobStatuses, type JobFilter } from '../../../lib/jobs/job.ts'
+import { migrations } from '../../../lib/jobs/migrations.ts'
+
+function open (t: Test, options: JobStoreOptions = {}, file = join(t.testdir({}), 'jobs.db')) {
+  let isOpen = true
+  const store = new JobStore(file, options)
+  const close = () => {
+    if (isOpen) store.close()
+    isOpen = false
+  }
+  t.teardown(close)
+  return { store, file, close }
+}
+
+let count = 0
+
+function request (more: Partial<AcceptedJob> = {}): AcceptedJob {
+  return {
+    id: `job ${++count}`, type: 'txt2img', owner: 'ann', model: 'checkpoint/a', priority: 0, parameters: { prompt: 'a cat' }, ...more
+  }
+}
+
+/** Starts the job that is next. */
+function startNext (store: JobStore) {
+  return store.start(store.next(undefined)!)!
+}
+
+const image = { index: 0, file: '2026-01-01/x/0.png', width: 3, height: 2, bytes: 100, seed: 7 }
+
+t.test('states change from where they may and nowhere else', async t => {
+  const { store } = open(t)
+  const transitions = {
+    complete: (id: string) => store.complete(id, [image]),
+    fail: (id: string) => store.fail(id, { code: 'generation_failed', message: 'no' }),
+    endCancelled: (id: string) => store.endCancelled(id),
+    cancelQueued: (id: string) => store.cancelQueued(id),
+    markCancelling: (id: string) => store.markCancelling(id),
+    giveBack: (id: string) => store.giveBack(id),
+    retryOrFail: (id: string) => store.retryOrFail(id, 'SIGSEGV')
+  }
+  const allowed: Record<string, Record<string, string>> = {
+    queued: { cancelQueued: 'cancelled' },
+    running: {
+      complete: 'completed', fail: 'failed', endCancelled: 'cancelled', markCancelling: 'running', giveBack: 'queued', retryOrFail: 'queued'
+    },
+    completed: {},
+    failed: {},
+    cancelled: {}
+  }
+  for (const status of jobStatuses) {
+    for (const [name, transition] of Object.entries(transitions)) {
+      const { id } = store.accept(request()).job
+      if (status !== 'queued') startNext(store)
+      if (status === 'completed') store.complete(id, [])
+      if (status === 'failed') store.fail(id, { code: 'x', message: 'y' })
+      if (status === 'cancelled') store.endCancelled(id)
+      const before = store.get(id)
+      t.equal(before?.status, status)
+      const after = transition(id)
+      const expected = allowed[status]![name]
+      t.equal(after?.status, expected, `${status} → ${name}`)
+      t.same(store.get(id), after ?? before)
+      store.cancelQueued(id)
+      store.endCancelled(id)
+    }
+  }
+  t.equal(store.start({ job: { ...request(), sequence: 1, returned: false, overtaken: 0 }, passed: [] }), undefined)
+})
+
+t.test('a job on its way', async t => {
+  let now = Date.UTC(2026, 0, 2, 3, 4, 5)
+  const { store, file, close } = open(t, { now: () => now })
+  const accepted = store.accept(request({ id: 'x', priority: 3 }))
+  t.same(accepted, {
+    isNew: true,
+    job: {
+      id: 'x',
+      type: 'txt2img',
+      status: 'queued',
+      owner: 'ann',
+      model: 'checkpoint/a',
+      position: 1,
+      priority: 3,
+      progress: null,
+      parameters: { prompt: 'a cat' },
+      images: [],
+      error: null,
+      attempts: 0,
+      created_at: '2026-01-02T03:04:05.000Z',
+      started_at: null,
+      finished_at: null
+    }
+  })
+  now += 1000
+  t.match(startNext(store), { status: 'running', position: null, attempts: 1, started_at: '2026-01-02T03:04:06.000Z' })
+  now += 1000
+  const completed = store.complete('x', [image, { ...image, index: 1, file: '2026-01-01/x/1.png', seed: 8 }])
+  t.match(completed, {
+    status: 'completed',
+    finished_at: '2026-01-02T03:04:07.000Z',
+    images: [
+      { index: 0, url: '/api/queue/job/x/images/0', width: 3, height: 2, format: 'png', bytes: 100, seed: 7 },
+      { index: 1, url: '/api/queue/job/x/images/1', seed: 8 }
+    ]
+  })
+  t.equal(store.imageFile('x', 1), '2026-01-01/x/1.png')
+  t.equal(store.imageFile('x', 2), undefined)
+  t.equal(store.imageFile('y', 0), undefined)
+  close()
+  t.same(open(t, {}, file).store.get('x'), completed, 'it is still there after a restart')
+})
+
+t.test('a crash, twice; giving back does not count', async t => {
+  const { store } = open(t)
+  const { id } = store.accept(request()).job
+  store.accept(request())
+  startNext(store)
+  t.match(store.giveBack(id), { status: 'queued', attempts: 0, started_at: null, position: 1 })
+  t.match(startNext(store), { id, attempts: 1 })
+  t.match(store.retryOrFail(id, 'SIGSEGV'), { status: 'queued', attempts: 1, error: null, position: 1 })
+  t.match(startNext(store), { id, attempts: 2 })
+  t.match(store.retryOrFail(id, 'SIGSEGV '.repeat(1000)), { status: 'failed', attempts: 2, error: { code: 'engine_crashed' } })
+  t.equal(store.get(id)!.error!.message.length, 2000)
+  t.equal(store.get(id)!.images.length, 0)
+})
+
+t.test('what a dead server left', async t => {
+  const first = open(t)
+  const jobs = ['waits', 'ran', 'ran twice', 'was being cancelled'].map(id => first.store.accept(request({ id })).job)
+  first.store.cancelQueued(jobs[0]!.id)
+  first.store.accept(request({ id: 'still waits' }))
+  for (let started = 0; started < 3; started++) startNext(first.store)
+  first.store.giveBack('ran twice')
+  startNext(first.store)
+  first.store.retryOrFail('ran twice', 'SIGSEGV')
+  startNext(first.store)
+  first.store.markCancelling('was being cancelled')
+  first.close()
+
+  const { store } = open(t, {}, first.file)
+  t.same(store.counts(), { queued: 1, running: 3, completed: 0, failed: 0, cancelled: 1 })
+  t.match(store.recover(), [
+    { id: 'ran', status: 'queued', attempts: 1, position: 1 },
+    { id: 'ran twice', status: 'failed', error: { code: 'engine_crashed' } },
+    { id: 'was being cancelled', status: 'cancelled' }
+  ])
+  t.equal(store.position('still waits'), 2)
+  t.same(store.counts(), { queued: 2, running: 0, completed: 0, failed: 1, cancelled: 2 })
+  t.same(store.recover(), [])
+})
+
+t.test('turns and overtaking are remembered over a restart', async t => {
+  const first = open(t, { overtakeLimit: 2 })
+  first.store.accept(request({ id: 'a1' }))
+  for (const id of ['a2', 'a3', 'a4']) first.store.accept(request({ id, model: 'checkpoint/b' }))
+  t.equal(first.store.start(first.store.next('checkpoint/b')!)?.id, 'a2')
+  first.store.accept(request({ id: 'b1', owner: 'bob' }))
+  t.equal(first.store.position('b1'), 1)
+  first.close()
+
+  const { store } = open(t, { overtakeLimit: 2 }, first.file)
+  t.equal(store.position('b1'), 1)
+  store.cancelQueued('b1')
+  t.equal(store.start(store.next('checkpoint/b')!)?.id, 'a3', 'the second job that overtakes')
+  t.equal(store.start(store.next('checkpoint/b')!)?.id, 'a1', 'a third one would be too many')
+})
+
+t.test('an accepted job survives kill -9', async t => {
+  const file = join(t.testdir({}), 'jobs.db')
+  const program = fileURLToPath(new URL('fixtures/accept-forever.ts', import.meta.url))
+  for (const round of [1, 2]) {
+    const child = spawn(process.execPath, ['--import', 'tsx', program, file], { stdio: ['ignore', 'pipe', 'inherit'] })
+    let output = ''
+    child.stdout.setEncoding('utf8').on('data', (text: string) => { output += text })
+    await once(child.stdout, 'data')
+    await delay(100 * round)
+    t.throws(() => new JobStore(file), /Another server/, 'and meanwhile nobody else can work on it')
+    child.kill('SIGKILL')
+    const [, signal] = await once(child, 'close')
+    t.equal(signal, 'SIGKILL')
+
+    const accepted = output.split('\n').slice(0, -1)
+    t.ok(accepted.length > 5, `${accepted.length} jobs`)
+    const { store, close } = open(t, { capacity: 1_000_000 }, file)
+    t.same(accepted.filter(id => !store.has(id)), [], 'nothing is lost')
+    t.equal(store.waiting, store.counts().queued)
+    const { running } = store.counts()
+    t.equal(store.recover().length, running)
+    t.equal(store.counts().running, 0)
+    close()
+  }
+})
+
+t.test('a full queue', async t => {
+  const { store } = open(t, { capacity: 3, capacityPerOwner: 2 })
+  const first = store.accept(request()).job
+  store.accept(request())
+  t.throws(() => store.accept(request()), { code: 'SDR_QUEUE_FULL', statusCode: 429, retryAfter: 10, message: /^2 of your jobs/ })
+  store.accept(request({ owner: 'bob' }))
+  t.throws(() => store.accept(request({ owner: 'cyd' })), { code: 'SDR_QUEUE_FULL', message: /^3 jobs are waiting/ })
+  t.equal(store.counts().queued, 3)
+  store.cancelQueued(first.id)
+  t.equal(store.accept(request()).job.status, 'queued')
+})
+
+t.test('idempotency keys', async t => {
+  let now = Date.now()
+  const { store } = open(t, { now: () => now, capacityPerOwner: 2 })
+  const key = { key: 'k', requestHash: 'h' }
+  const { job } = store.accept(request({ idempotency: key }))
+  t.same(store.accept(request({ idempotency: key })), { isNew: false, job })
+  t.throws(() => store.accept(request({ idempotency: { ...key, requestHash: 'i' } })), { code: 'SDR_IDEMPOTENCY_CONFLICT', statusCode: 409 })
+  t.equal(store.accept(request({ idempotency: key, owner: 'bob' })).isNew, true, 'each owner has keys of their own')
+  store.accept(request())
+  t.equal(store.accept(request({ idempotency: key })).isNew, false, 'a retry needs no room in the queue')
+  store.cancelQueued(job.id)
+  now += 24 * 60 * 60 * 1000 - 1
+  t.equal(store.findByKey('ann', key)?.id, job.id)
+  now += 2
+  t.equal(store.findByKey('ann', key), undefined, 'after a day the key means nothing')
+  t.equal(store.accept(request({ idempotency: { key: 'k', requestHash: 'another' } })).isNew, true)
+})
+
+t.test('old jobs', async t => {
+  let now = 1_000_000
+  const { store } = open(t, { now: () => now })
+  for (const id of ['a', 'b', 'c', 'd', 'e']) {
+    store.accept(request({ id, idempotency: { key: id, requestHash: 'h' } }))
+    if (id === 'e') continue
+    startNext(store)
+    now += 1000
+    store.complete(id, [image])
+  }
+  const expired = (keepJobs: number, keepAfter: number, limit = 10) => store.expired({ keepJobs, keepAfter, limit }).map(({ id }) => id)
+  t.same(expired(4, 0), [])
+  t.same(expired(3, 0), ['a'])
+  t.same(expired(4, 1_002_001), ['a', 'b'])
+  t.same(expired(0, 0), ['a', 'b', 'c', 'd'])
+  t.same(expired(0, 0, 2), ['a', 'b'])
+  store.remove(['a', 'e', 'unknown'])
+  t.equal(store.get('a'), undefined)
+  t.equal(store.imageFile('a', 0), undefined)
+  t.equal(store.get('e')?.status, 'queued', 'a job that has not ended is not removed')
+  t.equal(store.findByKey('ann', { key: 'a', requestHash: 'other' }), undefined)
+  t.same(store.counts(), { queued: 1, running: 0, completed: 3, failed: 0, cancelled: 0 })
+})
+
+t.test('pages of a hundred thousand jobs', async t => {
+  const file = join(t.testdir({}), 'jobs.db')
+  const database = openDatabase(file, migrations)
+  database.exec(`
+    WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 99999)
+    INSERT INTO jobs (id, type, status, owner, model, priority, parameters, created_at)
+    SELECT 'job ' || n, iif(n % 7, 'txt2img', 'img2img'), iif(n % 1000, iif(n > 99500, 'queued', 'completed'), 'failed'),
+      iif(n % 20, 'bob', 'ann'), 'checkpoint/' || (n % 5), 0, '{"prompt":"a cat"}', 0 FROM numbers
+  `)
+  const all = database.prepare('SELECT id, type, status, owner, model FROM jobs ORDER BY sequence').all()
+  database.close()
+
+  const { store } = open(t, {}, file)
+  const newestFirst = all.toReversed()
+  const filters: JobFilter[] = [
+    {}, { status: 'failed' }, { status: 'completed' }, { status: 'running' }, { owner: 'ann' }, { owner: 'nobody' },
+    { model: 'checkpoint/3' }, { type: 'img2img' }, { type: 'upscale' },
+    { owner: 'bob', status: 'failed' }, { owner: 'bob', type: 'upscale' }, { owner: 'ann', model: 'checkpoint/1' },
+    { status: 'completed', model: 'none' }, { owner: 'ann', model: 'checkpoint/0', status: 'failed', type: 'img2img' }
+  ]
+  for (const filter of filters) {
+    const expected = newestFirst.filter(job => Object.entries(filter).every(([name, value]) => job[name] === value))
+    const times: number[] = []
+    const found: string[] = []
+    let cursor: string | undefined
+    for (let page = 0; page < 5; page++) {
+      const start = performance.now()
+      const { jobs, next_cursor: next } = store.list({ ...filter, cursor })
+      times.push(performance.now() - start)
+      found.push(...jobs.map(({ id }) => id))
+      cursor = next ?? undefined
+      if (next === null) break
+    }
+    t.same(found, expected.slice(0, 250).map(({ id }) => id), JSON.stringify(filter))
+    t.equal(cursor === undefined, expected.length <= 250)
+    const best = Math.min(...times)
+    t.ok(best < 5, `${best.toFixed(2)} ms a page`)
+  }
+  t.equal(store.list({ limit: 1000 }).jobs.length, 200)
+  t.equal(store.list({ limit: 0 }).jobs.length, 1)
+  t.equal(store.list({ cursor: '50001', limit: 1 }).jobs[0]?.id, 'job 49999')
+  for (const cursor of ['', 'x', '-1', '1e3', '9'.repeat(20)]) {
+    t.throws(() => store.list({ cursor }), { code: 'SDR_INVALID_REQUEST', statusCode: 400 })
+  }
+})
