@@ -3,6 +3,7 @@ import { fastifySSE } from '@fastify/sse'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import type { Options } from './lib/options.ts'
+import audit from './plugins/audit.ts'
 import authApiKey from './plugins/auth-api-key.ts'
 import authJwt from './plugins/auth-jwt.ts'
 import authNone from './plugins/auth-none.ts'
@@ -26,10 +27,12 @@ import validation from './plugins/validation.ts'
 import authRoutes from './routes/auth.ts'
 import generateRoutes from './routes/generate.ts'
 import healthRoutes from './routes/health.ts'
+import keyRoutes from './routes/keys.ts'
 import modelRoutes from './routes/models.ts'
 import parameterRoutes from './routes/parameters.ts'
 import queueRoutes from './routes/queue.ts'
 import { addSchemas } from './routes/schemas.ts'
+import userRoutes from './routes/users.ts'
 
 const authMethods = {
   none: authNone, jwt: authJwt, 'api-key': authApiKey, unix: authUnix, pam: authPam, optional: authOptional
@@ -72,6 +75,7 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
   await app.register(rateLimit)
 
   await app.register(store, storeOptions)
+  await app.register(audit)
   await app.register(auth)
   await app.register(tokens)
   await app.register(keys)
@@ -87,6 +91,8 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
   addSchemas(app)
   await app.register(healthRoutes, { prefix: '/api' })
   await app.register(authRoutes, { prefix: '/api/auth' })
+  await app.register(keyRoutes, { prefix: '/api/auth/keys' })
+  await app.register(userRoutes, { prefix: '/api/users' })
   await app.register(modelRoutes, { prefix: '/api/models' })
   await app.register(parameterRoutes, { prefix: '/api' })
   await app.register(generateRoutes, { prefix: '/api/generate' })

@@ -3,8 +3,10 @@ import yargs from 'yargs'
 import { hideBin } from 'yargs/helpers'
 import { CommandError, exitCodes } from '../errors.ts'
 import { version } from '../lib/version.ts'
+import { audit } from './commands/audit.ts'
 import { demo } from './commands/demo.ts'
 import { doctor } from './commands/doctor.ts'
+import { key } from './commands/key.ts'
 import { openapi } from './commands/openapi.ts'
 import { serve } from './commands/serve.ts'
 import { user } from './commands/user.ts'
@@ -22,6 +24,8 @@ const parser = yargs(hideBin(process.argv))
   .command(demo)
   .command(doctor)
   .command(user)
+  .command(key)
+  .command(audit)
   .command(openapi)
   .epilogue('Every option can also be given as SDREST_<NAME> in the environment or as <name> in a --config file.')
   .version(version)

@@ -97,6 +97,14 @@ export default fp(async (app) => {
     }, 'access')
   }
 
+  /** Somebody who shows a credential and is refused is worth a record; a caller without any is not. */
+  function auditRefusal (request: FastifyRequest, { code }: ApiError): void {
+    const route = request.routeOptions.url
+    app.audit(request, {
+      event: 'access', outcome: 'failure', subject: `${request.method} ${route === undefined ? 'unknown URL' : readablePattern(route)}`, reason: code
+    })
+  }
+
   function asVerifier (identify: Identify) {
     return async function verify (request: FastifyRequest): Promise<void> {
       if (request.credential === undefined) throw notOfThisKind
@@ -129,6 +137,7 @@ export default fp(async (app) => {
       const decide = (thrown?: Error) => {
         const error = (thrown ?? authorize(request)) as ApiError | undefined
         if (app.config.verbose) logDecision(request, error)
+        if (error !== undefined && (request.credential !== undefined || error.statusCode === 403)) auditRefusal(request, error)
         // Guessing at credentials and at URLs is what the tight bucket is for; a known route asked without any is no guess.
         const isGuess = error?.statusCode === 401 && (request.credential !== undefined || request.routeOptions.url === undefined)
         if (isGuess) app.countRefusal(request).then(() => done(error), done)
@@ -142,4 +151,4 @@ export default fp(async (app) => {
       authenticate.call(app, request, reply, decide)
     }
   })
-}, { name: 'auth', dependencies: ['config', 'errors', 'rate-limit'] })
+}, { name: 'auth', dependencies: ['config', 'errors', 'rate-limit', 'audit'] })

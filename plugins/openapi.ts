@@ -20,7 +20,8 @@ const tags = [
   { name: 'generate', description: 'Make images. Every request becomes a job.' },
   { name: 'queue', description: 'Follow, fetch and cancel jobs.' },
   { name: 'models', description: 'What this server can draw with.' },
-  { name: 'authentication', description: 'Log in and out.' },
+  { name: 'authentication', description: 'Log in and out; sessions and API keys.' },
+  { name: 'users', description: 'Manage accounts.' },
   { name: 'server', description: 'How the server is.' }
 ]
 

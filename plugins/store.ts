@@ -1,5 +1,6 @@
 import fp from 'fastify-plugin'
 import { ApiKeyStore } from '../lib/api-keys.ts'
+import { AuditLog } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
 import { SessionStore } from '../lib/sessions.ts'
@@ -10,6 +11,7 @@ declare module 'fastify' {
     users: UserStore
     sessions: SessionStore
     keys: ApiKeyStore
+    auditLog: AuditLog
   }
 }
 
@@ -20,11 +22,12 @@ export interface StoreOptions {
 
 const day = 24 * 60 * 60 * 1000
 
-/** Accounts, sessions and API keys, in `auth.db`. */
+/** Accounts, sessions, API keys and the audit table, in `auth.db`. */
 export default fp<StoreOptions>(async (app, { passwordCost }) => {
   const database = openAuthDatabase(app.folders.auth)
   app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost)))
   app.decorate('sessions', new SessionStore(database, app.config.refreshExpiration * day))
   app.decorate('keys', new ApiKeyStore(database))
+  app.decorate('auditLog', new AuditLog(database))
   app.addHook('onClose', async () => database.close())
 }, { name: 'store', dependencies: ['config'] })

@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
-import { Login, Me, Named, None, Password } from './schemas.ts'
+import { Login, Me, Named, NewPassword, None, Password, Session } from './schemas.ts'
 
 const tags = ['authentication']
 
@@ -31,7 +31,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       body: Type.Object({ refresh_token: Type.String({ minLength: 1, maxLength: 255 }) }, { additionalProperties: false }),
       response: { 200: Named(Login) }
     }
-  }, async request => app.logins.refresh(request.body.refresh_token))
+  }, async request => app.logins.refresh(request.body.refresh_token, request))
 
   app.post('/logout', {
     config: { needsAccount: true },
@@ -44,6 +44,44 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async (request, reply) => {
     const { sessionId, id } = request.principal
     if (sessionId !== undefined) app.sessions.end(sessionId, id)
+    app.audit(request, { event: 'logout', subject: sessionId })
+    return reply.code(204).send(null)
+  })
+
+  app.post('/password', {
+    config: { needsAccount: true, rateLimit: app.loginRateLimit },
+    schema: {
+      operationId: 'changePassword',
+      tags,
+      summary: 'Change your password',
+      description: 'Ends all your other sessions.',
+      body: Type.Object({ current_password: Password, new_password: NewPassword }, { additionalProperties: false }),
+      response: { 204: None }
+    }
+  }, async (request, reply) => {
+    await app.logins.changePassword(request, request.body.current_password, request.body.new_password)
+    return reply.code(204).send(null)
+  })
+
+  app.get('/sessions', {
+    config: { needsAccount: true },
+    schema: { operationId: 'listSessions', tags, summary: 'List your sessions', response: { 200: Type.Object({ sessions: Type.Array(Named(Session)) }) } }
+  }, async ({ principal }) => ({
+    sessions: app.sessions.list(principal.id).map(session => ({ ...session, current: session.id === principal.sessionId }))
+  }))
+
+  app.delete('/sessions/:id', {
+    config: { needsAccount: true },
+    schema: {
+      operationId: 'endSession',
+      tags,
+      summary: 'End one of your sessions',
+      params: Type.Object({ id: Type.String({ format: 'uuid', description: 'Id of the session' }) }),
+      response: { 204: None }
+    }
+  }, async (request, reply) => {
+    app.sessions.end(request.params.id, request.principal.id)
+    app.audit(request, { event: 'session.end', subject: request.params.id })
     return reply.code(204).send(null)
   })
 

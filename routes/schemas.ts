@@ -4,6 +4,7 @@ import { accountRoles, permissions, roles, type Permission } from '../lib/princi
 import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
 import { modelTypes } from '../lib/models/types.ts'
 import { phases } from '../lib/engine/engine.ts'
+import { passwordLength } from '../lib/passwords.ts'
 import { usernamePattern } from '../lib/users.ts'
 
 /** Schemas that more than one route uses; `$id` is their name in the OpenAPI document. */
@@ -60,8 +61,33 @@ export const User = named('User', Type.Object({
   last_login_at: Nullable(Time('When it last logged in'))
 }, { description: 'An account' }))
 
+export const Key = named('Key', Type.Object({
+  id: Type.String(),
+  name: Type.String(),
+  user_id: Type.String(),
+  username: Type.String(),
+  permissions: Permissions,
+  created_at: Time('When it was made'),
+  expires_at: Nullable(Time('When it stops working')),
+  last_used_at: Nullable(Time('When it was last used, to the minute'))
+}, { description: 'An API key, without its secret' }))
+
+export const Session = named('Session', Type.Object({
+  id: Type.String(),
+  address: Type.String({ description: 'Where the login came from' }),
+  user_agent: Type.String(),
+  current: Type.Boolean({ description: 'The one of this request' }),
+  created_at: Time('When the login was'),
+  last_used_at: Time('When its token was last refreshed'),
+  expires_at: Time('When it ends unless it is refreshed')
+}, { description: 'A login' }))
+
 export const Username = Type.String({ pattern: usernamePattern, maxLength: 64, description: 'Letters, digits and . _ - @', examples: ['alice'] })
-export const Password = Type.String({ minLength: 1, maxLength: 1024, description: 'Password', examples: ['correct horse battery staple'] })
+export const Password = Type.String({ minLength: 1, maxLength: passwordLength.maximum, description: 'Password', examples: ['correct horse battery staple'] })
+
+export const NewPassword = Type.String({
+  minLength: passwordLength.minimum, maxLength: passwordLength.maximum, description: 'A new password', examples: ['correct horse battery staple']
+})
 
 export const Job = named('Job', Type.Object({
   id: Type.String({ description: 'UUID version 7' }),
@@ -121,7 +147,7 @@ export const Model = named('Model', Type.Object({
   path: Type.Optional(Type.String({ description: 'For those who may manage models' }))
 }, { description: 'A model file, or several that make one' }))
 
-const shared = [ErrorResponse, Login, Me, User, Job, Model]
+const shared = [ErrorResponse, Login, Me, User, Key, Session, Job, Model]
 
 export function addSchemas (app: FastifyInstance): void {
   for (const schema of shared) app.addSchema(schema)

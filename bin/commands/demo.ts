@@ -43,7 +43,7 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
     }
     rmSync(folder, { recursive: true, force: true })
   }
-  process.once('SIGINT', () => { void stop().then(() => process.exit(exitCodes.ok)) })
+  process.once('SIGINT', () => stop().then(() => process.exit(exitCodes.ok)))
   try {
     const models = join(folder, 'models')
     mkdirSync(models)

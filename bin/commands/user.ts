@@ -3,12 +3,9 @@ import { Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { openAuthDatabase } from '../../lib/auth-database.ts'
-import { dataFolders } from '../../lib/folders.ts'
-import { PasswordHasher } from '../../lib/passwords.ts'
 import { accountRoles, type AccountRole } from '../../lib/principals.ts'
-import { UserStore, type User } from '../../lib/users.ts'
-import { accountOptions, optionsOf, withOptions } from '../command-options.ts'
+import type { User } from '../../lib/users.ts'
+import { accountCommand, findUser, say } from '../account-command.ts'
 
 interface Arguments {
   name: string
@@ -16,82 +13,93 @@ interface Arguments {
   'password-stdin': boolean
 }
 
-const own = ['name', 'role', 'password-stdin', 'admin']
-
-const roleOption = { choices: accountRoles, describe: 'What the account may do' } as const
-const passwordOption = { type: 'boolean', default: false, describe: 'Read the password from standard input instead of asking' } as const
+const own = ['name', 'role', 'password-stdin']
+const role = { choices: accountRoles, describe: 'What the account may do' } as const
 
 /** `user add|list|passwd|role|disable|enable|remove`: accounts, also while the server runs. */
 export const user: CommandModule = {
   command: 'user <action>',
   describe: 'Manage local accounts',
-  builder: yargs => withOptions(yargs, [...accountOptions])
-    .command(action('add <name>', 'Make an account', withPassword(yargs => yargs.option('role', { ...roleOption, default: 'user' })),
-      async (users, argv) => {
-        const password = await readPassword(argv['password-stdin'], `Password for ${argv.name}: `)
+  builder: yargs => yargs
+    .command(accountCommand<Arguments>({
+      command: 'add <name>',
+      describe: 'Make an account',
+      own,
+      builder: yargs => withPassword(yargs).option('role', { ...role, default: 'user' }),
+      work: async ({ users, audit }, argv) => {
+        const password = await readPassword(argv, `Password for ${argv.name}: `)
         const { username, role } = await users.create({ username: argv.name, password, role: argv.role })
+        audit({ event: 'user.create', subject: username, reason: `role ${role}` })
         say(`Made ${role} ${username}.`)
-      }))
-    .command(action('list', 'List the accounts', yargs => yargs, async users => {
-      for (const one of users.list()) say(line(one))
+      }
     }))
-    .command(action('passwd <name>', 'Set a new password; ends the sessions of the account', withPassword(yargs => yargs), async (users, argv) => {
-      const { id } = find(users, argv.name)
-      await users.setPassword(id, await readPassword(argv['password-stdin'], `New password for ${argv.name}: `))
-      say(`Changed the password of ${argv.name}.`)
+    .command(accountCommand({
+      command: 'list',
+      describe: 'List the accounts',
+      work: ({ users }) => users.list().forEach(one => say(line(one)))
     }))
-    .command(action('role <name> <role>', 'Make an account admin or user', yargs => yargs.positional('role', roleOption), async (users, argv) => {
-      say(line(users.setRole(find(users, argv.name).id, argv.role)))
+    .command(accountCommand<Arguments>({
+      command: 'passwd <name>',
+      describe: 'Set a new password; ends the sessions of the account',
+      own,
+      builder: withPassword,
+      work: async ({ users, audit }, argv) => {
+        const { id, username } = findUser(users, argv.name)
+        await users.setPassword(id, await readPassword(argv, `New password for ${username}: `))
+        audit({ event: 'user.password', subject: username })
+        say(`Changed the password of ${username}.`)
+      }
     }))
-    .command(action('disable <name>', 'Lock an account out at once', yargs => yargs, async (users, argv) => {
-      say(line(users.setDisabled(find(users, argv.name).id, true)))
+    .command(accountCommand<Arguments>({
+      command: 'role <name> <role>',
+      describe: 'Make an account admin or user',
+      own,
+      builder: yargs => yargs.positional('role', role),
+      work: ({ users, audit }, argv) => {
+        const changed = users.setRole(findUser(users, argv.name).id, argv.role)
+        audit({ event: 'user.update', subject: changed.username, reason: `role ${changed.role}` })
+        say(line(changed))
+      }
     }))
-    .command(action('enable <name>', 'Let a disabled account in again', yargs => yargs, async (users, argv) => {
-      say(line(users.setDisabled(find(users, argv.name).id, false)))
+    .command(switchCommand('disable', 'Lock an account out at once', true))
+    .command(switchCommand('enable', 'Let a disabled account in again', false))
+    .command(accountCommand<Arguments>({
+      command: 'remove <name>',
+      describe: 'Remove an account with its sessions and keys',
+      own,
+      work: ({ users, audit }, argv) => {
+        const { id, username } = findUser(users, argv.name)
+        users.remove(id)
+        audit({ event: 'user.remove', subject: username })
+        say(`Removed ${username}.`)
+      }
     }))
-    .command(action('remove <name>', 'Remove an account with its sessions and keys', yargs => yargs, async (users, argv) => {
-      users.remove(find(users, argv.name).id)
-      say(`Removed ${argv.name}.`)
-    })),
+    .demandCommand(1, 'Say what to do: user add, list, passwd, role, disable, enable or remove'),
   handler: () => {}
 }
 
-function action (
-  command: string, describe: string, builder: (yargs: Argv) => Argv, work: (users: UserStore, argv: Arguments) => Promise<void>
-): CommandModule {
-  return {
-    command,
+function switchCommand (verb: string, describe: string, disabled: boolean): CommandModule {
+  return accountCommand<Arguments>({
+    command: `${verb} <name>`,
     describe,
-    builder: yargs => withOptions(builder(yargs), [...accountOptions]),
-    handler: async argv => {
-      const database = openAuthDatabase(dataFolders(optionsOf(argv, own)).auth)
-      try {
-        await work(new UserStore(database, new PasswordHasher()), argv as unknown as Arguments)
-      } catch (error) {
-        // A refusal is the answer to what was asked, not a defect.
-        throw 'statusCode' in (error as object) ? new CommandError(exitCodes.failure, (error as Error).message) : error
-      } finally {
-        database.close()
-      }
+    own,
+    work: ({ users, audit }, argv) => {
+      const changed = users.setDisabled(findUser(users, argv.name).id, disabled)
+      audit({ event: 'user.update', subject: changed.username, reason: verb })
+      say(line(changed))
     }
-  }
+  })
 }
 
-function withPassword (builder: (yargs: Argv) => Argv): (yargs: Argv) => Argv {
-  return yargs => builder(yargs).option('password-stdin', passwordOption)
-}
-
-function find (users: UserStore, name: string): User {
-  const found = users.find(name) ?? users.find(name, 'unix') ?? users.find(name, 'pam')
-  if (found === undefined) throw new CommandError(exitCodes.failure, `There is no user ${name}; "user list" shows all.`)
-  return found
+function withPassword (yargs: Argv): Argv {
+  return yargs.option('password-stdin', { type: 'boolean', default: false, describe: 'Read the password from standard input instead of asking' })
 }
 
 function line ({ username, role, source, disabled, last_login_at: lastLogin }: User): string {
-  return `${username}\t${role}\t${source}${disabled ? '\tdisabled' : ''}\t${lastLogin === null ? 'never logged in' : `last login ${lastLogin}`}`
+  return [username, role, source, disabled ? 'disabled' : 'enabled', lastLogin === null ? 'never logged in' : `last login ${lastLogin}`].join('\t')
 }
 
-async function readPassword (fromStdin: boolean, prompt: string): Promise<string> {
+async function readPassword ({ 'password-stdin': fromStdin }: Arguments, prompt: string): Promise<string> {
   if (fromStdin) return (await text(process.stdin)).replace(/\r?\n$/, '')
   if (!process.stdin.isTTY) {
     throw new CommandError(exitCodes.usage, 'There is no terminal to ask for the password; pipe it in with --password-stdin')
@@ -106,8 +114,4 @@ async function readPassword (fromStdin: boolean, prompt: string): Promise<string
     terminal.close()
     process.stderr.write('\n')
   }
-}
-
-function say (message: string): void {
-  process.stdout.write(`${message}\n`)
 }

@@ -1,0 +1,62 @@
+import type { Argv, CommandModule } from 'yargs'
+import { CommandError, exitCodes } from '../errors.ts'
+import { ApiKeyStore } from '../lib/api-keys.ts'
+import { AuditLog, type AuditEntry } from '../lib/audit.ts'
+import { openAuthDatabase } from '../lib/auth-database.ts'
+import { dataFolders } from '../lib/folders.ts'
+import { PasswordHasher } from '../lib/passwords.ts'
+import { UserStore, type User } from '../lib/users.ts'
+import { accountOptions, optionsOf, withOptions } from './command-options.ts'
+
+/** The stores that a command works on, while the server may have them open too. */
+export interface Accounts {
+  users: UserStore
+  keys: ApiKeyStore
+  log: AuditLog
+  /** Records what the command did; its actor is whoever may run it on this machine. */
+  audit: (entry: Pick<AuditEntry, 'event' | 'subject' | 'reason'>) => void
+}
+
+interface AccountCommand<Arguments> {
+  command: string
+  describe: string
+  /** Names of the arguments that are no options of the server. */
+  own?: string[]
+  builder?: (yargs: Argv) => Argv
+  work: (accounts: Accounts, argv: Arguments) => void | Promise<void>
+}
+
+/** A command that opens the account database of --auth-data-dir, works on it and closes it. */
+export function accountCommand<Arguments> (
+  { command, describe, own = [], builder = yargs => yargs, work }: AccountCommand<Arguments>
+): CommandModule {
+  return {
+    command,
+    describe,
+    builder: yargs => withOptions(builder(yargs), [...accountOptions]),
+    handler: async argv => {
+      const database = openAuthDatabase(dataFolders(optionsOf(argv, own)).auth)
+      const log = new AuditLog(database)
+      const audit: Accounts['audit'] = entry => log.record({ ...entry, outcome: 'success', actor: '(command line)' })
+      try {
+        await work({ users: new UserStore(database, new PasswordHasher()), keys: new ApiKeyStore(database), log, audit }, argv as Arguments)
+      } catch (error) {
+        // A refusal is the answer to what was asked, not a defect.
+        throw 'statusCode' in (error as object) ? new CommandError(exitCodes.failure, (error as Error).message) : error
+      } finally {
+        database.close()
+      }
+    }
+  }
+}
+
+/** @throws {CommandError} when there is no account of that name, local or of the system */
+export function findUser (users: UserStore, name: string): User {
+  const found = users.find(name) ?? users.find(name, 'unix') ?? users.find(name, 'pam')
+  if (found === undefined) throw new CommandError(exitCodes.failure, `There is no user ${JSON.stringify(name)}; "user list" shows all.`)
+  return found
+}
+
+export function say (message: string): void {
+  process.stdout.write(`${message}\n`)
+}

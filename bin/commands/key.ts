@@ -1,0 +1,84 @@
+import type { CommandModule } from 'yargs'
+import { CommandError, exitCodes } from '../../errors.ts'
+import { permissions, type Permission } from '../../lib/principals.ts'
+import { accountCommand, findUser, say } from '../account-command.ts'
+
+interface Arguments {
+  user?: string
+  name: string
+  permissions?: string
+  expires?: string
+  id: string
+}
+
+const own = ['user', 'name', 'permissions', 'expires', 'id']
+
+/** `key create|list|revoke`: API keys, also while the server runs. */
+export const key: CommandModule = {
+  command: 'key <action>',
+  describe: 'Manage API keys',
+  builder: yargs => yargs
+    .command(accountCommand<Arguments & { user: string }>({
+      command: 'create',
+      describe: 'Make an API key and print it, alone, on standard output; it is not shown again',
+      own,
+      builder: yargs => yargs
+        .option('user', { type: 'string', demandOption: true, requiresArg: true, describe: 'Whose key it is' })
+        .option('name', { type: 'string', default: 'key', requiresArg: true, describe: 'What it is for' })
+        .option('permissions', { type: 'string', requiresArg: true, describe: `What it may do, all of its owner when left out (${permissions.join(', ')})` })
+        .option('expires', { type: 'string', requiresArg: true, describe: 'When it stops working: 30d, 12h or a date; never when left out' }),
+      work: ({ users, keys, audit }, argv) => {
+        const { id: userId, username, role } = findUser(users, argv.user)
+        const created = keys.create({
+          userId, role, name: argv.name.slice(0, 64), permissions: readPermissions(argv.permissions), expiresAt: readExpiry(argv.expires)
+        })
+        audit({ event: 'key.create', subject: created.id, reason: `${argv.name}, for ${username}: ${created.permissions.join(' ')}` })
+        say(created.key)
+      }
+    }))
+    .command(accountCommand<Arguments>({
+      command: 'list',
+      describe: 'List the API keys',
+      own,
+      builder: yargs => yargs.option('user', { type: 'string', requiresArg: true, describe: 'Only the keys of this account' }),
+      work: ({ users, keys }, argv) => {
+        for (const one of keys.list(argv.user === undefined ? undefined : findUser(users, argv.user).id)) {
+          say([one.id, one.username, one.name, one.permissions.join(','), `expires ${one.expires_at ?? 'never'}`, `last used ${one.last_used_at ?? 'never'}`].join('\t'))
+        }
+      }
+    }))
+    .command(accountCommand<Arguments>({
+      command: 'revoke <id>',
+      describe: 'Revoke an API key; it stops working at once',
+      own,
+      work: ({ keys, audit }, argv) => {
+        keys.revoke(argv.id)
+        audit({ event: 'key.revoke', subject: argv.id })
+        say(`Revoked ${argv.id}.`)
+      }
+    }))
+    .demandCommand(1, 'Say what to do: key create, list or revoke'),
+  handler: () => {}
+}
+
+function readPermissions (text: string | undefined): Permission[] | undefined {
+  return text?.split(',').map(word => {
+    const permission = permissions.find(one => one === word.trim())
+    if (permission === undefined) throw usage(`Expected some of ${permissions.join(', ')} for --permissions but received ${JSON.stringify(text)}`)
+    return permission
+  })
+}
+
+const units: Record<string, number> = { h: 3_600_000, d: 86_400_000 }
+
+function readExpiry (text: string | undefined): number | undefined {
+  if (text === undefined) return undefined
+  const [, count, unit] = /^(\d{1,5})([hd])$/.exec(text) ?? []
+  const time = unit === undefined ? Date.parse(text) : Date.now() + Number(count) * units[unit]!
+  if (!(time > Date.now())) throw usage(`Expected hours (12h), days (30d) or a date in the future for --expires but received ${JSON.stringify(text)}`)
+  return time
+}
+
+function usage (message: string): CommandError {
+  return new CommandError(exitCodes.usage, message)
+}

@@ -1,0 +1,66 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { FastifyRequest } from 'fastify'
+import { Type } from 'typebox'
+import { apiError } from '../errors.ts'
+import { permissions, type AccountRole } from '../lib/principals.ts'
+import { Key, Named, None, OneOf } from './schemas.ts'
+
+const tags = ['authentication']
+const config = { needsAccount: true } as const
+
+/** Whoever manages users may see and revoke every key; everybody else their own. */
+function keysOf ({ principal }: FastifyRequest): string | undefined {
+  return principal.permissions.includes('users:manage') ? undefined : principal.id
+}
+
+const routes: FastifyPluginAsyncTypebox = async (app) => {
+  app.get('/', {
+    config,
+    schema: { operationId: 'listKeys', tags, summary: 'List your API keys; administrators see all', response: { 200: Type.Object({ keys: Type.Array(Named(Key)) }) } }
+  }, async request => ({ keys: app.keys.list(keysOf(request)) }))
+
+  app.post('/', {
+    config,
+    schema: {
+      operationId: 'createKey',
+      tags,
+      summary: 'Make an API key of your account',
+      description: 'The key is in this answer and never shown again. It can do no more than its owner.',
+      body: Type.Object({
+        name: Type.String({ minLength: 1, maxLength: 64, pattern: '^[^\\p{Cc}]+$', description: 'What it is for', examples: ['laptop'] }),
+        permissions: Type.Optional(Type.Array(OneOf(permissions), { maxItems: permissions.length, description: 'All of the owner when absent' })),
+        expires_at: Type.Optional(Type.String({ format: 'date-time', maxLength: 40, description: 'Never when absent' }))
+      }, { additionalProperties: false }),
+      response: { 201: Type.Intersect([Named(Key), Type.Object({ key: Type.String({ description: 'Shown this once' }) })], { description: 'The key was made' }) }
+    }
+  }, async (request, reply) => {
+    const { id, role, via, permissions: held } = request.principal
+    if (via !== 'jwt' && via !== 'api-key') throw apiError('SDR_FORBIDDEN', 'API keys belong to accounts; log in first.')
+    const { name, permissions: wanted = held, expires_at: expiry } = request.body
+    // A narrow key must not be able to make itself a wide one.
+    const excess = wanted.filter(permission => !held.includes(permission))
+    if (excess.length > 0) throw apiError('SDR_FORBIDDEN', `A key cannot have more permissions than who makes it; missing ${excess.join(', ')}.`)
+    const key = app.keys.create({
+      userId: id, role: role as AccountRole, name, permissions: wanted, expiresAt: expiry === undefined ? undefined : Date.parse(expiry)
+    })
+    app.audit(request, { event: 'key.create', subject: key.id, reason: `${name}: ${key.permissions.join(' ')}` })
+    return reply.code(201).send(key)
+  })
+
+  app.delete('/:id', {
+    config,
+    schema: {
+      operationId: 'revokeKey',
+      tags,
+      summary: 'Revoke an API key; it stops working at once',
+      params: Type.Object({ id: Type.String({ pattern: '^[0-9a-f]{16}$', description: 'Id of the key' }) }),
+      response: { 204: None }
+    }
+  }, async (request, reply) => {
+    app.keys.revoke(request.params.id, keysOf(request))
+    app.audit(request, { event: 'key.revoke', subject: request.params.id })
+    return reply.code(204).send(null)
+  })
+}
+
+export default routes

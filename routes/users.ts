@@ -1,0 +1,80 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from 'typebox'
+import { accountRoles } from '../lib/principals.ts'
+import { Named, NewPassword, None, OneOf, User, Username } from './schemas.ts'
+
+const tags = ['users']
+const config = { permission: 'users:manage', needsAccount: true } as const
+
+const UserId = Type.Object({ id: Type.String({ format: 'uuid', description: 'Id of the account' }) })
+
+const routes: FastifyPluginAsyncTypebox = async (app) => {
+  app.get('/', {
+    config,
+    schema: { operationId: 'listUsers', tags, summary: 'List the accounts', response: { 200: Type.Object({ users: Type.Array(Named(User)) }) } }
+  }, async () => ({ users: app.users.list() }))
+
+  app.post('/', {
+    config,
+    schema: {
+      operationId: 'createUser',
+      tags,
+      summary: 'Make an account',
+      body: Type.Object({
+        username: Username,
+        password: NewPassword,
+        role: Type.Optional(OneOf(accountRoles, { default: 'user' }))
+      }, { additionalProperties: false }),
+      response: { 201: Named(User, 'The account was made') }
+    }
+  }, async (request, reply) => {
+    const { username, password, role = 'user' } = request.body
+    const user = await app.users.create({ username, password, role })
+    app.audit(request, { event: 'user.create', subject: username, reason: `role ${role}` })
+    return reply.code(201).header('location', `/api/users/${user.id}`).send(user)
+  })
+
+  app.get('/:id', {
+    config,
+    schema: { operationId: 'getUser', tags, summary: 'Get an account', params: UserId, response: { 200: Named(User) } }
+  }, async request => app.users.get(request.params.id))
+
+  app.patch('/:id', {
+    config,
+    schema: {
+      operationId: 'updateUser',
+      tags,
+      summary: 'Change the role of an account, disable it, enable it, or give it a new password',
+      description: 'A new password and disabling end the sessions of the account at once. The last administrator stays one.',
+      params: UserId,
+      body: Type.Object({
+        role: Type.Optional(OneOf(accountRoles)),
+        disabled: Type.Optional(Type.Boolean()),
+        password: Type.Optional(NewPassword)
+      }, { additionalProperties: false, minProperties: 1 }),
+      response: { 200: Named(User) }
+    }
+  }, async request => {
+    const { id } = request.params
+    const { role, disabled, password } = request.body
+    const { username } = app.users.get(id)
+    if (password !== undefined) await app.users.setPassword(id, password)
+    if (role !== undefined) app.users.setRole(id, role)
+    if (disabled !== undefined) app.users.setDisabled(id, disabled)
+    const changed = Object.keys(request.body).map(field => field === 'password' ? field : `${field} ${String(request.body[field as 'role'])}`)
+    app.audit(request, { event: 'user.update', subject: username, reason: changed.join(', ') })
+    return app.users.get(id)
+  })
+
+  app.delete('/:id', {
+    config,
+    schema: { operationId: 'deleteUser', tags, summary: 'Remove an account with its sessions and keys', params: UserId, response: { 204: None } }
+  }, async (request, reply) => {
+    const { username } = app.users.get(request.params.id)
+    app.users.remove(request.params.id)
+    app.audit(request, { event: 'user.remove', subject: username })
+    return reply.code(204).send(null)
+  })
+}
+
+export default routes

@@ -1,0 +1,44 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { errorTable, exitCodes } from '../errors.ts'
+import { environmentName, optionTable, type OptionName } from '../lib/options.ts'
+import { packageRoot } from '../lib/package-root.ts'
+
+/** Tables in the docs stand between two markers and are made from the code; UPDATE_DOCS=1 writes them anew. */
+function checkTable (t: Test, file: string, name: string, lines: string[]): void {
+  const path = join(packageRoot, file)
+  const text = readFileSync(path, 'utf8')
+  const [begin, end] = [`<!-- ${name} -->`, `<!-- end of ${name} -->`]
+  const from = text.indexOf(begin)
+  const to = text.indexOf(end)
+  if (from === -1 || to === -1) return t.fail(`${file} has no table "${name}"`)
+  const wanted = `${begin}\n${lines.join('\n')}\n`
+  if (process.env.UPDATE_DOCS === '1') writeFileSync(path, text.slice(0, from) + wanted + text.slice(to))
+  else t.equal(text.slice(from, to), wanted, `${file} lists ${name} as the code has them`)
+}
+
+const cell = (text: string) => text.replaceAll('|', '\\|')
+
+t.test('docs/errors.md lists every error and exit code', async t => {
+  checkTable(t, 'docs/errors.md', 'error codes', [
+    '| code | status | message |', '| --- | --- | --- |',
+    ...Object.entries(errorTable).map(([code, [status, message]]) => `| \`${code}\` | ${status} | ${cell(message)} |`)
+  ])
+  checkTable(t, 'docs/errors.md', 'exit codes', [
+    '| name | code |', '| --- | --- |', ...Object.entries(exitCodes).map(([name, code]) => `| ${name} | ${code} |`)
+  ])
+})
+
+t.test('docs/configuration.md lists every option', async t => {
+  checkTable(t, 'docs/configuration.md', 'options', [
+    '| option | environment | default | what |', '| --- | --- | --- | --- |',
+    ...(Object.keys(optionTable) as OptionName[]).map(name => {
+      const definition = optionTable[name]
+      const standard = 'default' in definition ? String(definition.default) : ''
+      const choices = 'choices' in definition ? ` (${definition.choices.join(', ')})` : ''
+      const range = 'minimum' in definition ? ` (${definition.minimum}…${definition.maximum})` : ''
+      return `| \`--${name}\` | \`${environmentName(name)}\` | ${standard === '' ? '' : `\`${standard}\``} | ${cell(definition.describe)}${choices}${range} |`
+    })
+  ])
+})

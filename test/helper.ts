@@ -1,0 +1,58 @@
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from 'fastify'
+import type { Test } from 'tap'
+import { buildApp } from '../app.ts'
+import type { ErrorCode } from '../errors.ts'
+import { resolveOptions, type Options } from '../lib/options.ts'
+import type { AccountRole } from '../lib/principals.ts'
+import { writeCheckpoint } from './fixtures/checkpoints.ts'
+
+/** Log₂ of scrypt's N in tests: the algorithm is the same, only the waiting is shorter. */
+export const testPasswordCost = 10
+
+export const password = 'correct horse battery staple'
+
+/** A folder for one test, removed afterwards, with `models/minit2i.safetensors` in it when `models` is asked for. */
+export function workspace (t: Test, { models = true } = {}): { folder: string, models: string, data: string } {
+  const folder = mkdtempSync(join(tmpdir(), 'sdrest-test-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  const paths = { folder, models: join(folder, 'models'), data: join(folder, 'data') }
+  mkdirSync(paths.models)
+  if (models) writeCheckpoint('minit2i', join(paths.models, 'minit2i.safetensors'))
+  return paths
+}
+
+/** Builds the real application on a folder of its own. */
+export async function build (t: Test, options: Partial<Record<string, unknown>> = {}, { models = true } = {}): Promise<FastifyInstance> {
+  const { models: modelsDir, data } = workspace(t, { models })
+  const app = await buildApp(testOptions({ 'models-dir': [modelsDir], 'data-dir': data, ...options }), { passwordCost: testPasswordCost })
+  t.teardown(() => app.close())
+  await app.ready()
+  return app
+}
+
+export function testOptions (options: Record<string, unknown>): Options {
+  return resolveOptions({ commandLine: { threads: '1', engine: 'portable', 'shutdown-timeout': '5', ...options } })
+}
+
+/** Makes an account and logs it in; the returned function sends requests as that account. */
+export async function as (app: FastifyInstance, username: string, role: AccountRole = 'user') {
+  if (app.users.find(username) === undefined) await app.users.create({ username, password, role })
+  const { token, refresh_token: refreshToken, user } = (await app.inject({
+    method: 'POST', url: '/api/auth/login', body: { username, password }
+  })).json<{ token: string, refresh_token: string, user: { id: string } }>()
+  const send = (request: InjectOptions | string) => app.inject(withHeaders(request, { authorization: `Bearer ${token}` }))
+  return Object.assign(send, { token, refreshToken, id: user.id })
+}
+
+function withHeaders (request: InjectOptions | string, headers: Record<string, string>): InjectOptions {
+  return typeof request === 'string' ? { url: request, headers } : { ...request, headers: { ...headers, ...request.headers } }
+}
+
+/** Checks status, code and shape of an error. */
+export function expectError (t: Test, response: LightMyRequestResponse, status: number, code: ErrorCode, message?: RegExp): void {
+  t.equal(response.statusCode, status, response.body)
+  t.match(response.json(), { error: { code, message: message ?? String, request_id: String } })
+}

@@ -1,0 +1,101 @@
+import { statSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { readablePattern } from '../../lib/public-paths.ts'
+import { as, build, expectError, password } from '../helper.ts'
+
+t.test('with --auth jwt only health, status, login and refresh are public', async t => {
+  const app = await build(t, { auth: 'jwt' })
+  t.same([...app.publicRoutes].map(readablePattern).sort(), [
+    'GET /api/health', 'GET /api/status', 'POST /api/auth/login', 'POST /api/auth/refresh'
+  ])
+  const document = app.swagger() as unknown as { paths: Record<string, Record<string, { security?: object[], operationId: string }>> }
+  for (const [path, operations] of Object.entries(document.paths)) {
+    for (const [method, { security, operationId }] of Object.entries(operations)) {
+      const url = path.replace(/\{\w+\}/g, '0190b5a0-0000-7000-8000-000000000000')
+      const response = await app.inject({ method: method.toUpperCase() as 'GET', url })
+      const isPublic = app.publicRoutes.has(`${method.toUpperCase()} ${path.replace(/\{(\w+)\}/g, ':$1')}`)
+      t.equal(response.statusCode === 401 && response.json().error.code === 'SDR_UNAUTHENTICATED', !isPublic, `${method} ${path}`)
+      t.equal(security !== undefined && security.length === 0, isPublic, `the document says so of ${operationId}`)
+    }
+  }
+
+  for (const url of ['/', '/api', '/api/nothing', '/api/docs', '/api/docs/static/index.html', '/api/openapi.json', '/robots.txt']) {
+    const response = await app.inject(url)
+    expectError(t, response, 401, 'SDR_UNAUTHENTICATED')
+    t.match(response.headers['www-authenticate'], /^Bearer/)
+  }
+  expectError(t, await app.inject({ method: 'PUT', url: '/api/health' }), 401, 'SDR_UNAUTHENTICATED')
+  t.equal((await app.inject({ method: 'HEAD', url: '/api/health' })).statusCode, 200, 'HEAD follows GET')
+  t.equal((await app.inject({ method: 'HEAD', url: '/api/models' })).statusCode, 401)
+  t.match((await app.inject('/api/health')).json(), { status: 'ok', timestamp: String, version: String })
+  t.notOk('device' in (await app.inject('/api/status')).json().engine, 'strangers see no details')
+})
+
+t.test('login, me, validate, refresh, logout', async t => {
+  const app = await build(t, { auth: 'jwt' })
+  const alice = await as(app, 'alice', 'admin')
+  t.match((await alice('/api/auth/me')).json(), { username: 'alice', role: 'admin', via: 'jwt' })
+  t.equal((await alice('/api/auth/validate')).statusCode, 200)
+  t.equal((await alice('/api/models')).statusCode, 200)
+  t.type((await alice('/api/status')).json().engine.device, 'string')
+  expectError(t, await alice('/api/nothing'), 404, 'SDR_NOT_FOUND')
+
+  const refreshed = await app.inject({ method: 'POST', url: '/api/auth/refresh', body: { refresh_token: alice.refreshToken } })
+  t.match(refreshed.json(), { token: String, token_type: 'Bearer', expires_at: String, refresh_token: String, user: { username: 'alice' } })
+  const { token } = refreshed.json<{ token: string }>()
+  const reused = await app.inject({ method: 'POST', url: '/api/auth/refresh', body: { refresh_token: alice.refreshToken } })
+  expectError(t, reused, 401, 'SDR_INVALID_TOKEN', /used before/)
+  expectError(t, await app.inject({ url: '/api/models', headers: { authorization: `Bearer ${token}` } }), 401, 'SDR_INVALID_TOKEN', /session .* ended/)
+
+  const again = await as(app, 'alice')
+  t.equal((await again({ method: 'POST', url: '/api/auth/logout' })).statusCode, 204)
+  expectError(t, await again('/api/models'), 401, 'SDR_INVALID_TOKEN')
+  expectError(t, await app.inject({ method: 'POST', url: '/api/auth/refresh', body: { refresh_token: again.refreshToken } }), 401, 'SDR_INVALID_TOKEN')
+
+  const wrong = await app.inject({ method: 'POST', url: '/api/auth/login', body: { username: 'alice', password: 'wrong' } })
+  const unknown = await app.inject({ method: 'POST', url: '/api/auth/login', body: { username: 'nobody', password: 'wrong' } })
+  expectError(t, wrong, 401, 'SDR_INVALID_CREDENTIALS')
+  t.equal(wrong.json().error.message, unknown.json().error.message, 'the answer does not tell which names exist')
+
+  const stale = { authorization: 'Bearer stale.stale.stale' }
+  t.equal((await app.inject({ method: 'POST', url: '/api/auth/login', headers: stale, body: { username: 'alice', password } })).statusCode, 200)
+  expectError(t, await app.inject({ url: '/api/health', headers: stale }), 401, 'SDR_INVALID_TOKEN')
+})
+
+t.test('a session survives a restart, and files are for their owner only', async t => {
+  const app = await build(t, { auth: 'jwt' })
+  const { token } = await as(app, 'alice')
+  const { folders, config } = app
+  await app.close()
+  const { buildApp } = await import('../../app.ts')
+  const next = await buildApp(config)
+  t.teardown(() => next.close())
+  t.equal((await next.inject({ url: '/api/models', headers: { authorization: `Bearer ${token}` } })).statusCode, 200)
+  for (const [file, mode] of [['', 0o700], ['auth.db', 0o600], ['jwt-secret', 0o600]] as const) {
+    t.equal(statSync(join(folders.auth, file)).mode & 0o777, mode, file)
+  }
+})
+
+t.test('--public-paths opens and closes what it names', async t => {
+  const app = await build(t, { auth: 'jwt', 'public-paths': '/api/models,/api/docs,!/api/status,POST:/api/models/refresh' })
+  t.equal((await app.inject('/api/models')).statusCode, 200)
+  t.equal((await app.inject('/api/models/types')).statusCode, 200)
+  t.equal((await app.inject('/api/docs/static/index.html')).statusCode, 200)
+  t.equal((await app.inject({ method: 'POST', url: '/api/models/refresh' })).statusCode, 200)
+  expectError(t, await app.inject('/api/status'), 401, 'SDR_UNAUTHENTICATED')
+  expectError(t, await app.inject('/api/samplers'), 401, 'SDR_UNAUTHENTICATED')
+  t.notOk('path' in (await app.inject('/api/models/directories')).json().directories[0], 'strangers do not see where files lie')
+
+  await t.rejects(build(t, { auth: 'jwt', 'public-paths': '/api/model' }), { exitCode: 2, message: /nearest is "\/api\/models"/ })
+})
+
+t.test('--auth none lets everybody in, but not under a foreign host name', async t => {
+  const app = await build(t)
+  t.match((await app.inject('/api/auth/me')).json(), { username: 'operator', role: 'admin', via: 'none' })
+  expectError(t, await app.inject('/api/nothing'), 404, 'SDR_NOT_FOUND')
+  expectError(t, await app.inject({ url: '/api/models', headers: { host: 'rebound.example' } }), 421, 'SDR_HOST_NOT_ALLOWED')
+  t.equal((await app.inject({ url: '/api/models', headers: { host: '127.0.0.1:8080' } })).statusCode, 200)
+  t.equal((await app.inject({ url: '/api/models', headers: { host: '[::1]:8080' } })).statusCode, 200)
+  expectError(t, await app.inject({ method: 'POST', url: '/api/auth/login', body: { username: 'a', password: 'b' } }), 409, 'SDR_CONFLICT')
+})
