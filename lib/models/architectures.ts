@@ -40,6 +40,8 @@ export interface Architecture {
   prediction?: 'eps' | 'v' | 'flow'
   /** Files that a bare diffusion model of this family needs beside it. */
   parts: readonly Part[]
+  /** It makes videos, which the engine refuses to make single images with. */
+  video?: true
 }
 
 const unetLimits: ImageLimits = { min_side: 64, max_side: 2048, multiple_of: 8, square_only: false }
@@ -126,7 +128,8 @@ export const architectures = {
     defaults: { width: 832, height: 480, steps: 20, cfg_scale: 6, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['t5xxl', 'vae']
+    parts: ['t5xxl', 'vae'],
+    video: true
   },
   minit2i: {
     title: 'MiniT2I',

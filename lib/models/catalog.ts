@@ -1,16 +1,18 @@
 import { EventEmitter } from 'node:events'
-import { realpath } from 'node:fs/promises'
+import { lstat, realpath } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { apiError } from '../../errors.ts'
 import type { ModelFiles } from '../engine/engine.ts'
 import { nearest } from '../nearest.ts'
 import { type Part, architectureOf } from './architectures.ts'
 import { readBundle } from './bundle.ts'
+import { type HashOptions, hashFile } from './hash.ts'
 import { ModelFileError } from './header.ts'
 import { type Model, failedBundle, modelOfBundle, modelOfFile } from './model.ts'
 import { loadScanCache, saveScanCache } from './scan-cache.ts'
 import { type ScanCache, type ScanResult, type ScanRoot, type ScanWarning, type ScannedFile, isInside, scanModels } from './scan.ts'
 import { type ModelType, drawingTypes, modelTypes } from './types.ts'
+import { FolderWatcher } from './watch.ts'
 
 export interface CatalogOptions {
   roots: readonly ScanRoot[]
@@ -60,15 +62,17 @@ const cursorLength = 2048
 
 /**
  * The models below the configured folders. It knows them after the first `refresh()`; every method that answers
- * without waiting answers from memory. Emits `changed` with a `RefreshResult` when a refresh found a difference.
+ * without waiting answers from memory. Emits `changed` when a refresh found a difference, and `error` when one that
+ * was started by a change in the folders failed.
  */
-export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult] }> {
+export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error: [unknown] }> {
   readonly #roots: readonly ScanRoot[]
   readonly #cacheFile: string | undefined
   #cache: ScanCache | undefined
   #models = new Map<string, Model>()
   #scan: ScanResult = { files: [], warnings: [], roots: [], folders: [], cacheChanged: false }
   #refreshing: Promise<RefreshResult> | undefined
+  #watcher: FolderWatcher | undefined
 
   constructor ({ roots, cacheFile }: CatalogOptions) {
     super()
@@ -82,6 +86,31 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult] }> {
     return this.#refreshing
   }
 
+  /** Refreshes by itself when something changes in the folders, until `close()`. */
+  watch (): void {
+    this.#watcher ??= new FolderWatcher(() => {
+      // A scan that runs now may have passed the changed folder already, so another one follows it.
+      Promise.resolve(this.#refreshing).then(() => this.refresh()).catch((error: unknown) => this.emit('error', error))
+    })
+    this.#followFolders()
+  }
+
+  close (): void {
+    this.#watcher?.close()
+    this.#watcher = undefined
+  }
+
+  #followFolders (): void {
+    const missing = this.#watcher?.follow(this.#scan.folders) ?? 0
+    if (missing === 0) return
+    this.#warn(this.#roots[0]?.path ?? '', `${missing} folders can't be watched: changes in them are seen after a refresh. ` +
+      'Raise fs.inotify.max_user_watches, or keep fewer folders.')
+  }
+
+  #warn (path: string, message: string): void {
+    this.#scan.warnings.push({ path, message })
+  }
+
   async #refresh (): Promise<RefreshResult> {
     const start = performance.now()
     const firstTime = this.#cache === undefined
@@ -91,6 +120,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult] }> {
     const { added, removed, changed } = compareModels(this.#models, models)
     this.#scan = scan
     this.#models = models
+    this.#followFolders()
     if (this.#cacheFile !== undefined && scan.cacheChanged) await this.#save(this.#cacheFile)
     const result = {
       models: models.size, added, removed, changed, duration_ms: Math.round(performance.now() - start), warnings: scan.warnings
@@ -103,7 +133,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult] }> {
     try {
       await saveScanCache(cacheFile, this.#cache!)
     } catch (error) {
-      this.#scan.warnings.push({ path: cacheFile, message: `The cache of the models can't be written: ${(error as Error).message}. Starts will be slower.` })
+      this.#warn(cacheFile, `The cache of the models can't be written: ${(error as Error).message}. Starts will be slower.`)
     }
   }
 
@@ -216,6 +246,25 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult] }> {
     const files: ModelFiles = {}
     for (const [part, path] of Object.entries(partsOf(model))) files[part as keyof ModelFiles] = await this.#checked(model, path)
     return files
+  }
+
+  /**
+   * SHA-256 of a model's file, remembered until the file changes.
+   * @throws what `hashFile` throws; API errors: SDR_UNSUPPORTED_MODEL for a bundle, which is no single file,
+   * SDR_CONFLICT when the file changed meanwhile.
+   */
+  async hash (model: Model, options: HashOptions = {}): Promise<string> {
+    if (model.format === 'bundle') throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is made of several files; ask for the hash of each.`)
+    if (model.sha256 !== undefined) return model.sha256
+    const sha256 = await hashFile(await this.path(model), options)
+    const { mtimeMs, size } = await lstat(model.path)
+    const known = this.#cache?.get(model.path)
+    if (known === undefined || mtimeMs !== known.modified || size !== known.size) {
+      throw apiError('SDR_CONFLICT', `The file of ${model.id} changed meanwhile. Refresh the models and ask again.`)
+    }
+    model.sha256 = known.sha256 = sha256
+    if (this.#cacheFile !== undefined) await this.#save(this.#cacheFile)
+    return sha256
   }
 
   async #checked (model: Model, path: string): Promise<string> {

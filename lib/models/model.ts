@@ -1,9 +1,8 @@
-import type { Architecture, ImageDefaults, ImageLimits } from './architectures.ts'
-import { architectureOf, defaultsOf } from './architectures.ts'
+import { type ImageDefaults, type ImageLimits, architectureOf, defaultsOf } from './architectures.ts'
 import type { Bundle, BundlePart } from './bundle.ts'
 import type { Summary } from './inspect.ts'
 import type { ScannedFile } from './scan.ts'
-import type { ModelType } from './types.ts'
+import { type ModelType, drawingTypes } from './types.ts'
 
 /** A model as the server knows it. Only `describe` decides what of it leaves the server. */
 export interface Model {
@@ -27,6 +26,8 @@ export interface Model {
   /** What a request that leaves these out gets. */
   defaults?: Partial<ImageDefaults>
   limits?: ImageLimits
+  /** Known when it was asked for since the file changed last. */
+  sha256?: string
   /** Real path. */
   path: string
   /** Real paths of the parts of a bundle. */
@@ -52,6 +53,7 @@ export interface ModelDescription {
   error: string | null
   defaults: Partial<ImageDefaults> | null
   limits: ImageLimits | null
+  sha256: string | null
   trigger_words: string[]
   metadata: Record<string, string>
   /** For administrators. */
@@ -78,6 +80,7 @@ export function describe (model: Model, { admin = false }: { admin?: boolean } =
     error: model.error ?? null,
     defaults: model.defaults ?? null,
     limits: model.limits ?? null,
+    sha256: model.sha256 ?? null,
     trigger_words: summary?.trigger_words ?? [],
     metadata: summary?.metadata ?? {},
     ...(admin ? { path: model.path } : {})
@@ -86,13 +89,20 @@ export function describe (model: Model, { admin = false }: { admin?: boolean } =
 
 /** Makes the entry of a single file; its type is what the header proves, else what the folder says. */
 export function modelOfFile (file: ScannedFile): Omit<Model, 'id'> {
-  const { format, size, modified, path, relative, content } = file
+  const { format, size, modified, path, relative, content, sha256 } = file
   const summary = content !== undefined && 'type' in content ? content : undefined
   const proven = summary === undefined || summary.type === 'unknown' ? undefined : summary.type
   const type = proven ?? file.folderType ?? 'unknown'
-  return {
-    type, name: nameOf(relative), format, size, modified, path, ...knowledge(type, summary), ...(summary === undefined ? content : {})
-  }
+  const model = { type, name: nameOf(relative), format, size, modified, path, sha256, ...knowledge(type, summary) }
+  return summary === undefined ? { ...model, ...content } : { ...model, error: unusable(relative, type, summary) }
+}
+
+/** Why a file with a good header can't be used all the same. */
+function unusable (relative: string, type: ModelType, { architecture }: Summary): string | undefined {
+  const split = /-0*(\d{1,5})-of-0*(\d{1,5})\.[^.]+$/.exec(relative)
+  if (split !== null) return `This is part ${split[1]} of ${split[2]} of a split model. Merge the parts into one file, or download it in one.`
+  const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined
+  if (known?.video === true) return `${known.title} makes videos; this server makes images.`
 }
 
 /** Makes the entry of a bundle; what it is, its main part says. */
@@ -119,7 +129,7 @@ export function failedBundle ({ relative, size, modified, path }: ScannedFile, e
 
 function knowledge (type: ModelType, summary: Summary | undefined): Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'> {
   const architecture = summary?.architecture ?? null
-  const known: Architecture | undefined = type === 'checkpoint' || type === 'diffusion' ? architectureOf(architecture) : undefined
+  const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined
   if (known === undefined) return { architecture, summary }
   return { architecture, summary, defaults: defaultsOf(architecture, summary?.variant), limits: known.limits }
 }

@@ -33,7 +33,8 @@ export async function readHeader (path: string): Promise<Header> {
   return await withFile(path, async source => await readHeaderOf(source, formatOfName(path)))
 }
 
-async function readHeaderOf (source: Source, named: FileFormat | undefined): Promise<Header> {
+/** The same for bytes that are open already; `named` is what the file's name promises. */
+export async function readHeaderOf (source: Source, named?: FileFormat): Promise<Header> {
   const start = await source.read(0, Math.min(source.size, named === 'pickle' ? magicLength : firstRead))
   if (looksLikePickle(start)) throw new ModelFileError(pickleReason, { blocked: true })
   if (named === 'pickle') {

@@ -37,6 +37,7 @@ const CacheFile = Type.Object({
     modified: Type.Number(),
     size: Type.Number(),
     inode: Type.Number(),
+    sha256: Type.Optional(Type.String({ pattern: '^[0-9a-f]{64}$' })),
     content: Type.Union([Summary, Type.Object({ blocked: Type.String() }), Type.Object({ error: Type.String() })])
   })]))
 })

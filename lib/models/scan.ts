@@ -31,6 +31,8 @@ export interface ScannedFile {
   size: number
   modified: number
   content?: FileContent
+  /** Known when it was asked for since the file changed last. */
+  sha256?: string
 }
 
 /** Something that was skipped, and why; `path` is for administrators. */
@@ -51,7 +53,7 @@ export interface ScanResult {
 }
 
 /** What is remembered of a file, so that its header is read once: by real path. */
-export type ScanCache = Map<string, { modified: number, size: number, inode: number, content: FileContent }>
+export type ScanCache = Map<string, { modified: number, size: number, inode: number, content: FileContent, sha256?: string }>
 
 export const scanLimits = {
   /** Folders below a root. */
@@ -192,7 +194,7 @@ class Scan {
     if (format !== undefined && !entry.isDirectory()) {
       const { root, folderType, folderDepth } = folder
       const files = link ? this.#foundLinks : this.#found
-      if (this.#files++ < scanLimits.files) files.push({ root, path, relative, folderType, folderDepth, format, size: 0, modified: 0, content: undefined })
+      if (this.#files++ < scanLimits.files) files.push({ root, path, relative, folderType, folderDepth, format, size: 0, modified: 0, content: undefined, sha256: undefined })
       else if (this.#files === scanLimits.files + 1) this.#warn(path, `More than ${scanLimits.files} model files: the rest is not listed.`)
     } else if (folder.depth === scanLimits.depth) {
       this.#warn(path, `The folder lies more than ${scanLimits.depth} levels deep and is not searched.`)
@@ -250,7 +252,7 @@ class Scan {
     Object.assign(file, { size, modified })
     this.#seenPaths.add(file.path)
     const known = this.#cache.get(file.path)
-    if (known?.modified === modified && known.size === size && known.inode === inode) file.content = known.content
+    if (known?.modified === modified && known.size === size && known.inode === inode) Object.assign(file, { content: known.content, sha256: known.sha256 })
     else if (file.format !== 'bundle') {
       this.#unread.push({ file, inode })
       return

@@ -1,0 +1,227 @@
+import { execFileSync } from 'node:child_process'
+import { symlinkSync } from 'node:fs'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import t from 'tap'
+import { type Header, ModelFileError, limits } from '../../../lib/models/header.ts'
+import { readHeader, readHeaderOf } from '../../../lib/models/read-header.ts'
+import type { Source } from '../../../lib/models/source.ts'
+import { type GgufArray, type GgufTensor, gguf, safetensors, safetensorsText, typical } from '../../fixtures/headers.ts'
+
+/** A file in memory that counts what is read of it, and may claim to be larger than it is. */
+function sourceOf (bytes: Buffer, size = bytes.length): Source & { bytesRead: number } {
+  return {
+    size,
+    bytesRead: 0,
+    async read (position, length) {
+      this.bytesRead += length
+      if (position + length > size) throw new Error(`The parser reads ${length} bytes at ${position} of ${size}.`)
+      const result = Buffer.alloc(length)
+      bytes.copy(result, 0, position, position + length)
+      return result
+    }
+  }
+}
+
+async function read (bytes: Buffer): Promise<Header> {
+  return await readHeaderOf(sourceOf(bytes))
+}
+
+/** What the parsers throw for files that they refuse. */
+function refusal (message: RegExp): { name: string, message: RegExp } {
+  return { name: 'ModelFileError', message }
+}
+
+t.test('safetensors', async t => {
+  const header = await read(safetensors({ 'a.weight': { shape: [2, 3] }, scalar: { dtype: 'F32', shape: [] } }, { format: 'pt' }))
+  t.equal(header.format, 'safetensors')
+  t.strictSame([...header.tensors], [['a.weight', { dtype: 'F16', shape: [2, 3] }], ['scalar', { dtype: 'F32', shape: [] }]])
+  t.strictSame([...header.metadata], [['format', 'pt']])
+
+  const padded = await read(safetensorsText('{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}   \n\t ', 4))
+  t.equal(padded.tensors.size, 1, 'space after the header is part of the format')
+  t.equal((await read(safetensorsText('{}'))).tensors.size, 0)
+
+  const tensor = '{"dtype":"F16","shape":[2],"data_offsets":[0,4]}'
+  const one = (text: string): Buffer => safetensorsText(`{"a":${text}}`, 4)
+  const refusals: Array<[string, Buffer, RegExp]> = [
+    ['an empty file', Buffer.alloc(0), /too short/],
+    ['nine bytes', Buffer.from('\x02\0\0\0\0\0\0\0{'), /too short/],
+    ['no brace', Buffer.from('\x02\0\0\0\0\0\0\0[]'), /neither/],
+    ['a header of 2⁶³ bytes', Buffer.from([0, 0, 0, 0, 0, 0, 0, 0x80, 0x7b, 0x7d]), /claims 9223372036854775808 bytes/],
+    ['a header beyond the end', Buffer.from([100, 0, 0, 0, 0, 0, 0, 0, 0x7b, 0x7d]), /cut off/],
+    ['weights beyond the end', one('{"dtype":"F16","shape":[4],"data_offsets":[0,8]}'), /cut off/],
+    ['offsets in reverse', one('{"dtype":"F16","shape":[2],"data_offsets":[4,0]}'), /data_offsets/],
+    ['one offset', one('{"dtype":"F16","shape":[2],"data_offsets":[4]}'), /data_offsets/],
+    ['negative offsets', one('{"dtype":"F16","shape":[2],"data_offsets":[-4,0]}'), /whole number/],
+    ['fractional offsets', one('{"dtype":"F16","shape":[2],"data_offsets":[0.0,4]}'), /comma/],
+    ['a number in exponents', one('{"dtype":"F16","shape":[1e9],"data_offsets":[0,4]}'), /comma/],
+    ['a leading zero', one('{"dtype":"F16","shape":[02],"data_offsets":[0,4]}'), /whole number/],
+    ['a number beyond 2⁵³', one('{"dtype":"F16","shape":[9007199254740993],"data_offsets":[0,4]}'), /2⁵³/],
+    ['a shape whose product wraps to 2 in 64 bits', one('{"dtype":"F16","shape":[4294967296,4294967296,2],"data_offsets":[0,4]}'), /impossible shape/],
+    ['a shape of another size', one('{"dtype":"F16","shape":[3],"data_offsets":[0,4]}'), /needs 6 bytes/],
+    ['nine dimensions', one('{"dtype":"F16","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,4]}'), /more than 8/],
+    ['an unknown dtype', one('{"dtype":"F17","shape":[2],"data_offsets":[0,4]}'), /unknown dtype "F17"/],
+    ['no dtype', one('{"shape":[2],"data_offsets":[0,4]}'), /lacks/],
+    ['a repeated field', one('{"dtype":"F16","dtype":"F32","shape":[2],"data_offsets":[0,4]}'), /repeated field "dtype"/],
+    ['an unknown field', one('{"dtype":"F16","shape":[2],"data_offsets":[0,4],"x":1}'), /unknown or repeated field "x"/],
+    ['a tensor that is null', one('null'), /an object/],
+    ['a repeated tensor', safetensorsText(`{"a":${tensor},"a":${tensor}}`, 4), /"a" twice/],
+    ['a tensor repeated in escapes', safetensorsText(`{"a":${tensor},"\\u0061":${tensor}}`, 4), /"a" twice/],
+    ['repeated metadata', safetensorsText('{"__metadata__":{"a":"b","a":"c"}}'), /"a" twice/],
+    ['metadata twice', safetensorsText('{"__metadata__":{},"__metadata__":{}}'), /"__metadata__" twice/],
+    ['metadata that is text', safetensorsText('{"__metadata__":"x"}'), /an object/],
+    ['deep metadata', safetensorsText(`{"__metadata__":{"a":${'['.repeat(100_000)}`), /nested deeper/],
+    ['a wide value in the metadata', safetensorsText(`{"__metadata__":{"a":[${'[],'.repeat(limits.metadataValue)}[]]}}`), /more than 2097152 characters/],
+    ['a long name', safetensorsText(`{"${'n'.repeat(limits.name + 1)}":${tensor}}`, 4), /at most 1024/],
+    ['text without an end', safetensorsText('{"a'), /damaged/],
+    ['an escape at the end', safetensorsText('{"a\\'), /damaged/],
+    ['an invalid escape', safetensorsText(`{"\\x":${tensor}}`, 4), /invalid escape/],
+    ['a control character in a name', safetensorsText(`{"a\nb":${tensor}}`, 4), /damaged/],
+    ['bytes that are no UTF-8', safetensorsText(Buffer.from('{"\xff":{}}', 'latin1')), /UTF-8/],
+    ['something after the header', safetensorsText(`{"a":${tensor}} x`, 4), /end of the header/],
+    ['a comma too many', safetensorsText(`{"a":${tensor},}`, 4), /quotes/]
+  ]
+  for (const [what, bytes, reason] of refusals) await t.rejects(read(bytes), refusal(reason), what)
+
+  const many = Array.from({ length: limits.tensors + 1 }, (_, index) => `"${index}":{"dtype":"U8","shape":[],"data_offsets":[0,1]}`)
+  await t.rejects(read(safetensorsText(`{${many.join()}}`, 1)), refusal(/more than 100000 tensors/))
+
+  const odd = await read(safetensorsText(`{"__proto__":${tensor},"constructor":${tensor},"__metadata__":{"__proto__":"x","list":[1,{"a":null}],"n":-1.5e3,"t":true}}`, 4))
+  t.strictSame([...odd.tensors.keys()], ['__proto__', 'constructor'])
+  t.strictSame([...odd.metadata], [['__proto__', 'x']], 'values that are no text are passed over')
+  t.equal(({} as Record<string, unknown>).dtype, undefined)
+
+  const large = await read(safetensors({}, { thumbnail: 'x'.repeat(limits.metadataValue + 1), title: 'kept' }))
+  t.strictSame([...large.metadata.keys()], ['title'], 'long values are not kept')
+})
+
+t.test('GGUF', async t => {
+  const header = await read(gguf({ 'a.weight': { dimensions: [3, 2] }, q: { dimensions: [256, 2], type: 12, offset: 32 } },
+    { metadata: { 'general.name': 'tiny', 'general.file_type': 1, flag: true, list: { type: 8, values: ['a', 'b'] } } }))
+  t.equal(header.format, 'gguf')
+  t.strictSame([...header.tensors], [['a.weight', { dtype: 'F16', shape: [2, 3] }], ['q', { dtype: 'Q4_K', shape: [2, 256] }]])
+  t.strictSame([...header.metadata], [['general.name', 'tiny'], ['general.file_type', 1], ['flag', true]])
+  t.equal((await read(gguf({ a: { dimensions: [1] } }, { version: 2 }))).tensors.size, 1)
+
+  const bigEndian = gguf({})
+  bigEndian.writeUInt32BE(3, 4)
+  const huge = (count: bigint): Buffer => Buffer.concat([gguf({}, { metadataCount: 1n, weights: 0 }).subarray(0, 24),
+    Buffer.from([1, 0, 0, 0, 0, 0, 0, 0, 0x61, 9, 0, 0, 0, 0, 0, 0, 0]), (() => { const b = Buffer.alloc(8); b.writeBigUInt64LE(count); return b })(), Buffer.alloc(64)])
+  let deep: GgufArray = { type: 9, values: [] }
+  for (let depth = 0; depth < 20; depth++) deep = { type: 9, values: [deep] }
+  const one = (tensor: GgufTensor): Buffer => gguf({ a: tensor })
+  const refusals: Array<[string, Buffer, RegExp]> = [
+    ['a magic alone', Buffer.from('GGUF'), /cut off|too short/],
+    ['version 1', gguf({}, { version: 1 }), /version 1/],
+    ['version 4', gguf({}, { version: 4 }), /version 4/],
+    ['big-endian', bigEndian, /big-endian/],
+    ['2⁶⁴−1 tensors', gguf({}, { tensorCount: 2n ** 64n - 1n }), /2⁵³/],
+    ['a million tensors', gguf({}, { tensorCount: 1_000_000n }), /1000000 tensors/],
+    ['a million metadata entries', gguf({}, { metadataCount: 1_000_000n }), /1000000 metadata/],
+    ['more tensors than there are', gguf({}, { tensorCount: 5n, weights: 0 }), /cut off/],
+    ['an array of 2⁶³ bytes', huge(2n ** 63n), /2⁵³/],
+    ['an array of 2⁵² bytes', huge(2n ** 52n), /cut off/],
+    ['a deep array', gguf({}, { metadata: { deep } }), /nested deeper/],
+    ['an unknown value type', Buffer.concat([gguf({}, { metadataCount: 1n, weights: 0 }).subarray(0, 24), Buffer.from([1, 0, 0, 0, 0, 0, 0, 0, 0x61, 99, 0, 0, 0]), Buffer.alloc(64)]), /unknown type 99/],
+    ['a repeated tensor', Buffer.concat([gguf({ a: { dimensions: [1] } }, { tensorCount: 2n, weights: 0 }).subarray(0, 24 + 9 + 4 + 8 + 12), gguf({ a: { dimensions: [1] } }).subarray(24)]), /"a" twice/],
+    ['a long name', gguf({ ['n'.repeat(limits.name + 1)]: { dimensions: [1] } }), /at most 1024/],
+    ['nine dimensions', one({ dimensions: [1, 1, 1, 1, 1, 1, 1, 1, 1] }), /9 dimensions/],
+    ['a shape that overflows', one({ dimensions: [2 ** 52, 2 ** 52] }), /impossible shape/],
+    ['a removed type', one({ dimensions: [32], type: 4 }), /unknown type 4/],
+    ['a row that blocks do not fill', one({ dimensions: [33], type: 8 }), /rows of 33/],
+    ['an offset off the grid', one({ dimensions: [1], offset: 1 }), /multiple of 32/],
+    ['weights beyond the end', one({ dimensions: [65_537] }), /cut off/],
+    ['an alignment of 3', gguf({}, { metadata: { 'general.alignment': 3 } }), /power of two/],
+    ['an alignment of 0', gguf({}, { metadata: { 'general.alignment': 0 } }), /power of two/],
+    ['an alignment that is text', gguf({}, { metadata: { 'general.alignment': '32' } }), /power of two/]
+  ]
+  for (const [what, bytes, reason] of refusals) await t.rejects(read(bytes), refusal(reason), what)
+
+  const words = { type: 8, values: Array.from({ length: 200_000 }, (_, index) => `token${index}`) }
+  const vocabulary = gguf({ 'blk.0.attn_q.weight': { dimensions: [32] } }, { metadata: { words, 'general.name': 'after the words' } })
+  t.equal((await read(vocabulary)).metadata.get('general.name'), 'after the words', 'arrays are passed over, in pieces')
+
+  // 64 GB of claimed text between two entries: nothing of it may be read.
+  const far = Buffer.concat([gguf({}, { metadataCount: 1n, weights: 0 }).subarray(0, 24), Buffer.from([1, 0, 0, 0, 0, 0, 0, 0, 0x61, 8, 0, 0, 0, 0, 0, 0, 0, 15, 0, 0, 0])])
+  await t.rejects(readHeaderOf(sourceOf(far, 2 ** 40)), refusal(/longer than/))
+})
+
+t.test('files', async t => {
+  const folder = t.testdir({
+    'zip.safetensors': Buffer.concat([Buffer.from('PK\x03\x04'), Buffer.alloc(100)]),
+    'pickle.gguf': Buffer.concat([Buffer.from([0x80, 2, 0x7d, 0x71]), Buffer.alloc(100)]),
+    'model.ckpt': Buffer.concat([Buffer.from([0x80, 2, 0x7d, 0x71]), Buffer.alloc(100)]),
+    'named.pt': safetensors(typical.vae),
+    'length.safetensors': safetensorsText('{}'.padEnd(0x280)),
+    'renamed.bin.gguf': safetensors(typical.vae)
+  })
+  for (const name of ['zip.safetensors', 'pickle.gguf', 'model.ckpt', 'named.pt']) {
+    await t.rejects(readHeader(join(folder, name)), { name: 'ModelFileError', blocked: true, message: /pickle/ }, name)
+  }
+  t.equal((await readHeader(join(folder, 'length.safetensors'))).tensors.size, 0, 'a length that looks like a pickle is a length')
+  t.equal((await readHeader(join(folder, 'renamed.bin.gguf'))).format, 'safetensors', 'the content counts')
+
+  symlinkSync(join(folder, 'named.pt'), join(folder, 'link.safetensors'))
+  await t.rejects(readHeader(join(folder, 'link.safetensors')), { code: 'ELOOP' })
+  execFileSync('mkfifo', [join(folder, 'pipe.safetensors')])
+  await t.rejects(readHeader(join(folder, 'pipe.safetensors')), { message: /regular file/ }, 'a named pipe does not block')
+  await t.rejects(readHeader(folder), { name: 'ModelFileError' })
+})
+
+t.test('a pickle is not read beyond its first bytes', async t => {
+  const source = sourceOf(Buffer.concat([Buffer.from([0x80, 2, 0x7d]), Buffer.alloc(100_000)]))
+  await t.rejects(readHeaderOf(source, 'pickle'), { name: 'ModelFileError', blocked: true })
+  t.ok(source.bytesRead < 16, `${source.bytesRead} bytes`)
+})
+
+t.test('a large header does not stop the event loop', async t => {
+  const tensors = Array.from({ length: 90_000 }, (_, index) => `"${`layer.${index}.`.padEnd(200, 'x')}":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}`)
+  const bytes = safetensorsText(`{${tensors.join()}}`, 1)
+  let turns = 0
+  const timer = setInterval(() => { turns++ }, 1)
+  t.equal((await read(bytes)).tensors.size, 90_000)
+  clearInterval(timer)
+  t.ok(turns >= 3, `${turns} turns while reading ${bytes.length} bytes`)
+})
+
+const tensorNames = fc.oneof(fc.string({ unit: 'grapheme', maxLength: 40 }), fc.constantFrom('__proto__', 'constructor', 'toString', 'a"b\\c', ''))
+  .filter(name => name !== '__metadata__')
+const shapes = fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 5 })
+
+t.test('property: what was written is read', async t => {
+  await fc.assert(fc.asyncProperty(fc.dictionary(tensorNames, shapes, { noNullPrototype: false }), fc.dictionary(tensorNames, fc.string({ unit: 'grapheme' })), async (tensors, metadata) => {
+    const described = Object.fromEntries(Object.entries(tensors).map(([name, shape]) => [name, { shape }]))
+    const header = await read(safetensors(described, metadata))
+    t.strictSame([...header.tensors], Object.entries(tensors).map(([name, shape]) => [name, { dtype: 'F16', shape }]))
+    t.strictSame([...header.metadata], Object.entries(metadata))
+
+    const dimensions = Object.entries(tensors).map(([name, shape]) => [name, { dimensions: shape.toReversed() }])
+    const same = await read(gguf(Object.fromEntries(dimensions), { metadata }))
+    t.strictSame([...same.tensors], [...header.tensors])
+    t.strictSame([...same.metadata], Object.entries(metadata))
+  }), { numRuns: 100 })
+})
+
+t.test('property: damage is refused, whatever it is', async t => {
+  const valid = [
+    safetensors(typical.sd1, { 'modelspec.title': 'x', nested: { a: [1, 2, { b: null }] } }),
+    gguf({ a: { dimensions: [32, 3], type: 8 }, b: { dimensions: [4] } }, { metadata: { 'general.alignment': 32, words: { type: 8, values: ['a', 'b'] }, deep: { type: 9, values: [{ type: 4, values: [1] }] } } })
+  ]
+  const edits = fc.array(fc.record({ at: fc.nat(1200), byte: fc.oneof(fc.nat(255), fc.constantFrom(...Buffer.from('"\\{}[],:0\0\xff', 'latin1'))) }), { minLength: 1, maxLength: 4 })
+  let refusals = 0
+  await fc.assert(fc.asyncProperty(fc.constantFrom(...valid), edits, fc.option(fc.nat(1200)), async (bytes, edits, length) => {
+    const damaged = Buffer.from(bytes.subarray(0, length ?? bytes.length))
+    for (const { at, byte } of edits) if (damaged.length > 0) damaged[at % damaged.length] = byte
+    const start = performance.now()
+    try {
+      await read(damaged)
+    } catch (error) {
+      if (!(error instanceof ModelFileError)) throw error
+      refusals++
+    }
+    // Generous, because other tests run beside it: a hang takes seconds.
+    if (performance.now() - start > 1000) throw new Error('The parser was slow.')
+  }), { numRuns: 3000 })
+  t.ok(refusals > 1000, `${refusals} refusals`)
+})
