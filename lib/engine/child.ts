@@ -1,0 +1,166 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { setPriority } from 'node:os'
+import type { Duplex, Readable } from 'node:stream'
+import type { EngineName } from './engine.ts'
+import { engineEnvironment } from './environment.ts'
+import { OutputTail } from './output-tail.ts'
+import {
+  FrameDecoder, ProtocolError, decodeHostMessage, encodeServerMessage, type HostMessage, type ServerMessage
+} from './protocol.ts'
+
+/** How to start an engine process. */
+export interface EngineCommand {
+  engine: EngineName
+  file: string
+  args: string[]
+}
+
+export interface ChildListener {
+  message: (message: HostMessage) => void
+  /** Any message and any output: proof that the process is not hung. */
+  life: () => void
+  /** The process has ended; `reason` is a sentence for people. Called once, and nothing else after it. */
+  gone: (reason: string) => void
+}
+
+/** Below normal: the server has to answer while the engine takes what is left of the processor. */
+const niceness = 10
+/** Milliseconds from SIGTERM to SIGKILL. */
+const killDelay = 2000
+/** Milliseconds for which output may still arrive after the end, when something else holds the pipes open. */
+const drainDelay = 500
+
+/** One engine process from its start to its end. It is never used again after a failure. */
+export class EngineChild {
+  /** Fulfilled when the process is gone. */
+  readonly ended: Promise<void>
+  readonly #process: ChildProcess
+  readonly #channel: Duplex
+  readonly #listener: ChildListener
+  readonly #output = new OutputTail()
+  readonly #timers = new Set<NodeJS.Timeout>()
+  /** Why this end killed it, when it did. */
+  #verdict: string | undefined
+  #isGone = false
+  #tellEnd!: () => void
+
+  constructor ({ file, args }: EngineCommand, listener: ChildListener) {
+    this.#listener = listener
+    this.ended = new Promise((resolve) => { this.#tellEnd = resolve })
+    this.#process = spawn(file, args, {
+      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+      env: engineEnvironment(process.env),
+      // In a session of its own, so that a Ctrl-C in the terminal lets the server finish the running job.
+      detached: process.platform !== 'win32',
+      windowsHide: true
+    })
+    const { stdout, stderr, stdio, pid } = this.#process
+    this.#channel = stdio[3] as Duplex
+    this.#watchEnd()
+    this.#read(stdout!, () => {})
+    this.#read(stderr!, (chunk) => this.#output.add(chunk))
+    this.#readChannel()
+    if (pid !== undefined) lowerPriority(pid)
+  }
+
+  get pid (): number | null {
+    return this.#process.pid ?? null
+  }
+
+  /** The last lines that the process wrote to its standard error, oldest first. */
+  get lastLines (): string[] {
+    return this.#output.lines
+  }
+
+  send (message: ServerMessage): void {
+    for (const piece of encodeServerMessage(message)) this.#channel.write(piece)
+  }
+
+  /** Ends the process: with SIGTERM, and with SIGKILL when it does not go. */
+  terminate (verdict: string): void {
+    this.#end(verdict, 'SIGTERM')
+    this.#after(killDelay, () => this.#process.kill('SIGKILL'))
+  }
+
+  /** Ends the process at once. */
+  kill (verdict: string): void {
+    this.#end(verdict, 'SIGKILL')
+  }
+
+  #end (verdict: string, signal: NodeJS.Signals): void {
+    this.#verdict ??= verdict
+    this.#process.kill(signal)
+  }
+
+  #read (stream: Readable, keep: (chunk: Buffer) => void): void {
+    // Always flowing: a full pipe would block the engine, an unread one would fill the memory.
+    stream.on('data', (chunk: Buffer) => {
+      keep(chunk)
+      this.#listener.life()
+    })
+    stream.on('error', () => {}) // the end of the process says more
+  }
+
+  #readChannel (): void {
+    const decoder = new FrameDecoder()
+    this.#channel.on('data', (chunk: Buffer) => {
+      if (this.#isGone || this.#verdict !== undefined) return
+      try {
+        this.#listener.life()
+        for (const frame of decoder.push(chunk)) this.#listener.message(decodeHostMessage(frame))
+      } catch (error) {
+        if (!(error instanceof ProtocolError)) throw error
+        this.kill(error.message)
+      }
+    })
+    this.#channel.on('error', () => {}) // as above: writing to a process that has just died
+    // A process that can't be talked to is of no use.
+    this.#channel.on('close', () => this.#after(drainDelay, () => this.kill('It closed its connection to the server.')))
+  }
+
+  #watchEnd (): void {
+    this.#process.on('error', (error: NodeJS.ErrnoException) => {
+      // Also emitted when a signal can't be sent; then the process may well be alive.
+      if (this.#process.pid === undefined) this.#gone(`It cannot be started: ${error.message}.`)
+    })
+    this.#process.once('exit', (code, signal) => {
+      const gone = (): void => this.#gone(this.#describeEnd(code, signal))
+      this.#process.once('close', gone)
+      this.#after(drainDelay, gone)
+    })
+  }
+
+  #gone (reason: string): void {
+    if (this.#isGone) return
+    this.#isGone = true
+    for (const timer of this.#timers) clearTimeout(timer)
+    for (const stream of this.#process.stdio) stream?.destroy()
+    this.#listener.gone(reason)
+    this.#tellEnd()
+  }
+
+  #describeEnd (code: number | null, signal: NodeJS.Signals | null): string {
+    if (this.#verdict !== undefined) return this.#verdict
+    const how = signal === null ? `It ended with exit code ${code}` : `It was ended by ${signal}`
+    const why = this.#output.complaint ??
+      (signal === 'SIGKILL' ? 'most likely by the system, for want of memory' : undefined)
+    return why === undefined ? `${how}.` : `${how}: ${why}`
+  }
+
+  #after (delay: number, action: () => void): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer)
+      action()
+    }, delay)
+    timer.unref()
+    this.#timers.add(timer)
+  }
+}
+
+function lowerPriority (pid: number): void {
+  try {
+    setPriority(pid, niceness)
+  } catch {
+    // The process may be gone already, and some containers forbid it. The engine works all the same.
+  }
+}

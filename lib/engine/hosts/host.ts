@@ -1,0 +1,118 @@
+import {
+  EngineError, phases, type EngineImage, type EngineInfo, type OperationName, type Operations, type Progress
+} from '../engine.ts'
+import {
+  FrameDecoder, decodeServerMessage, encodeHostMessage, protocolVersion,
+  type HostMessage, type LogLevel, type Preview, type ServerMessage
+} from '../protocol.ts'
+
+/** The half of an engine process that all hosts share. It runs under Node.js and under Bare: no `node:` imports here. */
+
+/** What a host tells while it works. */
+export interface Reporter {
+  /** May be called with any progress; what would go backwards is left out. */
+  progress: (progress: Progress) => void
+  preview: (preview: Preview) => void
+  image: (image: EngineImage) => void
+  log: (level: LogLevel, text: string) => void
+  /** The description of the engine changed, for example its device. */
+  info: (info: EngineInfo) => void
+}
+
+export type Attachments = Record<string, Uint8Array>
+
+/** What a host has to provide; `serveHost` calls at most one operation at a time. */
+export interface HostEngine {
+  readonly info: EngineInfo
+  readonly operations: {
+    [Name in OperationName]?: (
+      parameters: Operations[Name]['parameters'], attachments: Attachments, report: Reporter
+    ) => Promise<Operations[Name]['result']>
+  }
+  /** Makes the running operation end soon, with any error; called at any time during an operation. */
+  cancel: () => void
+}
+
+/** The duplex stream to the server: a `net.Socket` of Node.js or a `Pipe` of Bare. */
+export interface Channel {
+  write (bytes: Uint8Array): unknown
+  on (event: 'data', listener: (chunk: Uint8Array) => void): unknown
+  on (event: 'close' | 'error' | 'end', listener: (error?: Error) => void): unknown
+}
+
+/**
+ * Says hello and serves operations until the server closes the channel or asks to shut down, then calls `exit`, which
+ * must end the process at once: nobody is left who could want the result.
+ */
+export function serveHost (engine: HostEngine, channel: Channel, exit: () => void): void {
+  const decoder = new FrameDecoder()
+  let running: { id: number, cancelled: boolean } | undefined
+
+  const send = (message: HostMessage): void => {
+    for (const piece of encodeHostMessage(message)) channel.write(piece)
+  }
+
+  const run = async ({ id, operation, parameters, attachments }: ServerMessage & { type: 'run' }): Promise<void> => {
+    if (running !== undefined) {
+      return send({ type: 'error', id, code: 'engine_busy', message: 'An operation is running already.' })
+    }
+    const current = running = { id, cancelled: false }
+    try {
+      const implementation = engine.operations[operation] as HostEngine['operations']['load'] | undefined
+      if (implementation === undefined) {
+        throw new EngineError('unsupported', `The ${engine.info.engine} engine has no operation '${operation}'.`)
+      }
+      const result = await implementation(parameters as Operations['load']['parameters'], attachments, reporter(id, send))
+      running = undefined
+      send({ type: 'done', id, result })
+    } catch (error) {
+      running = undefined
+      send({ type: 'error', id, ...describe(error, current.cancelled) })
+    }
+  }
+
+  const receive = (message: ServerMessage): void => {
+    if (message.type === 'shutdown') return exit()
+    if (message.type === 'run') {
+      run(message) // answers with its own errors
+      return
+    }
+    if (running?.id === message.id) {
+      running.cancelled = true
+      engine.cancel()
+    }
+  }
+
+  channel.on('data', (chunk) => {
+    for (const frame of decoder.push(chunk)) receive(decodeServerMessage(frame))
+  })
+  for (const event of ['end', 'close', 'error'] as const) channel.on(event, exit)
+  send({ type: 'hello', protocol: protocolVersion, info: engine.info })
+}
+
+function reporter (id: number, send: (message: HostMessage) => void): Reporter {
+  let last: Progress | undefined
+  return {
+    progress: (progress) => {
+      if (last !== undefined && !isLater(progress, last)) return
+      last = progress
+      send({ type: 'progress', id, progress })
+    },
+    preview: (preview) => send({ type: 'preview', id, preview }),
+    image: (image) => send({ type: 'image', id, image }),
+    log: (level, text) => send({ type: 'log', level, text }),
+    info: (info) => send({ type: 'info', info })
+  }
+}
+
+/** Engines repeat steps and restart their counters (highres fix, refiners); a progress bar must not jump back. */
+function isLater (next: Progress, last: Progress): boolean {
+  const order = phases.indexOf(next.phase) - phases.indexOf(last.phase) || next.index - last.index || next.step - last.step
+  return order > 0
+}
+
+function describe (error: unknown, cancelled: boolean): { code: EngineError['code'], message: string } {
+  if (cancelled) return { code: 'cancelled', message: 'The operation was cancelled.' }
+  if (error instanceof EngineError) return { code: error.code, message: error.message }
+  return { code: 'generation_failed', message: error instanceof Error ? error.message : String(error) }
+}

@@ -1,0 +1,68 @@
+import { EngineError, type Observer, type RunOptions } from './engine.ts'
+
+/** One call of `run`, from its beginning to the settling of its promise. */
+export class Operation {
+  readonly id: number
+  readonly outcome: Promise<object>
+  /** Was it given to the process? */
+  isSent = false
+  /** What it ends with when this end kills the process. */
+  verdict: EngineError | undefined
+  readonly #observer: Observer
+  #fulfil!: (result: object) => void
+  #reject!: (error: unknown) => void
+  #failure: { error: unknown } | undefined
+  #silence: NodeJS.Timeout | undefined
+  #grace: NodeJS.Timeout | undefined
+
+  constructor (id: number, observer: RunOptions) {
+    this.id = id
+    this.#observer = observer
+    this.outcome = new Promise((resolve, reject) => {
+      this.#fulfil = resolve
+      this.#reject = reject
+    })
+    // Until somebody waits for it, which may be after it has failed.
+    this.outcome.catch(() => {})
+  }
+
+  fulfil (result: object): void {
+    if (this.#failure === undefined) this.#fulfil(result)
+    else this.#reject(this.#failure.error)
+  }
+
+  reject (error: unknown): void {
+    this.#reject(this.#failure === undefined ? error : this.#failure.error)
+  }
+
+  /** Calls an observer; what it throws becomes the outcome of the operation. Returns false then. */
+  observe<Name extends keyof Observer> (name: Name, value: Parameters<NonNullable<Observer[Name]>>[0]): boolean {
+    if (this.#failure !== undefined) return true
+    try {
+      (this.#observer[name] as ((value: unknown) => void) | undefined)?.(value)
+      return true
+    } catch (error) {
+      this.#failure = { error }
+      return false
+    }
+  }
+
+  /** Calls `hung` when `life` was not called for so many milliseconds. */
+  watchSilence (timeout: number, hung: () => void): void {
+    this.#silence = setTimeout(hung, timeout).unref()
+  }
+
+  life (): void {
+    this.#silence?.refresh()
+  }
+
+  /** Calls `over` unless the operation has ended by then. */
+  startGrace (delay: number, over: () => void): void {
+    this.#grace ??= setTimeout(over, delay).unref()
+  }
+
+  clear (): void {
+    clearTimeout(this.#silence)
+    clearTimeout(this.#grace)
+  }
+}

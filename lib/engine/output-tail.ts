@@ -1,0 +1,35 @@
+/** Lines that are kept, and characters of each. */
+const mostLines = 40
+const longestLine = 500
+
+/** What gives a line away as the reason of a crash: assertions, fatal errors, uncaught C++ and JavaScript exceptions. */
+const complaint = /assert|fatal|abort|terminate called|what\(\)|exception|error|panic|cannot open shared object/i
+
+/** The end of what a process writes: however much it is, little of it stays in memory. */
+export class OutputTail {
+  #lines: string[] = []
+  #rest = ''
+
+  add (chunk: Uint8Array): void {
+    // Progress bars return to the start of their line instead of ending it.
+    const pieces = (this.#rest + Buffer.from(chunk).toString()).split(/[\r\n]+/)
+    this.#rest = pieces.pop()!.slice(-longestLine)
+    for (const piece of pieces.slice(-mostLines)) this.#keep(piece)
+  }
+
+  get lines (): string[] {
+    return this.#rest.trim() === '' ? [...this.#lines] : [...this.#lines, this.#rest.trim()]
+  }
+
+  /** The last line that looks like the reason of a crash, without the folders of the machine that built the engine. */
+  get complaint (): string | undefined {
+    return this.lines.findLast((line) => complaint.test(line))?.replace(/(?:[A-Za-z]:)?(?:[\\/][^\\/\s:]+)+[\\/](?=[^\\/\s:]+:\d)/, '')
+  }
+
+  #keep (line: string): void {
+    const trimmed = line.trim().slice(0, longestLine)
+    if (trimmed === '') return
+    this.#lines.push(trimmed)
+    if (this.#lines.length > mostLines) this.#lines.shift()
+  }
+}

@@ -1,0 +1,82 @@
+import { accessSync, chmodSync, constants, existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { CommandError, exitCodes } from '../../errors.ts'
+import { findEngineAddon } from '../../native/index.ts'
+import { packageRoot } from '../package-root.ts'
+import type { EngineCommand } from './child.ts'
+import type { EngineName } from './engine.ts'
+
+export interface SelectedEngine extends EngineCommand {
+  /** One line for people: why this one. */
+  reason: string
+}
+
+type Candidate = { ok: true, command: EngineCommand } | { ok: false, reason: string }
+
+/** The packages of the portable engine, which are optional dependencies. */
+const portablePackages = ['@qvac/diffusion-cpp', 'bare-runtime']
+
+/**
+ * Chooses the engine: the wanted one, or the native one when it was built and loads, else the portable one.
+ * @throws {CommandError} with exit code 5 when it can't be used; the message says what to type.
+ */
+export async function selectEngine ({ engine }: { engine: 'auto' | EngineName }): Promise<SelectedEngine> {
+  if (engine !== 'auto') {
+    const candidate = engine === 'native' ? await findNative() : findPortable()
+    if (candidate.ok) return { ...candidate.command, reason: `${engine}, as --engine says` }
+    throw new CommandError(exitCodes.engine, `The ${engine} engine cannot be used: ${candidate.reason}`)
+  }
+  const native = await findNative()
+  if (native.ok) return { ...native.command, reason: 'native, because it is built and loads' }
+  const portable = findPortable()
+  if (portable.ok) return { ...portable.command, reason: `portable, because the native one cannot be used: ${native.reason}` }
+  throw new CommandError(exitCodes.engine, `There is no engine. Native: ${native.reason} Portable: ${portable.reason}`)
+}
+
+async function findNative (): Promise<Candidate> {
+  const addon = await findEngineAddon()
+  if (!addon.ok) return addon
+  return withHost({ engine: 'native', file: process.execPath, args: [builtHost('native'), addon.path] })
+}
+
+/** The portable engine, or the reason why it can't be used on this machine. */
+export function findPortable (): Candidate {
+  const resolve = createRequire(import.meta.url)
+  try {
+    for (const name of portablePackages) resolve.resolve(`${name}/package`)
+  } catch {
+    return { ok: false, reason: `its packages are not installed. Type \`npm install ${portablePackages.join(' ')}\` in ${packageRoot}.` }
+  }
+  try {
+    const runtime = (resolve('bare-runtime') as () => string)()
+    makeExecutable(runtime)
+    return withHost({ engine: 'portable', file: runtime, args: [builtHost('portable')] })
+  } catch (error) {
+    return { ok: false, reason: `${(error as Error).message}.` }
+  }
+}
+
+/** npm sets the bit for the commands of direct dependencies only, and this one is the dependency of a dependency. */
+function makeExecutable (file: string): void {
+  try {
+    accessSync(file, constants.X_OK)
+  } catch {
+    try {
+      chmodSync(file, 0o755)
+    } catch (error) {
+      throw new Error(`${file} is not executable and this user may not change that. Type \`sudo chmod +x ${file}\``, { cause: error })
+    }
+  }
+}
+
+/** Engine processes always run the compiled host, also when the server itself runs from its TypeScript sources. */
+function builtHost (engine: EngineName): string {
+  return join(packageRoot, 'dist', 'lib', 'engine', 'hosts', `${engine}.js`)
+}
+
+function withHost (command: EngineCommand): Candidate {
+  const host = command.args[0]!
+  if (existsSync(host)) return { ok: true, command }
+  return { ok: false, reason: `${host} is missing. Type \`npm run build\` in ${packageRoot}.` }
+}
