@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { readFile, stat } from 'node:fs/promises'
+import { open, readFile, stat } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -9,7 +9,7 @@ import type { Addon, AuthAddon, EngineAddon } from './types.ts'
 
 /** The only door to the addons: finds them, tries them in a process of their own, loads them. */
 
-export * from './types.ts'
+export type * from './types.ts'
 
 export const addonNames = ['auth', 'engine'] as const
 export type AddonName = typeof addonNames[number]
@@ -25,8 +25,8 @@ export type BuildStatus = Partial<Record<AddonName, { built: boolean, reason?: s
 export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
 export const statusFile = (root: string) => join(root, 'build', 'native-status.json')
 
-/** Loading takes 50 ms; a library on a slow disk, or one that starts a GPU driver, takes longer. */
-const probeTimeout = 10_000
+/** Milliseconds for trying an addon. It takes 50; gigabytes of GPU libraries on a cold disk take much longer. */
+const probeTimeout = 30_000
 /** Characters of an error that are shown. */
 const longestError = 500
 
@@ -45,12 +45,14 @@ export async function loadAuthAddon (): Promise<AuthAddon> {
   return addon
 }
 
-/** `findAuthAddon` and `findEngineAddon` for the package in `root`. */
-export async function findAddon (name: AddonName, root = packageRoot): Promise<FoundAddon> {
+/** `findAuthAddon` and `findEngineAddon` for the package in `root`; `timeout` in milliseconds. */
+export async function findAddon (
+  name: AddonName, { root = packageRoot, timeout = probeTimeout } = {}
+): Promise<FoundAddon> {
   const { version } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as { version: string }
   const errors: string[] = []
   for (const path of [join(root, 'build', 'Release', `${name}.node`), join(root, `${name}.node`)]) {
-    const probe = await probeOnce(path)
+    const probe = await probeOnce(path, timeout)
     if (probe === undefined) continue
     if ('error' in probe) errors.push(`${path}: ${probe.error}`)
     else if (probe.version === version) return { ok: true, path, version }
@@ -82,14 +84,42 @@ export async function lastBuild (root: string): Promise<BuildStatus> {
 type Probe = { version: string } | { error: string }
 const probes = new Map<string, Promise<Probe>>()
 
-/** undefined when there is no file. A file that has not changed is tried once in the life of the process. */
-async function probeOnce (path: string): Promise<Probe | undefined> {
+/** undefined when there is no file. One that has not changed is tried once in the life of the process. */
+async function probeOnce (path: string, timeout: number): Promise<Probe | undefined> {
   const stats = await stat(path).catch(() => undefined)
   if (stats === undefined) return undefined
   const key = `${path}\n${stats.ino}\n${stats.size}\n${stats.mtimeMs}`
   let probe = probes.get(key)
-  if (probe === undefined) probes.set(key, probe = probeInChild(path))
+  if (probe === undefined) probes.set(key, probe = tryAddon(path, timeout))
   return probe
+}
+
+/** Processors by the number that an ELF file has for them. */
+const elfMachines = new Map([
+  [3, 'ia32'], [21, 'ppc64'], [22, 's390x'], [40, 'arm'], [62, 'x64'], [183, 'arm64'], [243, 'riscv64'], [258, 'loong64']
+])
+
+async function tryAddon (path: string, timeout: number): Promise<Probe> {
+  // glibc says of a file for another processor that it does not exist.
+  const header = await readHeader(path).catch(() => Buffer.alloc(20)) // the child says why it cannot be read
+  const machine = header.toString('latin1', 0, 4) === '\x7fELF' ? elfMachines.get(header.readUInt16LE(18)) : undefined
+  if (machine !== undefined && machine !== process.arch) {
+    return { error: `it was built for ${machine} processors, and this one is ${process.arch}` }
+  }
+  const probe = await probeInChild(path, timeout)
+  return 'error' in probe ? { error: probe.error.replaceAll(`${path}: `, '').replace(/\.$/, '') } : probe
+}
+
+/** The first 20 bytes, filled up with zeros. */
+async function readHeader (path: string): Promise<Buffer> {
+  const header = Buffer.alloc(20)
+  const file = await open(path)
+  try {
+    await file.read(header)
+  } finally {
+    await file.close()
+  }
+  return header
 }
 
 /** Its last line is the answer, whatever the addon printed before and however the process ends after. */
@@ -105,12 +135,12 @@ const probeScript = `
   process.exit()`
 
 /** A wrong binary does not throw, it ends the process; so that process is not this one. */
-function probeInChild (path: string): Promise<Probe> {
+function probeInChild (path: string, timeout: number): Promise<Probe> {
   return new Promise((resolve) => {
     execFile(process.execPath, ['-e', probeScript, path], {
       // What is preloaded here (a TypeScript loader, a debugger) has no business there and takes time.
       env: { ...process.env, NODE_OPTIONS: '' },
-      timeout: probeTimeout,
+      timeout,
       killSignal: 'SIGKILL',
       maxBuffer: 1 << 20
     }, (failure, stdout, stderr) => {
@@ -118,7 +148,7 @@ function probeInChild (path: string): Promise<Probe> {
       if (line.startsWith('{')) return resolve(JSON.parse(line) as Probe)
       const words = stderr.trim().split('\n')[0]!.slice(0, longestError)
       const how = failure?.killed
-        ? `it did not load within ${probeTimeout / 1000} seconds`
+        ? `it did not load within ${timeout / 1000} seconds`
         : `loading it ends the process (${failure?.signal ?? `exit code ${failure?.code ?? 0}`})`
       resolve({ error: words === '' ? how : `${how}: ${words}` })
     })

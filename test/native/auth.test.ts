@@ -1,4 +1,5 @@
 import { execFileSync, spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { closeSync, copyFileSync, openSync, readFileSync, readSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { connect, createServer, type Socket } from 'node:net'
@@ -193,7 +194,10 @@ t.test('the password does not stay in memory', { skip: noPam || noRoot || (proce
     const found = await findAuthAddon()
     if (!found.ok) throw new Error(found.reason)
     const confDir = pamServices(t, { unix: ['auth required pam_unix.so', 'account required pam_unix.so'] })
-    const { name, password } = makeAccount(t)
+    const { name } = makeAccount(t)
+    const password = randomBytes(150).toString('base64url')
+    const part = password.slice(80, 120) // freed memory loses its first bytes to the allocator
+    setPassword(name, password)
     // The password comes by pipe into one buffer, so that the only copies are those that the addon makes.
     const script = `
       const { readSync } = require('fs')
@@ -215,10 +219,10 @@ t.test('the password does not stay in memory', { skip: noPam || noRoot || (proce
     t.teardown(() => child.kill('SIGKILL'))
     child.stdin!.write(password)
     await once(child, 'message')
-    t.ok(occurrences(child.pid!, password) > 0, 'it is seen where it is')
+    t.ok(occurrences(child.pid!, part) > 0, 'it is seen where it is')
     child.send('go')
     t.same((await once(child, 'message'))[0], Array(6).fill('ok'))
-    t.equal(occurrences(child.pid!, password), 0, 'it is gone')
+    t.equal(occurrences(child.pid!, part), 0, 'it is gone')
   })
 
 /** How often the writable memory of another process holds a text. */
