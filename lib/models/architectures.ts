@@ -167,8 +167,14 @@ export interface Rule {
   /** Every one of these must be there; an inner list means one of them. */
   has: ReadonlyArray<string | readonly string[]>
   lacks?: readonly string[]
-  /** The first tensor of `of` that exists has this length at `axis` (0 is the outermost). */
-  length?: { of: readonly string[], axis: number, is: readonly number[] }
+  lengths?: readonly Length[]
+}
+
+/** The first tensor of `of` that exists has the length `is` at `axis` (0 is the outermost). */
+export interface Length {
+  of: readonly string[]
+  axis: number
+  is: number
 }
 
 const diffusionPrefixes = ['model.diffusion_model.', '', 'diffusion_model.', 'model.diffusion_model.model.', 'model.', 'unet.', 'transformer.']
@@ -182,18 +188,23 @@ const crossAttention = ['input_blocks.1.1', 'input_blocks.2.1', 'input_blocks.4.
 const textWidth = { sd1: 768, sd2: 1024, sdxl: 2048 } as const
 type UnetName = keyof typeof textWidth
 
-function unetRules (type: ModelType, prefixes: readonly string[], extra: Partial<Rule> & Pick<Rule, 'has'>): Rule[] {
+function unetRules (type: ModelType, prefixes: readonly string[], has: Rule['has'], variant?: string, lengths: readonly Length[] = []): Rule[] {
   return (Object.keys(textWidth) as UnetName[]).map(architecture => ({
-    type, architecture, prefixes, ...extra, has: [...extra.has, crossAttention], length: { of: crossAttention, axis: 1, is: [textWidth[architecture]] }
+    type, architecture, variant, prefixes, has: [...has, crossAttention], lengths: [...lengths, { of: crossAttention, axis: 1, is: textWidth[architecture] }]
   }))
 }
 
 const firstConvolution = ['input_blocks.0.0.weight', 'conv_in.weight']
+/** Models that edit take more than the four channels of the latent image. */
+function inputChannels (is: number): Length[] {
+  return [{ of: firstConvolution, axis: 1, is }]
+}
+const hint = ['input_hint_block.0.weight', 'controlnet_cond_embedding.conv_in.weight']
 const middleAttention = ['middle_block.1.norm.weight', 'middle_block.1.proj_in.weight', 'mid_block.attentions.0.norm.weight']
 
 export const rules: readonly Rule[] = [
-  ...unetRules('controlnet', controlPrefixes, { has: [['input_hint_block.0.weight', 'controlnet_cond_embedding.conv_in.weight']] }),
-  { type: 'controlnet', architecture: null, prefixes: controlPrefixes, has: [['input_hint_block.0.weight', 'controlnet_cond_embedding.conv_in.weight']] },
+  ...unetRules('controlnet', controlPrefixes, [hint]),
+  { type: 'controlnet', architecture: null, prefixes: controlPrefixes, has: [hint] },
   { type: 'controlnet', architecture: 'flux1', has: ['controlnet_x_embedder.weight'] },
 
   {
@@ -202,7 +213,7 @@ export const rules: readonly Rule[] = [
     variant: 'tiny',
     prefixes: diffusionPrefixes,
     has: ['net.img_embedder.proj1.weight', 'net.img_embedder.proj2.weight'],
-    length: { of: ['net.img_embedder.proj2.weight'], axis: 0, is: [64] }
+    lengths: [{ of: ['net.img_embedder.proj2.weight'], axis: 0, is: 64 }]
   },
   { type: 'diffusion', architecture: 'minit2i', prefixes: diffusionPrefixes, has: ['net.img_embedder.proj1.weight'] },
   { type: 'diffusion', architecture: 'sd3', prefixes: diffusionPrefixes, has: ['joint_blocks.0.x_block.attn.qkv.weight'] },
@@ -221,7 +232,7 @@ export const rules: readonly Rule[] = [
     variant: 'fill',
     prefixes: diffusionPrefixes,
     has: ['double_blocks.0.img_attn.qkv.weight', 'img_in.weight'],
-    length: { of: ['img_in.weight'], axis: 1, is: [384] }
+    lengths: [{ of: ['img_in.weight'], axis: 1, is: 384 }]
   },
   {
     type: 'diffusion',
@@ -241,11 +252,11 @@ export const rules: readonly Rule[] = [
     prefixes: diffusionPrefixes,
     has: ['input_blocks.0.0.weight', crossAttention],
     lacks: [...middleAttention, 'output_blocks.7.1.norm.weight', 'output_blocks.7.1.proj_in.weight'],
-    length: { of: crossAttention, axis: 1, is: [768] }
+    lengths: [{ of: crossAttention, axis: 1, is: 768 }]
   },
-  ...inpainting(9, 'inpaint'),
-  ...inpainting(8, 'pix2pix'),
-  ...unetRules('diffusion', diffusionPrefixes, { has: [firstConvolution] }),
+  ...unetRules('diffusion', diffusionPrefixes, [firstConvolution], 'inpaint', inputChannels(9)),
+  ...unetRules('diffusion', diffusionPrefixes, [firstConvolution], 'pix2pix', inputChannels(8)),
+  ...unetRules('diffusion', diffusionPrefixes, [firstConvolution]),
 
   { type: 'upscaler', architecture: 'esrgan', has: ['conv_first.weight', 'body.0.rdb1.conv1.weight'] },
   { type: 'upscaler', architecture: 'esrgan', has: ['model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight'] },
@@ -255,8 +266,8 @@ export const rules: readonly Rule[] = [
   { type: 'vae', architecture: null, prefixes: vaePrefixes, has: ['decoder.conv_in.weight', 'decoder.conv_out.weight'] },
 
   { type: 'embedding', architecture: 'sdxl', has: ['clip_l', 'clip_g'] },
-  { type: 'embedding', architecture: 'sd1', has: ['emb_params'], length: { of: ['emb_params'], axis: 1, is: [768] } },
-  { type: 'embedding', architecture: 'sd2', has: ['emb_params'], length: { of: ['emb_params'], axis: 1, is: [1024] } },
+  { type: 'embedding', architecture: 'sd1', has: ['emb_params'], lengths: [{ of: ['emb_params'], axis: 1, is: 768 }] },
+  { type: 'embedding', architecture: 'sd2', has: ['emb_params'], lengths: [{ of: ['emb_params'], axis: 1, is: 1024 }] },
   { type: 'embedding', architecture: null, has: [['emb_params', 'clip_l', 'clip_g', 'string_to_param.*']] },
 
   ...textEncoder('clip_l', 768),
@@ -272,19 +283,9 @@ export const rules: readonly Rule[] = [
   }
 ]
 
-function inpainting (channels: number, variant: string): Rule[] {
-  // A rule has one measured tensor, and here it is the first convolution: the text width is told by tensors that only one family has.
-  const length = { of: firstConvolution, axis: 1, is: [channels] }
-  const shared = { type: 'diffusion' as const, variant, prefixes: diffusionPrefixes, length }
-  return [
-    { ...shared, architecture: 'sdxl', has: [firstConvolution, ['label_emb.0.0.weight', 'add_embedding.linear_1.weight']] },
-    { ...shared, architecture: 'sd1', has: [firstConvolution, crossAttention] }
-  ]
-}
-
 function textEncoder (architecture: string, width: number): Rule[] {
   const embeddings = ['text_model.embeddings.token_embedding.weight', 'transformer.text_model.embeddings.token_embedding.weight', 'token_embedding.weight']
-  return [{ type: 'text_encoder', architecture, prefixes: encoderPrefixes, has: [embeddings], length: { of: embeddings, axis: 1, is: [width] } }]
+  return [{ type: 'text_encoder', architecture, prefixes: encoderPrefixes, has: [embeddings], lengths: [{ of: embeddings, axis: 1, is: width }] }]
 }
 
 /** Endings of tensor names that only adapters (LoRA, LoHa, LoKr, and full differences) have. */

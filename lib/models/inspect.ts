@@ -77,10 +77,10 @@ function fits (rule: Rule, prefix: string, { tensors }: Header): boolean {
   const has = (name: string): boolean => tensors.has(prefix + name)
   if (!rule.has.every(names => typeof names === 'string' ? has(names) : names.some(has))) return false
   if (rule.lacks?.some(has) === true) return false
-  if (rule.length === undefined) return true
-  const { of, axis, is } = rule.length
-  const measured = of.find(has)
-  return measured !== undefined && is.includes(tensors.get(prefix + measured)!.shape[axis] ?? -1)
+  return (rule.lengths ?? []).every(({ of, axis, is }) => {
+    const measured = of.find(has)
+    return measured !== undefined && tensors.get(prefix + measured)!.shape[axis] === is
+  })
 }
 
 const otherParts = /^(?:cond_stage_model|conditioner|text_encoders?|te|first_stage_model|vae)\./
@@ -183,7 +183,7 @@ function describeMetadata ({ metadata }: Header): Record<string, string> | undef
 /** Text from a stranger's file, safe to print: no control characters, bounded. */
 function clean (text: string, length: number): string {
   // eslint-disable-next-line no-control-regex
-  return text.slice(0, length).replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, ' ').trim()
+  return text.slice(0, length).replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, ' ').replace(/\s+/g, ' ').trim()
 }
 
 function optional<Key extends string, Value> (key: Key, value: Value | undefined): { [key in Key]?: Value } {
