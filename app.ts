@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { fastifySSE } from '@fastify/sse'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
+import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import type { Options } from './lib/options.ts'
 import audit from './plugins/audit.ts'
 import authApiKey from './plugins/auth-api-key.ts'
@@ -60,7 +60,7 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
     genReqId: () => randomUUID(),
     requestIdHeader: false,
     // Health checks come every few seconds; `access` lines (--verbose) and the audit log say what matters.
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     connectionTimeout: 120_000,
     requestTimeout: 120_000,
     keepAliveTimeout: 72_000,

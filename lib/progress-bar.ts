@@ -16,8 +16,8 @@ export class ProgressBar {
     if (this.#stream.isTTY) {
       const filled = Math.round(Math.min(1, Math.max(0, done)) * width)
       this.#stream.write(`\r\x1b[K  ${'█'.repeat(filled)}${'░'.repeat(width - filled)}  ${label}`)
-    } else if (label.split(' ')[0] !== this.#label) {
-      this.#label = label.split(' ')[0]!
+    } else if (firstWord(label) !== this.#label) {
+      this.#label = firstWord(label)
       this.#stream.write(`  ${this.#label}\n`)
     }
   }
@@ -26,4 +26,8 @@ export class ProgressBar {
   clear (): void {
     if (this.#stream.isTTY) this.#stream.write('\r\x1b[K')
   }
+}
+
+function firstWord (label: string): string {
+  return /^\w+/.exec(label)?.[0] ?? ''
 }

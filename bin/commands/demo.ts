@@ -16,7 +16,7 @@ const startTimeout = 60_000
 
 const username = 'demo'
 const prompt = 'a red fox in the snow'
-const request = { prompt, width: 256, steps: 20, seed: 42 }
+const request = { prompt, width: 128, steps: 20, seed: 42 }
 
 interface Arguments {
   keep: boolean
