@@ -4,8 +4,6 @@ import { isEnded, type Job, type JobEvent, type JobEventName } from './job.ts'
 export interface JobEventsOptions {
   /** Everybody who listens to any job, together. */
   maxSubscribers?: number
-  /** Events of one job that a returning subscriber can be given again. */
-  historyLength?: number
   /** Milliseconds since 1970. */
   now?: () => number
 }
@@ -17,34 +15,41 @@ export interface SubscribeOptions {
   signal?: AbortSignal
 }
 
+/**
+ * The newest event of each name, in the order of their ids. Each tells the whole of its matter, so that a newer one makes
+ * the older one worthless: this is all that somebody who was away, or is slow, has to be told.
+ */
+type Newest = Map<JobEventName, JobEvent>
+
 interface Channel {
-  history: JobEvent[]
-  /** Whoever has seen this id or a later one misses nothing that is not in `history`. */
+  newest: Newest
+  /** Nothing of the job was forgotten since this id. */
   completeAfter: number
   /** The place in the queue that was told last. */
   position: number | null
   subscribers: Set<Subscriber>
 }
 
-/** Each event of these tells the whole state: a newer one makes the older one worthless. */
-const replaceable: readonly JobEventName[] = ['state', 'progress', 'preview']
+/** Ends after `done`, with `end`, or when the loop over it is left. */
+export interface JobEventStream extends AsyncIterableIterator<JobEvent> {
+  end (): void
+}
+
 /** Seconds after which a refused subscriber may come again. */
 const retryAfter = 5
 
 /**
  * What happens to jobs, as it happens. Ids come from one counter that starts at the clock in microseconds, so that
- * they grow over restarts too. A job's history is kept from its first subscriber or event to its end.
+ * they grow over restarts too. What a job's subscribers may have missed is kept until its end.
  */
 export class JobEvents {
   readonly #channels = new Map<string, Channel>()
   readonly #maxSubscribers: number
-  readonly #historyLength: number
   #lastId: number
   #subscribers = 0
 
   constructor (options: JobEventsOptions = {}) {
     this.#maxSubscribers = options.maxSubscribers ?? 1000
-    this.#historyLength = options.historyLength ?? 64
     this.#lastId = (options.now ?? Date.now)() * 1000
   }
 
@@ -78,7 +83,7 @@ export class JobEvents {
   publish (jobId: string, name: JobEventName, data: unknown): void {
     const event: JobEvent = { id: ++this.#lastId, name, data }
     const channel = this.#channel(jobId)
-    this.#remember(channel, event)
+    add(channel.newest, event)
     for (const subscriber of channel.subscribers) subscriber.push(event)
   }
 
@@ -87,8 +92,9 @@ export class JobEvents {
    * job as it is now, when they can't be told any more or were never asked for.
    * @throws {ApiError} SDR_UNAVAILABLE when too many subscribe.
    */
-  subscribe (job: Job, { lastEventId, signal }: SubscribeOptions = {}): AsyncIterableIterator<JobEvent> {
-    if (isEnded(job.status)) return new Subscriber([{ id: ++this.#lastId, name: 'done', data: job }])
+  subscribe (job: Job, { lastEventId, signal }: SubscribeOptions = {}): JobEventStream {
+    const now: JobEvent = { id: ++this.#lastId, name: isEnded(job.status) ? 'done' : 'state', data: job }
+    if (now.name === 'done') return new Subscriber([now])
     if (this.isFull) {
       throw apiError('SDR_UNAVAILABLE',
         `${this.#maxSubscribers} clients follow jobs already; ask for the job itself, or try again later.`,
@@ -96,10 +102,8 @@ export class JobEvents {
     }
     const channel = this.#channel(job.id, job.position)
     const isCovered = lastEventId !== undefined && lastEventId >= channel.completeAfter && lastEventId <= this.#lastId
-    const missed: JobEvent[] = isCovered
-      ? channel.history.filter(({ id }) => id > lastEventId)
-      : [{ id: ++this.#lastId, name: 'state', data: job }]
-    const subscriber: Subscriber = new Subscriber(missed, () => {
+    const missed = [...channel.newest.values()].filter(({ id }) => isCovered && id > lastEventId)
+    const subscriber: Subscriber = new Subscriber(isCovered ? missed : [now], () => {
       channel.subscribers.delete(subscriber)
       this.#subscribers--
     })
@@ -120,23 +124,16 @@ export class JobEvents {
   #channel (jobId: string, position: number | null = null): Channel {
     let channel = this.#channels.get(jobId)
     if (channel === undefined) {
-      channel = { history: [], completeAfter: this.#lastId, position, subscribers: new Set() }
+      channel = { newest: new Map(), completeAfter: this.#lastId, position, subscribers: new Set() }
       this.#channels.set(jobId, channel)
     }
     return channel
   }
-
-  #remember (channel: Channel, event: JobEvent): void {
-    // Previews and states are large, and only the last one is of use to somebody who comes back.
-    if (event.name !== 'progress') dropEarlier(channel.history, event.name)
-    channel.history.push(event)
-    if (channel.history.length > this.#historyLength) channel.completeAfter = channel.history.shift()!.id
-  }
 }
 
-/** One listener. What it does not take in time is coalesced, so that its buffer stays bounded. */
-class Subscriber implements AsyncIterableIterator<JobEvent> {
-  readonly #buffer: JobEvent[]
+/** One listener, with what it has not taken yet. */
+class Subscriber implements JobEventStream {
+  readonly #untaken: Newest = new Map()
   readonly #onEnd: () => void
   #waiting: ((result: IteratorResult<JobEvent>) => void) | undefined
   #isEnded = false
@@ -144,9 +141,9 @@ class Subscriber implements AsyncIterableIterator<JobEvent> {
   readonly #abort = () => this.end()
 
   constructor (first: JobEvent[], onEnd: () => void = () => {}) {
-    this.#buffer = first
+    for (const event of first) add(this.#untaken, event)
     this.#onEnd = onEnd
-    this.#isEnded = first.at(-1)?.name === 'done'
+    this.#isEnded = this.#untaken.has('done')
   }
 
   endWith (signal: AbortSignal | undefined): void {
@@ -158,15 +155,14 @@ class Subscriber implements AsyncIterableIterator<JobEvent> {
 
   push (event: JobEvent): void {
     if (this.#isEnded) return
-    if (replaceable.includes(event.name)) dropEarlier(this.#buffer, event.name)
-    this.#buffer.push(event)
+    add(this.#untaken, event)
     if (event.name === 'done') this.#finish()
     this.#deliver()
   }
 
-  /** Ends the stream; what was not taken is dropped. */
+  /** What was not taken is dropped. */
   end (): void {
-    this.#buffer.length = 0
+    this.#untaken.clear()
     this.#finish()
     this.#deliver()
   }
@@ -191,9 +187,10 @@ class Subscriber implements AsyncIterableIterator<JobEvent> {
   #deliver (): void {
     const deliver = this.#waiting
     if (deliver === undefined) return
-    const event = this.#buffer.shift()
+    const event = this.#untaken.values().next().value
     if (event === undefined && !this.#isEnded) return
     this.#waiting = undefined
+    if (event !== undefined) this.#untaken.delete(event.name)
     deliver(event === undefined ? { done: true, value: undefined } : { done: false, value: event })
   }
 
@@ -205,7 +202,7 @@ class Subscriber implements AsyncIterableIterator<JobEvent> {
   }
 }
 
-function dropEarlier (events: JobEvent[], name: JobEventName): void {
-  const index = events.findIndex(event => event.name === name)
-  if (index !== -1) events.splice(index, 1)
+function add (newest: Newest, event: JobEvent): void {
+  newest.delete(event.name)
+  newest.set(event.name, event)
 }

@@ -1,30 +1,26 @@
 import { join, resolve as absolute } from 'node:path'
 import type { FileHandle } from 'node:fs/promises'
 import { apiError } from '../../errors.ts'
-import type { Engine, LoadOptions, ModelFiles } from '../engine/engine.ts'
+import type { LoadOptions, ModelFiles } from '../engine/engine.ts'
 import { prepareFolder } from '../folders.ts'
 import { isStorageFull } from './files.ts'
 import { Inputs } from './inputs.ts'
-import { JobEvents, type JobEventsOptions, type SubscribeOptions } from './job-events.ts'
+import { JobEvents, type JobEventsOptions, type JobEventStream, type SubscribeOptions } from './job-events.ts'
 import { JobStore, type JobStoreOptions } from './job-store.ts'
 import {
-  isEnded, type Attachments, type Job, type JobEvent, type JobFilter, type JobImage, type JobPage, type JobStatus,
+  isEnded, type Attachments, type Job, type JobFilter, type JobImage, type JobPage, type JobStatus,
   type NewJob
 } from './job.ts'
 import { checkNewJob, toIdempotency, withSeed } from './new-job.ts'
 import { Outputs } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
-import type { Resolve } from './run.ts'
-import { Scheduler, type Logger, type SchedulerStatus } from './scheduler.ts'
+import { Scheduler, type Logger, type SchedulerParts, type SchedulerStatus } from './scheduler.ts'
 
-export interface JobQueueOptions extends JobStoreOptions, JobEventsOptions, RetentionOptions {
+type SchedulerOptions = Pick<SchedulerParts, 'engine' | 'resolve' | 'logger' | 'backOff' | 'abortTimeout'>
+
+export interface JobQueueOptions extends JobStoreOptions, JobEventsOptions, RetentionOptions, SchedulerOptions {
   /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
   dataDir: string
-  engine: Engine
-  resolve: Resolve
-  logger: Logger
-  /** Milliseconds before an engine that can't be started is tried again; doubles up to a minute. */
-  backOff?: number
 }
 
 export interface QueueStatus extends Record<JobStatus, number> {
@@ -48,6 +44,8 @@ export interface OpenImage {
 
 /** Milliseconds between two looks at the positions of jobs that somebody follows. */
 const positionInterval = 1000
+/** Milliseconds that a timer takes. */
+const longestWait = 2 ** 31 - 1
 
 /** The job queue, as everything outside of it uses it. */
 export class JobQueue {
@@ -165,19 +163,23 @@ export class JobQueue {
     const job = this.get(id, { owner })
     // Whoever can't be told of the end gets the answer now and asks again.
     if (isEnded(job.status) || this.#events.isFull) return job
-    const timeout = AbortSignal.timeout(milliseconds)
-    const either = signal === undefined ? timeout : AbortSignal.any([signal, timeout])
-    for await (const { name, data } of this.#events.subscribe(job, { signal: either })) {
-      if (name === 'done') return data as Job
+    const events = this.#events.subscribe(job, { signal })
+    const timer = setTimeout(() => events.end(), Math.min(milliseconds, longestWait))
+    try {
+      for await (const { name, data } of events) {
+        if (name === 'done') return data as Job
+      }
+      return this.get(id, { owner })
+    } finally {
+      clearTimeout(timer)
     }
-    return this.get(id, { owner })
   }
 
   /**
    * What happens to a job, until its end. Whoever stops listening does not stop the job.
    * @throws {ApiError} SDR_JOB_NOT_FOUND, SDR_UNAVAILABLE when too many listen.
    */
-  subscribe (id: string, { owner, ...options }: Viewer & SubscribeOptions = {}): AsyncIterableIterator<JobEvent> {
+  subscribe (id: string, { owner, ...options }: Viewer & SubscribeOptions = {}): JobEventStream {
     return this.#events.subscribe(this.get(id, { owner }), options)
   }
 

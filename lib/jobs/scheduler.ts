@@ -29,6 +29,8 @@ export interface SchedulerParts {
   onEnded?: (job: Job) => void
   /** Milliseconds before an engine that can't be started is tried again; doubles up to a minute. */
   backOff?: number
+  /** Milliseconds that an aborted job has to end when the server stops: longer than the engine's grace period. */
+  abortTimeout?: number
   /** Milliseconds since 1970. */
   now?: () => number
 }
@@ -52,8 +54,6 @@ interface Errand {
 
 const mostErrands = 10
 const longestBackOff = 60_000
-/** Milliseconds that an aborted job has to end; the engine kills its process long before. */
-const abortTimeout = 30_000
 
 /** Gives the waiting jobs to one engine, one after the other. No job can stop it. */
 export class Scheduler {
@@ -135,7 +135,7 @@ export class Scheduler {
     if (await this.#ends(timeout)) return
     const run = this.#run
     run?.abort('drain')
-    if (await this.#ends(abortTimeout) || run === undefined) return
+    if (await this.#ends(this.#parts.abortTimeout ?? 30_000) || run === undefined) return
     this.#parts.logger.error({ job: run.job.id }, 'The engine does not let go of the job; it is left behind')
     this.#leaveAfter(undefined, run)
   }
@@ -191,8 +191,8 @@ export class Scheduler {
     }
     const left = await this.#persist(leave)
     this.#run = undefined
+    if (left?.status !== 'completed') await this.#tidy(job, () => outputs.remove(job))
     if (left === undefined) return
-    if (left.status !== 'completed') await this.#tidy(job, () => outputs.remove(job))
     if (isEnded(left.status)) await this.#tidy(job, () => inputs.remove(job.id))
     this.#report(left, failure)
     if (left.status === 'queued' && isUnavailable(failure)) throw failure

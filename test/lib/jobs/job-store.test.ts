@@ -9,14 +9,17 @@ import { JobStore, type AcceptedJob, type JobStoreOptions } from '../../../lib/j
 import { jobStatuses, type JobFilter } from '../../../lib/jobs/job.ts'
 import { migrations } from '../../../lib/jobs/migrations.ts'
 
-function open (t: Test, options: JobStoreOptions = {}, file = join(t.testdir({}), 'jobs.db')) {
-  let isOpen = true
-  const store = new JobStore(file, options)
+function open (t: Test, options: JobStoreOptions = {}, existing?: string) {
+  let isOpen = false
   const close = () => {
     if (isOpen) store.close()
     isOpen = false
   }
+  // Before the folder is made: tap deletes it ahead of the teardowns that were registered later.
   t.teardown(close)
+  const file = existing ?? join(t.testdir({}), 'jobs.db')
+  const store = new JobStore(file, options)
+  isOpen = true
   return { store, file, close }
 }
 

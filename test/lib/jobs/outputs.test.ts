@@ -1,0 +1,119 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { inside, isStorageFull } from '../../../lib/jobs/files.ts'
+import { Inputs } from '../../../lib/jobs/inputs.ts'
+import { Outputs, type NewImage } from '../../../lib/jobs/outputs.ts'
+
+const id = '01890000-0000-7000-8000-000000000001'
+const other = '01890000-0000-7000-8000-000000000002'
+const job = { id, created_at: '2026-03-04T23:59:59.999Z' }
+
+function image (index: number, text = `image ${index}`): NewImage {
+  return { index, width: 3, height: 2, seed: 7 + index, png: Buffer.from(text) }
+}
+
+const mode = (path: string) => (statSync(path).mode & 0o777).toString(8)
+
+t.test('images are kept where they belong, for nobody else to read', async t => {
+  const root = join(t.testdir({}), 'data', 'outputs')
+  const outputs = new Outputs(root)
+  const stored = await outputs.save(job, [image(0), image(1)])
+  t.same(stored, [
+    { index: 0, width: 3, height: 2, seed: 7, file: `2026-03-04/${id}/0.png`, bytes: 7 },
+    { index: 1, width: 3, height: 2, seed: 8, file: `2026-03-04/${id}/1.png`, bytes: 7 }
+  ])
+  const folder = join(root, '2026-03-04', id)
+  t.same(readdirSync(folder).sort(), ['0.png', '1.png'])
+  t.same([root, join(root, '2026-03-04'), folder].map(mode), ['700', '700', '700'])
+  t.equal(mode(join(folder, '0.png')), '600')
+
+  const { handle, size } = await outputs.open(stored[1]!.file)
+  t.equal(size, 7)
+  t.equal((await handle.readFile()).toString(), 'image 1')
+  await handle.close()
+
+  await outputs.save(job, [image(0, 'drawn again')])
+  t.same(readdirSync(folder), ['0.png'], 'a second attempt replaces the first one')
+
+  await outputs.save({ ...job, id: other }, [image(0)])
+  await outputs.remove(job)
+  t.same(readdirSync(join(root, '2026-03-04')), [other])
+  await outputs.remove({ ...job, id: other })
+  t.same(readdirSync(root), [], 'an empty day goes too')
+  await outputs.remove(job)
+  await t.rejects(outputs.open(stored[0]!.file), { code: 'ENOENT' })
+})
+
+t.test('when one image cannot be written none is kept', async t => {
+  const root = t.testdir({})
+  const outputs = new Outputs(root)
+  const broken = { ...image(1), png: 'not bytes' as unknown as Uint8Array, get index () { return 1 } }
+  Object.defineProperty(broken, 'png', { value: { [Symbol.iterator]: () => { throw new Error('EIO') } } })
+  await t.rejects(outputs.save(job, [image(0), broken]))
+  t.same(readdirSync(root), [])
+})
+
+t.test('no name leads out of the folder', async t => {
+  const root = t.testdir({ outputs: {}, secret: 'x' })
+  const outputs = new Outputs(join(root, 'outputs'))
+  for (const file of ['../secret', '', '.', '2026-03-04/../../secret', '..']) {
+    await t.rejects(outputs.open(file), { name: 'RangeError' }, file)
+  }
+  await t.rejects(outputs.save({ ...job, id: '../../x' }, [image(0)]), { name: 'RangeError' })
+  await t.rejects(outputs.remove({ ...job, id: '..' }), { name: 'RangeError' })
+  t.equal(inside('/data', 'a', 'b'), '/data/a/b')
+  t.throws(() => inside('/data', '../data2/x'), { name: 'RangeError' })
+
+  mkdirSync(join(root, 'outputs', 'day'))
+  symlinkSync(join(root, 'secret'), join(root, 'outputs', 'day', '0.png'))
+  await t.rejects(outputs.open('day/0.png'), { code: 'ELOOP' }, 'links are not followed')
+})
+
+t.test('what no job owns is cleaned up', async t => {
+  const root = t.testdir({ '2026-03-04': { [id]: { '0.png': 'x' }, [other]: { '0.png.tmp': 'x' }, notes: {} }, mine: {} })
+  const outputs = new Outputs(root)
+  t.equal(await outputs.clean(known => known === id), 1)
+  t.same(readdirSync(join(root, '2026-03-04')).sort(), [id, 'notes'])
+  t.ok(existsSync(join(root, 'mine')), 'foreign folders are left alone')
+  t.equal(await new Outputs(join(root, 'missing')).clean(() => false), 0)
+})
+
+t.test('attachments live as long as their job', async t => {
+  const root = join(t.testdir({}), 'inputs')
+  const inputs = new Inputs(root)
+  await inputs.save(other, {})
+  t.notOk(existsSync(root))
+  t.same(await inputs.read(id), {})
+  const attachments = { init_image: Buffer.from('a'), 'ref_images.0': Buffer.from([0, 1, 2]) }
+  await inputs.save(id, attachments)
+  t.same([root, join(root, id), join(root, id, 'init_image')].map(mode), ['700', '700', '600'])
+  t.same(await inputs.read(id), attachments)
+  mkdirSync(join(root, other))
+  writeFileSync(join(root, 'notes'), 'x')
+  t.equal(await inputs.clean(waiting => waiting === id), 1)
+  t.same(readdirSync(root).sort(), [id, 'notes'])
+  await inputs.remove(id)
+  await inputs.remove(id)
+  t.same(readdirSync(root), ['notes'])
+})
+
+t.test('attachments are kept together or not at all', async t => {
+  const root = t.testdir({})
+  const inputs = new Inputs(root)
+  await t.rejects(inputs.save(id, { init_image: Buffer.from('a'), '../../mask': Buffer.from('b') }), { name: 'RangeError' })
+  t.same(readdirSync(root), [])
+  await t.rejects(inputs.save('../x', { init_image: Buffer.from('a') }), { name: 'RangeError' })
+  await t.rejects(inputs.read('../x'), { name: 'RangeError' })
+  await inputs.save(id, { init_image: Buffer.from('a') })
+  t.equal(readFileSync(join(root, id, 'init_image'), 'utf8'), 'a')
+})
+
+t.test('whether the disk is full', async t => {
+  for (const error of [{ code: 'ENOSPC' }, { code: 'EDQUOT' }, { code: 'ERR_SQLITE_ERROR', errcode: 13 }, { errcode: 13 | 256 }]) {
+    t.ok(isStorageFull(error))
+  }
+  for (const error of [{ code: 'EACCES' }, { code: 'ERR_SQLITE_ERROR', errcode: 5 }, new Error('x'), null, undefined, 'ENOSPC']) {
+    t.notOk(isStorageFull(error))
+  }
+})

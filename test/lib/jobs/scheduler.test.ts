@@ -1,0 +1,173 @@
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { Inputs } from '../../../lib/jobs/inputs.ts'
+import { JobEvents } from '../../../lib/jobs/job-events.ts'
+import { JobStore } from '../../../lib/jobs/job-store.ts'
+import { Outputs } from '../../../lib/jobs/outputs.ts'
+import { Scheduler, type SchedulerParts } from '../../../lib/jobs/scheduler.ts'
+import { ScriptedEngine } from './fixtures/scripted-engine.ts'
+
+/** The parts of a scheduler in one folder; a test replaces the one that is to fail. */
+function parts (t: Test) {
+  const root = t.testdir({})
+  const engine = new ScriptedEngine()
+  const store = new JobStore(join(root, 'jobs.db'))
+  t.teardown(() => store.close())
+  const log: string[] = []
+  const note = (_details: object, message: string) => { log.push(message) }
+  return {
+    root,
+    log,
+    engine,
+    store,
+    inputs: new Inputs(join(root, 'inputs')),
+    outputs: new Outputs(join(root, 'outputs')),
+    events: new JobEvents(),
+    resolve: () => ({
+      files: {}, options: {}, parameters: { prompt: '', width: 2, height: 2, seed: 0, batch_count: 2 }, attachments: {}
+    }),
+    logger: { info () {}, warn: note, error: note },
+    backOff: 5
+  } satisfies SchedulerParts & { root: string, log: string[] }
+}
+
+function accept (store: JobStore): string {
+  const id = store.newId()
+  return store.accept({ id, type: 'txt2img', owner: 'ann', model: 'm', priority: 0, parameters: {} }).job.id
+}
+
+async function until (isTrue: () => boolean): Promise<void> {
+  for (const deadline = Date.now() + 10_000; !isTrue();) {
+    if (Date.now() > deadline) throw new Error(`Waited in vain until ${isTrue}`)
+    await delay(2)
+  }
+}
+
+const diskFull = () => Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
+const databaseFull = () => Object.assign(new Error('database or disk is full'), { code: 'ERR_SQLITE_ERROR', errcode: 13 })
+
+t.test('a full disk fails the job, leaves nothing behind, and the next one runs', async t => {
+  const all = parts(t)
+  const { store, root } = all
+  let isFull = true
+  class FullDisk extends Outputs {
+    override async save (...[job, images]: Parameters<Outputs['save']>) {
+      if (!isFull) return await super.save(job, images)
+      await super.save(job, images.slice(0, 1))
+      throw diskFull()
+    }
+  }
+  const scheduler = new Scheduler({ ...all, outputs: new FullDisk(join(root, 'outputs')), onEnded: () => { isFull = false } })
+  const [first, second] = [accept(store), accept(store)]
+  scheduler.start()
+  await until(() => store.get(second)?.status === 'completed')
+  t.match(store.get(first), { status: 'failed', images: [], error: { code: 'storage_full', message: /no room/ } })
+  const [day] = readdirSync(join(root, 'outputs'))
+  t.same(readdirSync(join(root, 'outputs', day!)), [second])
+  t.equal(store.get(second)?.images.length, 2)
+  await scheduler.drain(1000)
+})
+
+t.test('an end that cannot be stored is stored later', async t => {
+  const all = parts(t)
+  const { store, engine } = all
+  const complete = store.complete.bind(store)
+  let refusals = 3
+  store.complete = (...args) => {
+    if (refusals-- > 0) throw databaseFull()
+    return complete(...args)
+  }
+  const scheduler = new Scheduler(all)
+  const id = accept(store)
+  scheduler.start()
+  await until(() => scheduler.status.blocked !== null)
+  t.match(scheduler.status, { state: 'running', job: id, blocked: { reason: 'database or disk is full' } })
+  await until(() => store.get(id)?.status === 'completed')
+  t.equal(engine.prompts.length, 1, 'it is not drawn again')
+  t.equal(store.get(id)?.images.length, 2)
+  await scheduler.drain(1000)
+})
+
+t.test('a start that cannot be stored is tried again, and the job is not lost', async t => {
+  const all = parts(t)
+  const { store } = all
+  const start = store.start.bind(store)
+  let refusals = 2
+  store.start = choice => {
+    if (refusals-- > 0) throw databaseFull()
+    return start(choice)
+  }
+  const scheduler = new Scheduler(all)
+  const id = accept(store)
+  scheduler.start()
+  await until(() => store.get(id)?.status === 'completed')
+  t.equal(store.get(id)?.attempts, 1)
+  t.same(all.log, Array(2).fill('Jobs have to wait: database or disk is full'))
+  await scheduler.drain(1000)
+})
+
+t.test('a stop does not wait for a database that cannot be written', async t => {
+  const all = parts(t)
+  all.store.complete = () => { throw databaseFull() }
+  const scheduler = new Scheduler({ ...all, backOff: 60_000 })
+  const id = accept(all.store)
+  scheduler.start()
+  await until(() => scheduler.status.blocked !== null)
+  await scheduler.drain(5000)
+  t.equal(scheduler.status.state, 'stopped')
+  t.equal(all.store.get(id)?.status, 'running', 'the next start decides about it')
+  t.match(all.store.recover(), [{ id, status: 'queued', attempts: 1 }])
+})
+
+t.test('files that cannot be deleted stop nothing', async t => {
+  const all = parts(t)
+  all.inputs.remove = async () => { throw Object.assign(new Error('EACCES'), { code: 'EACCES' }) }
+  const scheduler = new Scheduler(all)
+  const ids = [accept(all.store), accept(all.store)]
+  scheduler.start()
+  await until(() => ids.every(id => all.store.get(id)?.status === 'completed'))
+  await scheduler.drain(1000)
+  t.same(all.log, Array(2).fill('Files of a job cannot be deleted'))
+})
+
+t.test('an engine that never answers does not keep the server from stopping', async t => {
+  const all = parts(t)
+  const { store, engine, events } = all
+  let release = () => {}
+  engine.ignoresAborts = true
+  engine.script.generate = [{ hold: new Promise(resolve => { release = resolve }) }]
+  const scheduler = new Scheduler({ ...all, abortTimeout: 20 })
+  const id = accept(store)
+  scheduler.start()
+  await until(() => engine.prompts.length === 1)
+  const start = Date.now()
+  await scheduler.drain(20)
+  t.ok(Date.now() - start < 5000)
+  t.match(store.get(id), { status: 'queued', attempts: 0, position: 1 })
+
+  release()
+  await until(() => scheduler.status.state === 'stopped')
+  t.match(store.get(id), { status: 'queued', images: [] }, 'what comes afterwards does not count')
+  t.same(readdirSync(join(all.root, 'outputs')), [])
+  t.same(events.watched(), [])
+})
+
+t.test('it can be woken, drained and started in any order', async t => {
+  const all = parts(t)
+  const scheduler = new Scheduler(all)
+  scheduler.wake()
+  t.equal(scheduler.status.state, 'stopped')
+  scheduler.start()
+  scheduler.start()
+  const id = accept(all.store)
+  scheduler.wake()
+  scheduler.cancel('unknown')
+  t.equal(scheduler.progressOf('unknown'), null)
+  await until(() => all.store.get(id)?.status === 'completed')
+  t.equal(all.engine.prompts.length, 1)
+  await Promise.all([scheduler.drain(1000), scheduler.drain(0)])
+  await scheduler.drain(0)
+  t.equal(scheduler.status.state, 'stopped')
+})
