@@ -68,6 +68,9 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
     frameworkErrors: sendError
   }).withTypeProvider<TypeBoxTypeProvider>() as unknown as FastifyInstance
 
+  // Nothing here takes plain text, and a parser for it would turn a wrong Content-Type into a riddle.
+  app.removeContentTypeParser('text/plain')
+
   await app.register(config, { config: options })
   await app.register(errors)
   await app.register(validation)

@@ -49,8 +49,9 @@ function toApiError (error: Error & Partial<ApiError>): ApiError {
   if (error.code !== undefined && error.code in errorTable) return error as ApiError
   const status = error.statusCode ?? 500
   const code = frameworkCodes[error.code ?? ''] ?? statusCodes[status] ?? (status < 500 ? 'SDR_INVALID_REQUEST' : 'SDR_INTERNAL')
-  // The message of an unforeseen error may say something about the inside of the server.
-  return apiError(code, code === 'SDR_INTERNAL' ? undefined : error.message, { cause: error })
+  // The message of an unforeseen error may tell of the inside of the server; some of the framework's say less than the table.
+  const isBetterSaidByTable = code === 'SDR_INTERNAL' || code === 'SDR_UNSUPPORTED_MEDIA_TYPE' || code === 'SDR_INVALID_JSON'
+  return apiError(code, isBetterSaidByTable ? undefined : error.message, { cause: error })
 }
 
 /** Browsers that navigate are asked for an API key; a script's request must not make them pop up a dialog. */

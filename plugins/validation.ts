@@ -2,10 +2,35 @@ import AjvCompiler from '@fastify/ajv-compiler'
 import fp from 'fastify-plugin'
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
 import { apiError } from '../errors.ts'
+import { nearest } from '../lib/nearest.ts'
 
+/** What ajv adds to a problem with `verbose`. */
 interface Problem extends FastifySchemaValidationError {
-  /** The value that was refused; ajv adds it with `verbose`. */
+  /** The value that was refused. */
   data?: unknown
+  parentSchema?: Schema
+}
+
+interface Schema {
+  type?: string | string[]
+  format?: string
+  pattern?: string
+  description?: string
+  minimum?: number
+  maximum?: number
+  multipleOf?: number
+  minLength?: number
+  maxLength?: number
+  minItems?: number
+  maxItems?: number
+  properties?: object
+  writeOnly?: boolean
+}
+
+interface Explanation {
+  field: string
+  expected: string
+  received: string
 }
 
 const common = { removeAdditional: false, useDefaults: true, allErrors: false, verbose: true, allowUnionTypes: true }
@@ -21,34 +46,54 @@ export default fp(async (app) => {
     return build(app.getSchemas() as never, { customOptions: { ...common, coerceTypes } } as never)(route as never)
   })
   app.setSchemaErrorFormatter((problems, part) => {
-    const { field, expected, received } = explain(problems[0] as Problem, part)
-    const message = `Expected ${expected} for ${field}${received === undefined ? '' : ` but received ${shorten(received)}`}`
-    return apiError('SDR_INVALID_REQUEST', message, { details: [{ field, expected, received: shorten(received) }] })
+    const explanation = explain(problems[0] as Problem, part)
+    const { field, expected, received } = explanation
+    return apiError('SDR_INVALID_REQUEST', `Expected ${expected} for ${field} but received ${received}`, { details: [explanation] })
   })
 }, { name: 'validation' })
 
-function explain (problem: Problem, part: string): { field: string, expected: string, received?: unknown } {
-  const { keyword, params, instancePath, data } = problem
+function explain ({ keyword, params, instancePath, data, parentSchema = {} }: Problem, part: string): Explanation {
   const path = instancePath.split('/').slice(1)
   const at = (...more: string[]) => [...path, ...more].join('.') || part
+  // A secret is not repeated, not even to the one who sent it: answers end up in logs too.
+  const received = parentSchema.writeOnly === true ? 'something else' : shorten(data)
   switch (keyword) {
     case 'additionalProperties': {
       const name = String(params.additionalProperty)
-      return { field: at(name), expected: 'no such field', received: (data as Record<string, unknown> | undefined)?.[name] }
+      const guess = nearest(name, Object.keys(parentSchema.properties ?? {}))
+      const hint = guess === undefined ? '' : `; did you mean ${guess}?`
+      return { field: at(name.slice(0, 80)), expected: `nothing (there is no such field${hint})`, received: 'a value' }
     }
     case 'required':
       return { field: at(String(params.missingProperty)), expected: 'a value', received: 'nothing' }
     case 'enum':
-      return { field: at(), expected: `one of ${(params.allowedValues as unknown[]).join(', ')}`, received: data }
-    case 'type':
-      return { field: at(), expected: String(params.type), received: data === undefined ? 'nothing' : data }
+      return { field: at(), expected: `one of ${(params.allowedValues as unknown[]).join(', ')}`, received }
     default:
-      return { field: at(), expected: `a value that ${problem.message ?? keyword}`, received: data }
+      return { field: at(), expected: inWords(parentSchema), received }
   }
 }
 
-function shorten (value: unknown): string | undefined {
-  if (value === undefined) return undefined
+/** What a schema asks for, for example `an integer from 64 to 2048 that is a multiple of 8`. */
+function inWords ({ type = 'value', format, pattern, minimum, maximum, multipleOf, minLength, maxLength, minItems, maxItems }: Schema): string {
+  const name = [type].flat().join(' or ')
+  return [
+    /^[aeiou]/.test(name) ? `an ${name}` : `a ${name}`,
+    range(minimum, maximum),
+    multipleOf === undefined ? '' : `that is a multiple of ${multipleOf}`,
+    minLength === undefined && maxLength === undefined ? '' : `of ${range(minLength ?? 0, maxLength)} characters`.replace('of from', 'of'),
+    minItems === undefined && maxItems === undefined ? '' : `of ${range(minItems ?? 0, maxItems)} entries`.replace('of from', 'of'),
+    format === undefined ? '' : `with the format ${format}`,
+    pattern === undefined ? '' : `that matches ${pattern}`
+  ].filter(part => part !== '').join(' ')
+}
+
+function range (least: number | undefined, most: number | undefined): string {
+  if (least !== undefined && most !== undefined) return `from ${least} to ${most}`
+  if (least !== undefined) return `from ${least}`
+  return most === undefined ? '' : `up to ${most}`
+}
+
+function shorten (value: unknown): string {
   const text = JSON.stringify(value) ?? String(value)
   return text.length > 80 ? `${text.slice(0, 80)}…` : text
 }

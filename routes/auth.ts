@@ -28,7 +28,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Get the next token for a refresh token',
       description: 'Each refresh token works once. Using one again ends the session, because somebody else may have a copy.',
-      body: Type.Object({ refresh_token: Type.String({ minLength: 1, maxLength: 255 }) }, { additionalProperties: false }),
+      body: Type.Object({ refresh_token: Type.String({ minLength: 1, maxLength: 255, writeOnly: true }) }, { additionalProperties: false }),
       response: { 200: Named(Login) }
     }
   }, async request => app.logins.refresh(request.body.refresh_token, request))

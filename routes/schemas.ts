@@ -83,10 +83,10 @@ export const Session = named('Session', Type.Object({
 }, { description: 'A login' }))
 
 export const Username = Type.String({ pattern: usernamePattern, maxLength: 64, description: 'Letters, digits and . _ - @', examples: ['alice'] })
-export const Password = Type.String({ minLength: 1, maxLength: passwordLength.maximum, description: 'Password', examples: ['correct horse battery staple'] })
+export const Password = Type.String({ minLength: 1, maxLength: passwordLength.maximum, description: 'Password', writeOnly: true, examples: ['correct horse battery staple'] })
 
 export const NewPassword = Type.String({
-  minLength: passwordLength.minimum, maxLength: passwordLength.maximum, description: 'A new password', examples: ['correct horse battery staple']
+  minLength: passwordLength.minimum, maxLength: passwordLength.maximum, description: 'A new password', writeOnly: true, examples: ['correct horse battery staple']
 })
 
 export const Job = named('Job', Type.Object({

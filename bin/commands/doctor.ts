@@ -62,7 +62,8 @@ async function checkEngine (options: Options): Promise<Finding> {
   try {
     const { version, device, devices, capabilities } = await engine.start()
     const names = devices === undefined ? '' : `; devices: ${devices.map(({ name, description }) => `${name} (${description})`).join(', ')}`
-    return ok(`${selected.engine} ${version} on ${device}: ${selected.reason}${names}; can do ${capabilities.join(', ')}`)
+    const why = options.engine === 'auto' && selected.engine === 'portable' ? 'the native one cannot be used, see below' : selected.reason
+    return ok(`${selected.engine} (${why}): ${version} on ${device}${names}; can do ${capabilities.join(', ')}`)
   } finally {
     await engine.stop()
   }
