@@ -60,6 +60,11 @@ void Channel::Deliver(Napi::Env env, Napi::Function, std::shared_ptr<Queue>* con
       std::lock_guard<std::mutex> lock(queue->mutex);
       if (!queue->open) return;  // a delivery has closed the channel
     }
-    deliveries.front()(env);
+    const Napi::HandleScope scope(env);
+    try {
+      deliveries.front()(env);
+    } catch (const Napi::Error& error) {
+      napi_fatal_exception(env, error.Value());  // as an exception of any other callback; the next ones are delivered
+    }
   }
 }

@@ -10,7 +10,13 @@ namespace {
 // The longest side of a picture that is taken, in pixels: what fits in 32 bits with room to spare when it is scaled.
 constexpr uint32_t kMaxSide = 16384;
 
+// As JavaScript writes it, but for the last digits of fractions.
 std::string Format(double number) {
+  if (std::isnan(number)) return "NaN";
+  if (std::isinf(number)) return number < 0 ? "-Infinity" : "Infinity";
+  if (number == std::floor(number) && std::fabs(number) <= 9007199254740991.0) {
+    return std::to_string(static_cast<long long>(number));
+  }
   std::ostringstream text;
   text.precision(10);
   text << number;
@@ -21,6 +27,9 @@ std::string Format(double number) {
 std::string Describe(Napi::Value value) {
   if (value.IsString()) {
     std::string text = value.As<Napi::String>().Utf8Value();
+    for (char& byte : text) {
+      if (static_cast<unsigned char>(byte) < ' ') byte = '?';
+    }
     return "\"" + (text.size() > 60 ? text.substr(0, 57) + "..." : text) + "\"";
   }
   if (value.IsNumber()) return Format(value.As<Napi::Number>().DoubleValue());

@@ -26,7 +26,10 @@ async function open (t: Test, words = ''): Promise<{
   process.env.GGML_RECORDING_FILE = file('calls')
   const events: EngineEvent[] = []
   const engine = new addon.Engine(event => events.push(event))
-  t.teardown(() => engine.close())
+  t.teardown(() => {
+    delete process.env.GGML_RECORDING_FILE // its folder is gone by now
+    engine.close()
+  })
   const calls = (): Call[] => {
     const lines = readFileSync(process.env.GGML_RECORDING_FILE!, 'utf8').trim()
     file('calls')
@@ -138,8 +141,16 @@ t.test('a model is loaded with everything that was asked for', { skip: noCompile
 
   await engine.load({ model: files.model })
   t.match(calls()[1], {
-    n_threads: 3, wtype: 6, rng_type: 0, sampler_rng_type: 3, prediction: 3, vae_format: -1, backend: null,
-    lora_apply_mode: 2, eager_load: true, embeddings: []
+    n_threads: 3,
+    wtype: 6,
+    rng_type: 0,
+    sampler_rng_type: 3,
+    prediction: 3,
+    vae_format: -1,
+    backend: null,
+    lora_apply_mode: 2,
+    eager_load: true,
+    embeddings: []
   }, "the library's defaults, but for LoRAs and for when weights are read")
 })
 
@@ -178,7 +189,12 @@ t.test('a picture is asked for with everything that was given', { skip: noCompil
     photo_maker: { images: [picture(3, 5)], id_embed_path: file('embed'), style_strength: 15 },
     pulid: { id_embedding_path: file('pulid'), id_weight: 0.5 },
     vae_tiling: {
-      temporal_tiling: true, tile_size_x: 32, tile_size_y: 48, rel_size_x: 2, rel_size_y: 3, target_overlap: 0.25,
+      temporal_tiling: true,
+      tile_size_x: 32,
+      tile_size_y: 48,
+      rel_size_x: 2,
+      rel_size_y: 3,
+      target_overlap: 0.25,
       extra_tiling_args: 'c=3'
     },
     cache: {
@@ -208,8 +224,15 @@ t.test('a picture is asked for with everything that was given', { skip: noCompil
       spectrum_stop_percent: 0.875
     },
     hires: {
-      upscaler: 'Model', model_path: file('esrgan'), scale: 3, target_width: 256, target_height: 192, steps: 11,
-      denoising_strength: 0.5, upscale_tile_size: 64, custom_sigmas: [2, 1]
+      upscaler: 'Model',
+      model_path: file('esrgan'),
+      scale: 3,
+      target_width: 256,
+      target_height: 192,
+      steps: 11,
+      denoising_strength: 0.5,
+      upscale_tile_size: 64,
+      custom_sigmas: [2, 1]
     },
     qwen_image_layers: 4,
     circular_x: true,
@@ -352,7 +375,7 @@ t.test('what cannot be drawn is refused with the reason, before the library sees
     [{ width: 100 }, 'Expected a multiple of 8 for width but received 100.'],
     [{ width: '64' }, 'Expected an integer from 64 to 8192 for width but received "64".'],
     [{ width: 8192, height: 4096 }, 'Expected at most 4096 × 4096 pixels for width × height.'],
-    [{ width: NaN }, 'Expected an integer from 64 to 8192 for width but received nan.'],
+    [{ width: NaN }, 'Expected an integer from 64 to 8192 for width but received NaN.'],
     [{ steps: 1e9 }, 'Expected an integer from 1 to 1000 for steps but received 1000000000.'],
     [{ steps: null }, 'Expected an integer from 1 to 1000 for steps but received null.'],
     [{ sampler: 'euler b' }, 'Expected one of euler, euler_a, lcm, recording for sampler but received "euler b".'],
@@ -361,10 +384,10 @@ t.test('what cannot be drawn is refused with the reason, before the library sees
     [{ seed: undefined }, 'Expected an integer for seed.'],
     [{ prompt: undefined }, 'Expected a text for prompt.'],
     [{ prompt: 7 }, 'Expected a text of at most 65536 bytes without a NUL for prompt but received 7.'],
-    [{ prompt: 'a\0b' }, 'Expected a text of at most 65536 bytes without a NUL for prompt but received "a\0b".'],
+    [{ prompt: 'a\0b' }, 'Expected a text of at most 65536 bytes without a NUL for prompt but received "a?b".'],
     [{ prompt: 'x'.repeat(65_537) }, `Expected a text of at most 65536 bytes without a NUL for prompt but received "${'x'.repeat(57)}...".`],
     [{ batch_count: 65 }, 'Expected an integer from 1 to 64 for batch_count but received 65.'],
-    [{ cfg_scale: Infinity }, 'Expected a number from 0 to 100 for cfg_scale but received inf.'],
+    [{ cfg_scale: Infinity }, 'Expected a number from 0 to 100 for cfg_scale but received Infinity.'],
     [{ stpes: 3 }, 'There is no parameter stpes.'],
     [{ hires: { scale: 2, scael: 2 } }, 'There is no parameter hires.scael.'],
     [{ hires: true }, 'Expected an object for hires but received true.'],
@@ -516,8 +539,15 @@ t.test('upscales, converts, finds edges, changes the ControlNet', { skip: noComp
   const conversion = { input: file('in'), output: join(t.testdirName, 'out'), vae: file('vae') }
   await engine.convert({ ...conversion, weight_type: 'q8_0', tensor_type_rules: 'x=f16', convert_name: true, threads: 2 })
   t.match(calls(), [{
-    call: 'convert', model: conversion.input, output: conversion.output, vae: conversion.vae, type: 3,
-    tensor_type_rules: 'x=f16', convert_name: true, threads: 2, main_thread: false
+    call: 'convert',
+    model: conversion.input,
+    output: conversion.output,
+    vae: conversion.vae,
+    type: 3,
+    tensor_type_rules: 'x=f16',
+    convert_name: true,
+    threads: 2,
+    main_thread: false
   }])
   t.equal(readFileSync(conversion.output, 'utf8'), 'converted')
   t.same(events.map(event => event.type === 'progress' && event.step), [0, 1, 2])

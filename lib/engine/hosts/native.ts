@@ -308,9 +308,6 @@ function asEngineError (error: unknown): unknown {
   return new EngineError(error.code as EngineErrorCode, error.message, { cause: error })
 }
 
-// A Ctrl-C in the terminal reaches every process of the server; what happens to this one is the server's decision.
-process.on('SIGINT', () => {})
-
 const path = process.argv[2]
 const addon = path === undefined ? await loadEngineAddon() : createRequire(import.meta.url)(path)
 const host = new NativeHost(addon as EngineAddon)
