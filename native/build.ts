@@ -1,19 +1,18 @@
 import { spawn } from 'node:child_process'
-import { createWriteStream, existsSync, type WriteStream } from 'node:fs'
-import { mkdir, readFile, realpath, rm, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { appendFile, mkdir, readFile, realpath, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { delimiter, join } from 'node:path'
-import { finished } from 'node:stream/promises'
 import { addonNames, findAddon, lastBuild, loadAuthAddon, packageRoot, statusFile } from './index.ts'
 import type { AddonName, BuildStatus } from './index.ts'
 
 /**
  * Builds the addons: `node dist/native/build.js [--quiet] [-DNAME=VALUE…] [auth] [engine]`.
  *
- * `npm run build:native` shows everything, and fails when something that was asked for could not be built: auth.node,
- * and engine.node when it is named or SD_CPP_DIR says where its library is. The installation runs it with `--quiet`
- * (install.js): one line at most and no failure, because the server works without addons. Both leave
+ * `npm run build:native` shows everything, and fails when something that was wanted could not be built: auth.node, and
+ * engine.node when it is named or SD_CPP_DIR says where its library is. The installation runs it with `--quiet`
+ * (install.js): one line for each, and no failure, because the server works without addons. Both leave
  * build/native-build.log and build/native-status.json, from which the loader tells why an addon is missing.
  */
 
@@ -23,13 +22,15 @@ const logFile = join(buildFolder, 'native-build.log')
 const again = `\`npm run build:native\` in ${packageRoot}`
 /** Milliseconds for one step; the slowest one seen took half a minute. */
 const stepTimeout = 15 * 60_000
-/** Characters of the output of a step that are searched for its first error. */
+/** Characters of the output of a step that are kept. */
 const longestOutput = 1 << 20
 
 const install = process.platform === 'darwin'
   ? '`xcode-select --install` and `brew install cmake`'
   : '`sudo apt install cmake g++ make libpam0g-dev` (Debian, Ubuntu) or ' +
     '`sudo dnf install cmake gcc-c++ make pam-devel libxcrypt-devel` (Fedora)'
+
+const purposes = { auth: '`--auth unix` or `--auth pam`', engine: '`--engine native`' }
 
 interface BuildSystem {
   getConfigureCommand (): Promise<string[]>
@@ -55,23 +56,21 @@ if (unknown !== undefined) {
   process.exitCode = 2
 } else {
   await mkdir(buildFolder, { recursive: true })
-  const log = createWriteStream(logFile)
-  const status = await buildAll(named.length > 0 ? named : addonNames, log)
-  log.end()
-  await finished(log)
+  await writeFile(logFile, '')
+  const status = await buildAll(named.length > 0 ? named : addonNames)
   const known = { ...await lastBuild(packageRoot), ...status }
   await writeFile(statusFile(packageRoot), `${JSON.stringify(known, null, 2)}\n`)
   if (quiet) await mention(status)
   else await summarize(status)
 }
 
-async function buildAll (names: readonly AddonName[], log: WriteStream): Promise<BuildStatus> {
+async function buildAll (names: readonly AddonName[]): Promise<BuildStatus> {
   const status: BuildStatus = {}
   let configured: Promise<void> | undefined
   for (const name of names) {
     try {
-      await (configured ??= configure(log))
-      await compile(name, log)
+      await (configured ??= configure())
+      await compile(name)
       status[name] = { built: true }
     } catch (error) {
       if (!(error instanceof BuildFailure)) throw error
@@ -81,16 +80,16 @@ async function buildAll (names: readonly AddonName[], log: WriteStream): Promise
   return status
 }
 
-async function configure (log: WriteStream): Promise<void> {
+async function configure (): Promise<void> {
   if (process.platform === 'win32') throw new BuildFailure('the addons need Linux or macOS.')
   const missing = [['cmake'], ['g++', 'clang++'], ['ninja', 'make']].find(tools => !tools.some(isInPath))
   if (missing) throw new BuildFailure(`${missing.join(' or ')} is not installed. Type ${install}, then ${again}.`)
   await forgetOtherBuild()
   const command = await new cmakeJs.BuildSystem({ directory: packageRoot, noLog: true }).getConfigureCommand()
-  await run([...command, ...definitions], 'cmake cannot configure the build', log)
+  await run([...command, ...definitions], 'cmake cannot configure the build')
 }
 
-async function compile (name: AddonName, log: WriteStream): Promise<void> {
+async function compile (name: AddonName): Promise<void> {
   // What a failed build leaves must not be taken for its result.
   await rm(join(buildFolder, 'Release', `${name}.node`), { force: true })
   const skipped = await readIfThere(join(buildFolder, `${name}.skipped`))
@@ -98,7 +97,7 @@ async function compile (name: AddonName, log: WriteStream): Promise<void> {
   const command = await new cmakeJs.BuildSystem({
     directory: packageRoot, noLog: true, target: name, parallel: availableParallelism()
   }).getBuildCommand()
-  await run(command, `${name}.node does not compile`, log)
+  await run(command, `${name}.node does not compile`)
 }
 
 /** CMake refuses a cache of another folder (a copied tree) or of another generator (ninja was installed since). */
@@ -114,36 +113,33 @@ async function forgetOtherBuild (): Promise<void> {
 }
 
 /** Runs a step to its end; what it prints goes to the log, and to the terminal unless the build is quiet. */
-async function run (command: string[], failure: string, log: WriteStream): Promise<void> {
-  log.write(`$ ${command.join(' ')}\n`)
+async function run (command: string[], failure: string): Promise<void> {
   let output = ''
   const ending = await new Promise<string>((resolve) => {
     const child = spawn(command[0]!, command.slice(1), {
       cwd: buildFolder, stdio: ['ignore', 'pipe', 'pipe'], timeout: stepTimeout
     })
-    const take = (terminal: NodeJS.WriteStream) => (chunk: Buffer) => {
-      log.write(chunk)
-      if (!quiet) terminal.write(chunk)
-      if (output.length < longestOutput) output += chunk.toString()
+    for (const [stream, terminal] of [[child.stdout, process.stdout], [child.stderr, process.stderr]] as const) {
+      stream.setEncoding('utf8').on('data', (text: string) => {
+        if (!quiet) terminal.write(text)
+        if (output.length < longestOutput) output += text
+      })
     }
-    child.stdout.on('data', take(process.stdout))
-    child.stderr.on('data', take(process.stderr))
     child.once('error', error => resolve(error.message))
     child.once('close', (code, signal) => resolve(code === 0 ? '' : `ended with ${signal ?? `exit code ${code}`}`))
   })
+  await appendFile(logFile, `$ ${command.join(' ')}\n${output}`)
   if (ending === '') return
   const firstError = /^.*\berror\b[: ].*(?:\n +.*)?/im.exec(output)?.[0].replace(/\s+/g, ' ').slice(0, 300) ?? ending
   throw new BuildFailure(`${failure}: ${firstError} (${logFile} has everything). When that is solved, type ${again}.`)
 }
 
-/** For people who called it. A reason that nobody asked about (no stable-diffusion.cpp here) is no failure. */
+/** For people who called it. What was not wanted is no failure. */
 async function summarize (status: BuildStatus): Promise<void> {
-  const engineWanted = named.includes('engine') || Boolean(process.env.SD_CPP_DIR) ||
-    definitions.some(definition => definition.startsWith('-DSD_CPP_DIR='))
   for (const name of addonNames) {
     if (status[name] === undefined) continue
     const { built, reason } = status[name]
-    if (!built && (name === 'auth' || engineWanted)) process.exitCode = 1
+    if (!built && isWanted(name)) process.exitCode = 1
     console.log(`${name}.node`.padEnd(12), built ? await describe(name) : `not built: ${reason}`)
   }
 }
@@ -160,11 +156,18 @@ async function describe (name: AddonName): Promise<string> {
   return lines.join('\n')
 }
 
-/** For an installation: only a part that is missing and that could be there is worth a line. */
+/** For an installation: a line for what was wanted and is not there. */
 async function mention (status: BuildStatus): Promise<void> {
-  if (status.auth?.built === false && !(await findAddon('auth')).ok) {
-    console.log(`auth.node, which \`--auth unix\` and \`--auth pam\` need, was not built: ${status.auth.reason}`)
+  for (const name of addonNames) {
+    if (status[name]?.built !== false || !isWanted(name) || (await findAddon(name)).ok) continue
+    console.log(`${name}.node, which ${purposes[name]} needs, was not built: ${status[name].reason}`)
   }
+}
+
+/** The engine needs a library that few have, so it is wanted only by those who say where that is. */
+function isWanted (name: AddonName): boolean {
+  return name === 'auth' || named.includes('engine') || Boolean(process.env.SD_CPP_DIR) ||
+    definitions.some(definition => definition.startsWith('-DSD_CPP_DIR='))
 }
 
 function isInPath (program: string): boolean {

@@ -96,7 +96,7 @@ t.test('with tools', { skip: noTools, timeout: 180_000 }, async (t) => {
 
     writeFileSync(join(root, 'CMakeLists.txt'), 'message(FATAL_ERROR "no way")\n')
     t.match(build(root, ['auth']), { status: 1, output: /not built: cmake cannot configure the build: CMake Error .*no way/ })
-    t.match(build(root, ['--quiet']), { status: 0, output: /^auth.node, which .* need, was not built: cmake cannot/ })
+    t.match(build(root, ['--quiet']), { status: 0, output: /^auth.node, which .* needs, was not built: cmake cannot/ })
   })
 })
 
