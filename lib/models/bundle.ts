@@ -84,11 +84,13 @@ function parseBundle (text: string): Partial<Record<BundlePart, string>> & { nam
     throw new ModelFileError(`The description is not valid YAML: ${(cause as Error).message.split('\n')[0]!.slice(0, 200)}`, { cause })
   }
   if (validator.Check(content)) return content
-  const [first] = validator.Errors(content)
-  const at = first === undefined || first.instancePath === '' ? 'The description' : `The field ${quote(first.instancePath.slice(1))}`
-  const extra = first?.keyword === 'additionalProperties' ? ` (${first.params.additionalProperties.map(quote).join(', ').slice(0, 200)})` : ''
-  throw new ModelFileError(`${at} is not valid: it ${first?.message ?? 'has an unexpected value'}${extra}. ` +
-    `Known fields: name, defaults, ${bundleParts.join(', ')}.`)
+  const errors = validator.Errors(content)
+  const unknown = errors.flatMap(error => error.keyword === 'additionalProperties' ? error.params.additionalProperties : [])
+  if (unknown.length > 0) {
+    throw new ModelFileError(`The description has the unknown field ${quote(unknown[0]!)}. Known: name, defaults, ${bundleParts.join(', ')}.`)
+  }
+  const { instancePath = '', message = 'is not valid' } = errors[0] ?? {}
+  throw new ModelFileError(`The description is not valid: ${instancePath === '' ? 'it' : quote(instancePath.slice(1))} ${message}.`)
 }
 
 async function findPart (
@@ -105,7 +107,7 @@ async function findPart (
   if (!isInside(path, roots)) throw new ModelFileError(`${what} lies outside the models folders.`)
   const stats = await stat(path)
   if (!stats.isFile()) throw new ModelFileError(`${what} is not a file.`)
-  const format = formatOfName(path)
+  const format = formatOfName(named)
   if (format === undefined) throw new ModelFileError(`${what} is neither a safetensors nor a GGUF file.`)
   if (format === 'pickle') throw new ModelFileError(`${what} is a pickle file, which is never loaded. Use a safetensors version.`)
   return { path, size: stats.size }

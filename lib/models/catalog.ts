@@ -8,7 +8,7 @@ import { type Part, architectureOf } from './architectures.ts'
 import { readBundle } from './bundle.ts'
 import { type HashOptions, hashFile } from './hash.ts'
 import { ModelFileError } from './header.ts'
-import { type Model, failedBundle, modelOfBundle, modelOfFile } from './model.ts'
+import { type FileModel, type Model, failedBundle, modelOfBundle, modelOfFile } from './model.ts'
 import { loadScanCache, saveScanCache } from './scan-cache.ts'
 import { type ScanCache, type ScanResult, type ScanRoot, type ScanWarning, type ScannedFile, isInside, scanModels } from './scan.ts'
 import { type ModelType, drawingTypes, modelTypes } from './types.ts'
@@ -277,8 +277,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 }
 
 async function collectModels (scan: ScanResult): Promise<Map<string, Model>> {
-  const entries: Array<Omit<Model, 'id'> & { file: ScannedFile }> = []
-  const byPath = new Map<string, ReturnType<typeof modelOfFile>>()
+  const entries: Array<FileModel & { file: ScannedFile }> = []
+  const byPath = new Map<string, FileModel>()
   for (const file of scan.files.filter(({ format }) => format !== 'bundle')) {
     const model = modelOfFile(file)
     byPath.set(file.path, model)
@@ -298,13 +298,11 @@ async function collectModels (scan: ScanResult): Promise<Map<string, Model>> {
 }
 
 async function collectBundle (
-  file: ScannedFile, scan: ScanResult, byPath: ReadonlyMap<string, ReturnType<typeof modelOfFile>>
-): Promise<Omit<Model, 'id'>> {
+  file: ScannedFile, scan: ScanResult, byPath: ReadonlyMap<string, FileModel>
+): Promise<FileModel> {
   try {
     const bundle = await readBundle(file.path, scan.roots)
-    const main = byPath.get((bundle.files.diffusion_model ?? bundle.files.model)!)
-    if (main === undefined) return failedBundle(file, 'Its main part is not among the listed models; it may lie in a hidden folder.')
-    return modelOfBundle(file, bundle, main)
+    return modelOfBundle(file, bundle, path => byPath.get(path))
   } catch (error) {
     if (error instanceof ModelFileError) return failedBundle(file, error.message)
     return failedBundle(file, `The description can't be read (${(error as NodeJS.ErrnoException).code ?? (error as Error).message}).`)

@@ -87,8 +87,11 @@ export function describe (model: Model, { admin = false }: { admin?: boolean } =
   }
 }
 
+/** A model before its id is chosen. */
+export type FileModel = Omit<Model, 'id'>
+
 /** Makes the entry of a single file; its type is what the header proves, else what the folder says. */
-export function modelOfFile (file: ScannedFile): Omit<Model, 'id'> {
+export function modelOfFile (file: ScannedFile): FileModel {
   const { format, size, modified, path, relative, content, sha256 } = file
   const summary = content !== undefined && 'type' in content ? content : undefined
   const proven = summary === undefined || summary.type === 'unknown' ? undefined : summary.type
@@ -105,10 +108,18 @@ function unusable (relative: string, type: ModelType, { architecture }: Summary)
   if (known?.video === true) return `${known.title} makes videos; this server makes images.`
 }
 
-/** Makes the entry of a bundle; what it is, its main part says. */
-export function modelOfBundle (file: ScannedFile, bundle: Bundle, main: ReturnType<typeof modelOfFile>): Omit<Model, 'id'> {
-  const { blocked, error, architecture, summary, limits, defaults } = main
-  const problem = blocked ?? error
+/**
+ * Makes the entry of a bundle. What it is, its main part says; `listed` finds the entry of each part by its real path,
+ * so that nothing reaches the engine whose header was not read.
+ */
+export function modelOfBundle (file: ScannedFile, bundle: Bundle, listed: (path: string) => FileModel | undefined): FileModel {
+  for (const [part, path] of Object.entries(bundle.files)) {
+    const entry = listed(path)
+    if (entry === undefined) return failedBundle(file, `Its ${part} is not among the listed models; it may lie in a hidden folder.`)
+    const problem = entry.blocked ?? entry.error
+    if (problem !== undefined) return failedBundle(file, `Its ${part} can't be used: ${problem}`)
+  }
+  const { architecture, summary, limits, defaults } = listed((bundle.files.diffusion_model ?? bundle.files.model)!)!
   return {
     ...failedBundle(file),
     ...(bundle.name === undefined ? {} : { name: bundle.name }),
@@ -117,13 +128,12 @@ export function modelOfBundle (file: ScannedFile, bundle: Bundle, main: ReturnTy
     summary,
     limits,
     defaults: { ...defaults, ...bundle.defaults },
-    parts: bundle.files,
-    ...(problem === undefined ? {} : { error: `Its main part can't be used: ${problem}` })
+    parts: bundle.files
   }
 }
 
 /** The entry of a bundle whose description is wrong. */
-export function failedBundle ({ relative, size, modified, path }: ScannedFile, error?: string): Omit<Model, 'id'> {
+export function failedBundle ({ relative, size, modified, path }: ScannedFile, error?: string): FileModel {
   return { type: 'checkpoint', name: nameOf(relative), format: 'bundle', size, modified, path, architecture: null, ...(error === undefined ? {} : { error }) }
 }
 

@@ -75,7 +75,7 @@ const foldersAtOnce = 8
 const linksAtOnce = 8
 /** Asked for in one go, which keeps the thread pool awake: waking it for each file takes longer than the answer. */
 const filesAtOnce = 256
-const headersAtOnce = 16
+const headersAtOnce = 64
 
 /**
  * Finds the model files below the roots and reads the headers of those that `cache` does not know; `cache` is

@@ -23,15 +23,21 @@ export class FolderWatcher {
     this.#onChange = onChange
   }
 
-  /** Watches exactly these folders from now on. Returns how many of them can't be watched. */
+  /**
+   * Watches exactly these folders from now on. Whoever read a folder before it was watched may have missed something,
+   * so each new one counts as a change. Returns how many of them can't be watched.
+   */
   follow (folders: readonly string[]): number {
     const wanted = new Set(folders.slice(0, maximumFolders))
     for (const folder of this.#watchers.keys()) if (!wanted.has(folder)) this.#forget(folder)
-    for (const folder of wanted) if (!this.#watchers.has(folder)) this.#add(folder)
+    const before = this.#watchers.size
+    for (const folder of wanted) this.#add(folder)
+    if (this.#watchers.size > before) this.#changed()
     return folders.length - this.#watchers.size
   }
 
   #add (folder: string): void {
+    if (this.#watchers.has(folder)) return
     try {
       const watcher = watch(folder, { persistent: false }, () => this.#changed())
       this.#watchers.set(folder, watcher)

@@ -1,5 +1,9 @@
+import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdirSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
 import t from 'tap'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { describe } from '../../../lib/models/model.ts'
@@ -147,4 +151,127 @@ t.test('a refresh sees what changed, and only reads that', async t => {
     await rescanned.refresh()
     t.strictSame(rescanned.list(), catalog.list(), `a cache of ${JSON.stringify(text)} is replaced`)
   }
+})
+
+t.test('models of several files', async t => {
+  const good = 'diffusion_model: flux.safetensors'
+  const wrong: Record<string, [text: string, error: RegExp]> = {
+    nothing: ['', /description is not valid/],
+    'no main part': ['vae: flux.safetensors', /names neither/],
+    'a misspelt field': [`${good}\nclipl: x`, /"clipl"/],
+    'a prototype': [`${good}\n__proto__: { x: 1 }`, /"__proto__"/],
+    'a part outside': ['diffusion_model: ../../../../../../etc/passwd', /outside the models folders/],
+    'a part behind a link': ['diffusion_model: out.safetensors', /outside the models folders/],
+    'an absolute part': ['diffusion_model: /etc/passwd', /relative/],
+    'a missing part': [`${good}\nvae: missing.safetensors`, /can't be found \(ENOENT\)/],
+    'a folder': [`${good}\nvae: ../unet`, /not a file/],
+    'a pickle': [`${good}\nvae: old.ckpt`, /pickle/],
+    'a text': [`${good}\nvae: note.txt`, /neither/],
+    'a damaged main part': ['diffusion_model: broken.safetensors', /diffusion_model can't be used: .*too short/],
+    'a damaged other part': [`${good}\nvae: broken.safetensors`, /vae can't be used: .*too short/],
+    'a hidden part': [`${good}\nvae: ../.hidden/vae.safetensors`, /vae is not among the listed/],
+    'aliases that explode': [`a: &a [x, x]\nb: &b [*a, *a]\n${good}`, /YAML|not valid/],
+    'a repeated field': [`${good}\n${good}`, /YAML/],
+    'no YAML': ['{', /YAML/],
+    'wrong defaults': [`${good}\ndefaults: { steps: 1.5 }`, /defaults\/steps/],
+    'too much text': [`${good}\n#${'x'.repeat(65_536)}`, /at most 65536/]
+  }
+  const root = collection(t, {
+    'unet/flux.safetensors': safetensors(typical.flux),
+    'unet/broken.safetensors': 'x',
+    'unet/old.ckpt': 'x',
+    '.hidden/vae.safetensors': safetensors(typical.vae),
+    'unet/note.txt': 'x',
+    'unet/json.model.json': JSON.stringify({ diffusion_model: 'flux.safetensors', defaults: { width: 256 } }),
+    ...Object.fromEntries(Object.entries(wrong).map(([name, [text]]) => [`unet/${name}.model.yml`, text]))
+  })
+  symlinkSync('/etc/passwd', join(root, 'unet/out.safetensors'))
+  const catalog = await catalogOf(root)
+  for (const [name, [, error]] of Object.entries(wrong)) {
+    const model = catalog.get(`checkpoint/unet/${name}.model.yml`)
+    t.match(model?.error, error, `${name}: ${model?.error}`)
+    t.notMatch(model?.error, root, 'without a path of this machine')
+    t.throws(() => catalog.resolve(model!.id), { code: 'SDR_UNSUPPORTED_MODEL' })
+    await t.rejects(catalog.files(model!), { code: 'SDR_UNSUPPORTED_MODEL' })
+  }
+  const json = catalog.resolve('json')
+  t.match(json, { format: 'bundle', architecture: 'flux1', defaults: { width: 256, height: 1024 }, size: catalog.find('flux.safetensors').size })
+  rmSync(join(root, 'unet/flux.safetensors'))
+  symlinkSync('/etc/passwd', join(root, 'unet/flux.safetensors'))
+  await t.rejects(catalog.files(json), { code: 'SDR_UNSUPPORTED_MODEL', message: /link/ })
+})
+
+t.test('ids stay unique', async t => {
+  const root = collection(t, {
+    'a/checkpoints/x.safetensors': safetensors(typical.sd1),
+    'a/Stable-diffusion/x.safetensors': safetensors(typical.sd1),
+    'b/checkpoints/x.safetensors': safetensors(typical.sd1),
+    'b/checkpoints/split-00001-of-00002.safetensors': safetensors(typical.sd1),
+    'b/wan.safetensors': safetensors({ 'blocks.0.cross_attn.norm_k.weight': { shape: [2] } })
+  })
+  const catalog = new ModelCatalog({ roots: [{ path: join(root, 'a') }, { path: join(root, 'b') }, { path: join(root, 'c') }] })
+  const { warnings } = await catalog.refresh()
+  t.strictSame(catalog.list({ search: 'x.' }).models.map(({ id, path }) => [id, path]), [
+    ['checkpoint/checkpoints/x.safetensors', join(root, 'a/checkpoints/x.safetensors')],
+    ['checkpoint/x.safetensors', join(root, 'a/Stable-diffusion/x.safetensors')]
+  ])
+  t.match(warnings, [{ path: join(root, 'c') }, { path: join(root, 'b/checkpoints/x.safetensors'), message: /same id/ }])
+  t.match(catalog.directories(), [{ readable: true, models: 2 }, { readable: true, models: 3, warnings: [{ message: /same id/ }] }, { readable: false, warnings: [{}] }])
+  t.throws(() => catalog.resolve('split-00001-of-00002'), { message: /part 1 of 2/ })
+  t.throws(() => catalog.resolve('wan'), { message: /videos/ })
+})
+
+t.test('hashes are computed once', async t => {
+  const root = collection(t, files)
+  const catalog = await catalogOf(root)
+  const model = catalog.find('sd15')
+  const seen: number[] = []
+  const expected = createHash('sha256').update(files['Stable-diffusion/sd15.safetensors']).digest('hex')
+  t.equal(await catalog.hash(model, { progress: ({ bytes, total }) => seen.push(bytes / total) }), expected)
+  t.equal(seen.at(-1), 1)
+  t.equal(describe(model).sha256, expected)
+  await catalog.refresh()
+  const again = catalog.find('sd15')
+  t.equal(await catalog.hash(again, { progress: () => t.fail('it was read again') }), expected)
+  const vae = catalog.find('vae/ink.safetensors')
+  await t.rejects(catalog.hash(vae, { signal: AbortSignal.abort(new Error('enough')) }), { message: 'enough' })
+  await t.rejects(catalog.hash(catalog.find('Flux, complete')), { code: 'SDR_UNSUPPORTED_MODEL' })
+  write(vae.path, safetensors(typical.esrgan))
+  await t.rejects(catalog.hash(vae), { code: 'SDR_CONFLICT' }, 'never the hash of another content')
+})
+
+t.test('changes are seen without being asked', async t => {
+  const root = collection(t, files)
+  const catalog = await catalogOf(root)
+  // The catalog itself does not keep the process alive.
+  const alive = setInterval(() => {}, 1000)
+  t.teardown(() => {
+    clearInterval(alive)
+    catalog.close()
+  })
+  catalog.watch()
+  const changed = once(catalog, 'changed')
+  write(join(root, 'Lora/later.safetensors'), safetensors(typical.lora))
+  t.match(await changed, [{ added: 1, removed: 0 }])
+  t.equal(catalog.find('later').type, 'lora')
+
+  const changedAgain = once(catalog, 'changed')
+  write(join(root, 'Lora/new/latest.safetensors'), safetensors(typical.lora))
+  await changedAgain
+  t.equal(catalog.find('latest').id, 'lora/new/latest.safetensors', 'in a folder that is watched only from now on')
+  const gone = once(catalog, 'changed')
+  rmSync(join(root, 'Lora'), { recursive: true })
+  t.match(await gone, [{ removed: 3 }])
+})
+
+t.test('a watched catalog does not keep the process alive', async t => {
+  const root = collection(t, files)
+  const script = `
+    const { ModelCatalog } = await import(${JSON.stringify(new URL('../../../lib/models/catalog.ts', import.meta.url).href)})
+    const catalog = new ModelCatalog({ roots: [{ path: ${JSON.stringify(root)} }] })
+    await catalog.refresh()
+    catalog.watch()
+    console.log(catalog.list().total)`
+  const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', script], { timeout: 20_000 })
+  t.equal(stdout.trim(), '10')
 })
