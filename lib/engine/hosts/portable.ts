@@ -45,10 +45,6 @@ class PortableHost implements HostEngine {
     return this.#info
   }
 
-  get isBusy (): boolean {
-    return this.#active !== undefined
-  }
-
   readonly operations: HostEngine['operations'] = {
     load: (parameters, _attachments, report) => this.#operate(report, () => this.#load(parameters, report)),
     unload: (_parameters, _attachments, report) => this.#operate(report, () => this.#unload()),
@@ -232,9 +228,5 @@ const log = new PortableLog()
 logging.setLogger((priority, message) => log.add(priority, message))
 await listDevices()
 new Bare.Thread(new URL('portable-watch.js', import.meta.url).pathname, { data: null }) // eslint-disable-line no-new
-const host = new PortableHost(log)
-serveHost(host, new Pipe(3), () => {
-  // An addon that is busy would be waited for.
-  if (host.isBusy) kill(pid(), 'SIGKILL')
-  Bare.exit()
-})
+// An orderly exit would wait for the addon and for the thread, and there is nothing to put in order.
+serveHost(new PortableHost(log), new Pipe(3), () => kill(pid(), 'SIGKILL'))
