@@ -70,9 +70,8 @@ bool SameBytes(const char* left, const char* right, std::size_t size) {
   return difference == 0;
 }
 
-enum class Match { kYes, kNo, kUnknownMethod };
-
-Match HashMatches(const Secret& password, const char* hash) {
+// Whether the password gives this hash; nothing when the hash is of a method that crypt(3) does not know.
+std::optional<bool> HashMatches(const Secret& password, const char* hash) {
   const auto wipe = [](crypt_data* data) {
     Wipe(data, sizeof *data);
     delete data;
@@ -81,10 +80,12 @@ Match HashMatches(const Secret& password, const char* hash) {
   std::unique_ptr<crypt_data, decltype(wipe)> data(new crypt_data(), wipe);
   errno = 0;
   const char* made = crypt_r(password.data(), hash, data.get());
-  // libxcrypt answers "*0" or "*1" where others answer NULL. ERANGE: longer than any password it can hash.
-  if (made == nullptr || made[0] == '*') return errno == ERANGE ? Match::kNo : Match::kUnknownMethod;
+  if (made == nullptr || made[0] == '*') {  // libxcrypt answers "*0" or "*1" where others answer NULL
+    if (errno == ERANGE) return false;      // longer than any password it can hash
+    return std::nullopt;
+  }
   const std::size_t size = std::strlen(made);
-  return size == std::strlen(hash) && SameBytes(made, hash, size) ? Match::kYes : Match::kNo;
+  return size == std::strlen(hash) && SameBytes(made, hash, size);
 }
 
 bool EndsWith(const std::string& text, const std::string& end) {
@@ -125,8 +126,7 @@ std::string UnixProblem() {
          std::generic_category().message(error) + "): run the server as root or with the group that owns the file";
 }
 
-Verdict CheckUnixAccount(const std::string& user, const Secret& password) {
-  // The hash comes first on every path, so that all answers take the time of one.
+Verdict CheckUnixAccount(const std::string& user, const Secret& password) try {
   const auto account = FindAccount(user);
   ShadowEntry shadow;
   if (account && !ReadShadow(account->name, shadow)) {
@@ -142,17 +142,20 @@ Verdict CheckUnixAccount(const std::string& user, const Secret& password) {
   const char* hash = shadow.hash.c_str() + std::strspn(shadow.hash.c_str(), "!");
   const bool locked = hash != shadow.hash.c_str();
   const bool usable = *hash != '\0' && *hash != '*';
-  const Match match = HashMatches(password, usable ? hash : DummySetting().c_str());
+  // Every answer takes the time of one hash, whatever the account is.
+  const auto match = usable ? HashMatches(password, hash) : std::nullopt;
+  if (!match) HashMatches(password, DummySetting().c_str());
 
   if (!account) return Denied("there is no such account");
-  if (!usable) return Denied(shadow.hash.empty() ? "the account has no password" : "the account's password is locked");
-  if (match == Match::kUnknownMethod) {
-    return {"unavailable", "this system's crypt(3) does not know the method of the account's password hash", ""};
-  }
-  if (match == Match::kNo) return Denied("the password is wrong");
+  if (shadow.hash.empty()) return Denied("the account has no password");
+  if (!usable) return Denied("the account's password is locked");
+  if (!match) return Denied("this system's crypt(3) does not know the method of the account's password hash");
+  if (!*match) return Denied("the password is wrong");
   if (account->uid == 0) return Denied("accounts with uid 0 may not log in");
   if (locked) return {"account_locked", "the password is locked (see `passwd -u`)", ""};
   return CheckSettings(*account, shadow);
+} catch (const std::system_error& error) {
+  return {"unavailable", error.what(), ""};
 }
 
 #else
