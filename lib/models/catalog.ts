@@ -3,14 +3,12 @@ import { lstat, realpath } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { apiError } from '../../errors.ts'
 import type { ModelFiles } from '../engine/engine.ts'
-import { nearest } from '../nearest.ts'
-import { type Part, architectureOf } from './architectures.ts'
-import { readBundle } from './bundle.ts'
+import { collectModels, compareModels } from './collect.ts'
+import { findModel } from './find-model.ts'
 import { type HashOptions, hashFile } from './hash.ts'
-import { ModelFileError } from './header.ts'
-import { type FileModel, type Model, failedBundle, modelOfBundle, modelOfFile } from './model.ts'
+import { type Model, obstacleTo } from './model.ts'
 import { loadScanCache, saveScanCache } from './scan-cache.ts'
-import { type ScanCache, type ScanResult, type ScanRoot, type ScanWarning, type ScannedFile, isInside, scanModels } from './scan.ts'
+import { type ScanCache, type ScanResult, type ScanRoot, type ScanWarning, isInside, scanModels } from './scan.ts'
 import { type ModelType, drawingTypes, modelTypes } from './types.ts'
 import { FolderWatcher } from './watch.ts'
 
@@ -117,15 +115,14 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     this.#cache ??= this.#cacheFile === undefined ? new Map() : await loadScanCache(this.#cacheFile)
     const scan = await scanModels(this.#roots, this.#cache)
     const models = await collectModels(scan)
-    const { added, removed, changed } = compareModels(this.#models, models)
+    const difference = compareModels(this.#models, models)
     this.#scan = scan
     this.#models = models
     this.#followFolders()
     if (this.#cacheFile !== undefined && scan.cacheChanged) await this.#save(this.#cacheFile)
-    const result = {
-      models: models.size, added, removed, changed, duration_ms: Math.round(performance.now() - start), warnings: scan.warnings
-    }
-    if (firstTime || added + removed + changed > 0) this.emit('changed', result)
+    const duration_ms = Math.round(performance.now() - start)
+    const result = { models: models.size, ...difference, duration_ms, warnings: scan.warnings }
+    if (firstTime || Object.values(difference).some(count => count > 0)) this.emit('changed', result)
     return result
   }
 
@@ -133,7 +130,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     try {
       await saveScanCache(cacheFile, this.#cache!)
     } catch (error) {
-      this.#warn(cacheFile, `The cache of the models can't be written: ${(error as Error).message}. Starts will be slower.`)
+      this.#warn(cacheFile, `The cache of the models can't be written, so starts are slower: ${(error as Error).message}`)
     }
   }
 
@@ -148,11 +145,12 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     const found = [...this.#models.values()].filter(model =>
       (type === undefined || model.type === type) &&
       (architecture === undefined || model.architecture === architecture) &&
-      (text === undefined || [model.id, model.name, model.summary?.metadata?.title].some(value => value?.toLowerCase().includes(text))))
+      (text === undefined || textsOf(model).some(value => value?.toLowerCase().includes(text))))
     const after = cursor === undefined ? undefined : decodeCursor(cursor)
     const rest = after === undefined ? found : found.filter(({ id }) => id > after)
     const models = rest.slice(0, Math.min(Math.max(limit, 1), pageSize.maximum))
-    return { models, total: found.length, next_cursor: rest.length > models.length ? encodeCursor(models.at(-1)!.id) : null }
+    const next_cursor = rest.length > models.length ? encodeCursor(models.at(-1)!.id) : null
+    return { models, total: found.length, next_cursor }
   }
 
   get size (): number {
@@ -165,14 +163,14 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   /** The first model of a type, in the order of ids, that is neither blocked nor damaged. */
   firstUsable (type: ModelType): Model | undefined {
-    for (const model of this.#models.values()) if (model.type === type && problemOf(model) === undefined) return model
+    for (const model of this.#models.values()) if (model.type === type && obstacleTo(model) === undefined) return model
   }
 
   /** Number and size of the models of each type, and how many of them can't be used. */
   types (): Array<{ type: ModelType, count: number, size: number, unusable: number }> {
     return modelTypes.map(type => {
       const models = [...this.#models.values()].filter(model => model.type === type)
-      return { type, count: models.length, size: sizeOf(models), unusable: models.filter(problemOf).length }
+      return { type, count: models.length, size: sizeOf(models), unusable: models.filter(({ blocked, error }) => (blocked ?? error) !== undefined).length }
     })
   }
 
@@ -193,38 +191,21 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     })
   }
 
-  /**
-   * The model that a person means by an id, or by a file name with or without its ending when only one has it.
-   * @throws an API error: SDR_MODEL_NOT_FOUND with the nearest ids, SDR_INVALID_REQUEST when several fit.
-   */
-  find (idOrName: string, types: readonly ModelType[] = modelTypes): Model {
-    const exact = this.#models.get(idOrName)
-    if (exact !== undefined) return exact
-    const models = [...this.#models.values()].filter(({ type }) => types.includes(type))
-    const wanted = idOrName.toLowerCase()
-    const namings: Array<(model: Model) => boolean> = [
-      model => model.name === idOrName || fileName(model) === idOrName,
-      model => model.name.toLowerCase() === wanted || fileName(model).toLowerCase() === wanted
-    ]
-    for (const fits of namings) {
-      const found = models.filter(fits)
-      if (found.length === 1) return found[0]!
-      if (found.length > 1) throw ambiguous(idOrName, found)
-    }
-    throw notFound(idOrName, models)
+  /** The model that a person means by an id or a name, of whatever type. @throws what `findModel` throws. */
+  find (idOrName: string): Model {
+    return findModel(this.#models, idOrName, modelTypes)
   }
 
   /**
-   * The model for a request: found like `find`, of one of the types, and usable.
-   * @throws an API error: those of `find`, and SDR_UNSUPPORTED_MODEL with the reason.
+   * The model for a request: one of the types (by default those that draw), and usable.
+   * @throws API errors: what `findModel` throws, and SDR_UNSUPPORTED_MODEL with the reason.
    */
   resolve (idOrName: string, { types = drawingTypes }: { types?: readonly ModelType[] } = {}): Model {
-    const model = this.find(idOrName, types)
+    const model = findModel(this.#models, idOrName, types)
     if (!types.includes(model.type)) {
       throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is of type ${model.type}; this needs ${types.join(' or ')}.`)
     }
-    const problem = problemOf(model)
-    if (problem !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} can't be used: ${problem}`)
+    requireUsable(model)
     return model
   }
 
@@ -241,10 +222,11 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
    * @throws an API error SDR_UNSUPPORTED_MODEL when the model is blocked, damaged, gone, or lacks its other parts.
    */
   async files (model: Model): Promise<ModelFiles> {
-    const problem = problemOf(model)
-    if (problem !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} can't be used: ${problem}`)
+    requireUsable(model)
     const files: ModelFiles = {}
-    for (const [part, path] of Object.entries(partsOf(model))) files[part as keyof ModelFiles] = await this.#checked(model, path)
+    for (const [part, path] of Object.entries(partsOf(model))) {
+      files[part as keyof ModelFiles] = await this.#checked(model, path)
+    }
     return files
   }
 
@@ -254,7 +236,9 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
    * SDR_CONFLICT when the file changed meanwhile.
    */
   async hash (model: Model, options: HashOptions = {}): Promise<string> {
-    if (model.format === 'bundle') throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is made of several files; ask for the hash of each.`)
+    if (model.format === 'bundle') {
+      throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is made of several files; ask for the hash of each.`)
+    }
     if (model.sha256 !== undefined) return model.sha256
     const sha256 = await hashFile(await this.path(model), options)
     const { mtimeMs, size } = await lstat(model.path)
@@ -269,58 +253,26 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   async #checked (model: Model, path: string): Promise<string> {
     const real = await realpath(path).catch((cause: unknown) => {
-      throw apiError('SDR_UNSUPPORTED_MODEL', `A file of ${model.id} is gone (${(cause as NodeJS.ErrnoException).code}). Refresh the models.`, { cause })
+      const { code } = cause as NodeJS.ErrnoException
+      throw apiError('SDR_UNSUPPORTED_MODEL', `A file of ${model.id} is gone (${code}). Refresh the models.`, { cause })
     })
     if (real === path && isInside(real, this.#scan.roots)) return real
-    throw apiError('SDR_UNSUPPORTED_MODEL', `A file of ${model.id} is now a link to another place, which is refused. Refresh the models.`)
+    throw apiError('SDR_UNSUPPORTED_MODEL',
+      `A file of ${model.id} is now a link to another place, which is refused. Refresh the models.`)
   }
 }
 
-async function collectModels (scan: ScanResult): Promise<Map<string, Model>> {
-  const entries: Array<FileModel & { file: ScannedFile }> = []
-  const byPath = new Map<string, FileModel>()
-  for (const file of scan.files.filter(({ format }) => format !== 'bundle')) {
-    const model = modelOfFile(file)
-    byPath.set(file.path, model)
-    entries.push({ ...model, file })
-  }
-  for (const file of scan.files.filter(({ format }) => format === 'bundle')) {
-    entries.push({ ...await collectBundle(file, scan, byPath), file })
-  }
-
-  const models = new Map<string, Model>()
-  for (const { file, ...model } of entries) {
-    const id = [idOf(model.type, file), `${model.type}/${file.relative}`].find(id => !models.has(id))
-    if (id !== undefined) models.set(id, { id, ...model })
-    else scan.warnings.push({ path: file.path, message: `Another models folder has a file of the same id (${idOf(model.type, file)}): this one is not listed.` })
-  }
-  return new Map([...models].sort(([a], [b]) => a < b ? -1 : 1))
-}
-
-async function collectBundle (
-  file: ScannedFile, scan: ScanResult, byPath: ReadonlyMap<string, FileModel>
-): Promise<FileModel> {
-  try {
-    const bundle = await readBundle(file.path, scan.roots)
-    return modelOfBundle(file, bundle, path => byPath.get(path))
-  } catch (error) {
-    if (error instanceof ModelFileError) return failedBundle(file, error.message)
-    return failedBundle(file, `The description can't be read (${(error as NodeJS.ErrnoException).code ?? (error as Error).message}).`)
-  }
-}
-
-/** The folder that gave the type is in the id already, as the type: `Lora/style/a.gguf` is `lora/style/a.gguf`. */
-function idOf (type: ModelType, { relative, folderDepth, folderType }: ScannedFile): string {
-  return `${type}/${folderType === type ? relative.split('/').slice(folderDepth).join('/') : relative}`
+function requireUsable (model: Model): void {
+  const obstacle = obstacleTo(model)
+  if (obstacle !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} can't be used: ${obstacle}`)
 }
 
 /** The files that a model is loaded from, by the engine's names. @throws when it can't be loaded by itself. */
 function partsOf (model: Model): ModelFiles {
-  const { id, type, path, architecture } = model
+  const { id, type, path } = model
   if (model.parts !== undefined) return model.parts
   switch (type) {
     case 'checkpoint': return { model: path }
-    case 'diffusion': throw missingParts(id, architectureOf(architecture)?.parts)
     case 'upscaler': return { esrgan: path }
     case 'vae': return { vae: path }
     case 'taesd': return { taesd: path }
@@ -330,35 +282,8 @@ function partsOf (model: Model): ModelFiles {
   }
 }
 
-function missingParts (id: string, parts: readonly Part[] | undefined): Error {
-  const needed = parts === undefined ? 'text encoders and VAE' : parts.join(', ')
-  return apiError('SDR_UNSUPPORTED_MODEL', `${id} holds the diffusion model alone and needs ${needed}. ` +
-    'Put a file NAME.model.yaml beside it that names diffusion_model and these parts, and use that as the model.')
-}
-
-function problemOf ({ blocked, error }: Model): string | undefined {
-  return blocked ?? error
-}
-
-function fileName ({ id }: Model): string {
-  return id.slice(id.lastIndexOf('/') + 1)
-}
-
-const candidatesShown = 10
-
-function ambiguous (name: string, models: readonly Model[]): Error {
-  const ids = models.map(({ id }) => id)
-  const shown = ids.slice(0, candidatesShown)
-  return apiError('SDR_INVALID_REQUEST', `Several models are called ${JSON.stringify(name)}: ${shown.join(', ')}${ids.length > shown.length ? '…' : ''}. Use an id.`,
-    { details: { candidates: shown } })
-}
-
-function notFound (wanted: string, models: readonly Model[]): Error {
-  const byName = nearest(wanted, models.map(({ name }) => name))
-  const byId = nearest(wanted, models.map(({ id }) => id))
-  const close = models.filter(({ id, name }) => id === byId || name === byName).map(({ id }) => id).slice(0, candidatesShown)
-  const hint = close.length === 0 ? 'GET /api/models lists them.' : `Did you mean ${close.join(' or ')}?`
-  return apiError('SDR_MODEL_NOT_FOUND', `There is no model ${JSON.stringify(wanted.slice(0, 200))}. ${hint}`, { details: { nearest: close } })
+function textsOf ({ id, name, summary }: Model): Array<string | undefined> {
+  return [id, name, summary?.metadata?.title]
 }
 
 function encodeCursor (id: string): string {
@@ -368,19 +293,11 @@ function encodeCursor (id: string): string {
 function decodeCursor (cursor: string): string {
   const id = Buffer.from(cursor, 'base64url').toString('utf8')
   if (cursor.length <= cursorLength && encodeCursor(id) === cursor) return id
-  throw apiError('SDR_INVALID_REQUEST', 'The cursor is not one that this server gave. Start again without it.', { details: { field: 'cursor' } })
+  throw apiError('SDR_INVALID_REQUEST', 'The cursor is not one that this server gave. Start again without it.', {
+    details: { field: 'cursor' }
+  })
 }
 
 function sizeOf (items: ReadonlyArray<{ size: number }>): number {
   return items.reduce((sum, { size }) => sum + size, 0)
-}
-
-function compareModels (before: ReadonlyMap<string, Model>, after: ReadonlyMap<string, Model>): { added: number, removed: number, changed: number } {
-  const kept = [...after].filter(([id]) => before.has(id))
-  const changed = kept.filter(([id, model]) => signatureOf(before.get(id)!) !== signatureOf(model)).length
-  return { added: after.size - kept.length, removed: before.size - kept.length, changed }
-}
-
-function signatureOf ({ size, modified, path, error, blocked }: Model): string {
-  return JSON.stringify([size, modified, path, error, blocked])
 }

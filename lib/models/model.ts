@@ -147,3 +147,12 @@ function knowledge (type: ModelType, summary: Summary | undefined): Pick<Model, 
 function nameOf (relative: string): string {
   return relative.slice(relative.lastIndexOf('/') + 1).replace(/(?:\.model\.(?:ya?ml|json)|\.[^.]+)$/i, '')
 }
+
+/** Why a model can't be used as it is; undefined when it can. */
+export function obstacleTo ({ blocked, error, type, parts, architecture }: Model): string | undefined {
+  const problem = blocked ?? error
+  if (problem !== undefined || type !== 'diffusion' || parts !== undefined) return problem
+  const needed = architectureOf(architecture)?.parts.join(', ') ?? 'text encoders and VAE'
+  return `it holds the diffusion model alone and needs ${needed}. ` +
+    'Put a file NAME.model.yaml beside it that names diffusion_model and these parts, and use that as the model.'
+}

@@ -80,7 +80,27 @@ t.test('a model is found by id and by name', async t => {
   t.throws(() => catalog.find('ink'), { code: 'SDR_INVALID_REQUEST', details: { candidates: ['lora/style/ink.safetensors', 'vae/ink.safetensors'] } })
   t.throws(() => catalog.find('sd14'), { code: 'SDR_MODEL_NOT_FOUND', details: { nearest: ['checkpoint/sd15.safetensors'] } })
   t.throws(() => catalog.resolve('lora/style/ink.safetensors'), { code: 'SDR_UNSUPPORTED_MODEL', message: /type lora/ })
+  t.throws(() => catalog.resolve('ink'), { code: 'SDR_INVALID_REQUEST' }, 'of no type that draws')
+  t.throws(() => catalog.resolve('t5'), { code: 'SDR_UNSUPPORTED_MODEL', message: /type text_encoder/ })
+  t.throws(() => catalog.resolve('flux'), { code: 'SDR_UNSUPPORTED_MODEL', message: /clip_l, t5xxl, vae/ })
+  t.throws(() => catalog.find('x'.repeat(100_000)), { code: 'SDR_MODEL_NOT_FOUND', message: /^.{1,700}$/ })
   t.throws(() => catalog.resolve('old'), { code: 'SDR_UNSUPPORTED_MODEL', message: /pickle/ })
+})
+
+t.test('of several files with one name the usable one is meant', async t => {
+  const catalog = await catalogOf(collection(t, {
+    'checkpoints/v1-5.ckpt': 'x',
+    'checkpoints/v1-5.safetensors': safetensors(typical.sd1),
+    'unet/flux.safetensors': safetensors(typical.flux),
+    'unet/flux.model.yaml': 'diffusion_model: flux.safetensors',
+    'checkpoints/Case.safetensors': safetensors(typical.sd1),
+    'checkpoints/case.safetensors': safetensors(typical.sd1)
+  }))
+  t.equal(catalog.resolve('v1-5').id, 'checkpoint/v1-5.safetensors')
+  t.equal(catalog.resolve('flux').id, 'checkpoint/unet/flux.model.yaml')
+  t.equal(catalog.resolve('Case').id, 'checkpoint/Case.safetensors')
+  t.equal(catalog.resolve('case').id, 'checkpoint/case.safetensors')
+  t.throws(() => catalog.resolve('CASE'), { code: 'SDR_INVALID_REQUEST' })
 })
 
 t.test('the engine gets absolute paths, checked again', async t => {
@@ -96,7 +116,7 @@ t.test('the engine gets absolute paths, checked again', async t => {
     vae: join(root, 'vae/ink.safetensors')
   })
   t.match(complete, { architecture: 'flux1', defaults: { width: 1024, steps: 3 } })
-  await t.rejects(catalog.files(catalog.resolve('diffusion/flux.safetensors')), { message: /clip_l, t5xxl, vae/ })
+  await t.rejects(catalog.files(catalog.find('diffusion/flux.safetensors')), { message: /clip_l, t5xxl, vae/ })
 
   rmSync(sd15.path)
   await t.rejects(catalog.files(sd15), { code: 'SDR_UNSUPPORTED_MODEL', message: /gone/ })
@@ -138,7 +158,7 @@ t.test('a refresh sees what changed, and only reads that', async t => {
   write(join(root, 'Lora/new.safetensors'), safetensors(typical.lora))
   rmSync(join(root, 'vae/ink.safetensors'))
   t.match(await catalog.refresh(), { added: 2, removed: 2 })
-  t.equal(catalog.resolve('sd15').type, 'diffusion', 'the type follows the content')
+  t.equal(catalog.find('sd15').type, 'diffusion', 'the type follows the content')
 
   overwrite(unread, Buffer.alloc(statSync(unread).size))
   const next = new ModelCatalog({ roots: [{ path: root }], cacheFile })

@@ -1,0 +1,69 @@
+import { apiError } from '../../errors.ts'
+import { nearest } from '../nearest.ts'
+import { type Model, obstacleTo } from './model.ts'
+import { type ModelType } from './types.ts'
+
+/** Characters; no id is longer, and looking for the nearest id costs time for every one of them. */
+const longestName = 512
+const candidatesShown = 10
+
+/**
+ * The model that a person means by an id, or by a file name with or without its ending when only one has it. Models of
+ * `types` come before others of the same name, and models that can be used before those that can't, because an old
+ * pickle often lies beside its safetensors version.
+ * @throws API errors: SDR_MODEL_NOT_FOUND with the nearest ids, SDR_INVALID_REQUEST with the ids when several fit.
+ */
+export function findModel (models: ReadonlyMap<string, Model>, idOrName: string, types: readonly ModelType[]): Model {
+  const exact = models.get(idOrName)
+  if (exact !== undefined) return exact
+  const named = [...models.values()].filter(model => isCalled(model, idOrName))
+  const [found, ...others] = [
+    (model: Model) => types.includes(model.type),
+    (model: Model) => obstacleTo(model) === undefined,
+    (model: Model) => isSpelledLike(model, idOrName)
+  ].reduce(prefer, named)
+  if (found === undefined) throw notFound(idOrName, [...models.values()])
+  if (others.length > 0) throw ambiguous(idOrName, [found, ...others])
+  return found
+}
+
+/** Those that fit, or all when none does. */
+function prefer (models: Model[], fits: (model: Model) => boolean): Model[] {
+  const preferred = models.filter(fits)
+  return preferred.length > 0 ? preferred : models
+}
+
+function isCalled (model: Model, name: string): boolean {
+  const wanted = name.toLowerCase()
+  return model.name.toLowerCase() === wanted || fileName(model).toLowerCase() === wanted
+}
+
+function isSpelledLike (model: Model, name: string): boolean {
+  return model.name === name || fileName(model) === name
+}
+
+function fileName ({ id }: Model): string {
+  return id.slice(id.lastIndexOf('/') + 1)
+}
+
+function ambiguous (name: string, models: readonly Model[]): Error {
+  const candidates = models.slice(0, candidatesShown).map(({ id }) => id)
+  const list = candidates.join(', ') + (models.length > candidates.length ? '…' : '')
+  return apiError('SDR_INVALID_REQUEST', `Several models are called ${JSON.stringify(name)}: ${list}. Use an id.`, {
+    details: { candidates }
+  })
+}
+
+function notFound (wanted: string, models: readonly Model[]): Error {
+  const close = wanted.length > longestName ? [] : closeTo(wanted, models)
+  const hint = close.length === 0 ? 'GET /api/models lists them.' : `Did you mean ${close.join(' or ')}?`
+  return apiError('SDR_MODEL_NOT_FOUND', `There is no model ${JSON.stringify(wanted.slice(0, longestName))}. ${hint}`, {
+    details: { nearest: close }
+  })
+}
+
+function closeTo (wanted: string, models: readonly Model[]): string[] {
+  const byName = nearest(wanted, models.map(({ name }) => name))
+  const byId = nearest(wanted, models.map(({ id }) => id))
+  return models.filter(({ id, name }) => id === byId || name === byName).map(({ id }) => id).slice(0, candidatesShown)
+}
