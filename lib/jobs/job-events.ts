@@ -16,8 +16,8 @@ export interface SubscribeOptions {
 }
 
 /**
- * The newest event of each name, in the order of their ids. Each tells the whole of its matter, so that a newer one makes
- * the older one worthless: this is all that somebody who was away, or is slow, has to be told.
+ * The newest event of each name, in the order of their ids. Each tells the whole of its matter, so that a newer one
+ * makes the older one worthless: this is all that somebody who was away, or is slow, has to be told.
  */
 type Newest = Map<JobEventName, JobEvent>
 

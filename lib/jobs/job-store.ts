@@ -69,7 +69,12 @@ export class JobStore {
   /** @throws {CommandError} (storage) when the file can't be opened, or another process has it open. */
   constructor (file: string, options: JobStoreOptions = {}) {
     this.#lock = lock(`${file}.lock`)
-    this.#database = openDatabase(file, migrations)
+    try {
+      this.#database = openDatabase(file, migrations)
+    } catch (error) {
+      this.#lock.close()
+      throw error
+    }
     this.#statements = prepareAll(this.#database)
     this.#capacity = options.capacity ?? 1000
     this.#capacityPerOwner = options.capacityPerOwner ?? 100

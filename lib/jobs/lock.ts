@@ -16,7 +16,7 @@ export function lock (file: string): Database {
   } catch (error) {
     database.close()
     throw new CommandError(exitCodes.storage,
-      `Another server works on this queue already (${file} is locked). Stop it, or give this one a --data-dir of its own.`,
+      `Another server works on this queue (${file} is locked). Stop it, or give this one a --data-dir of its own.`,
       { cause: error })
   }
 }

@@ -56,12 +56,15 @@ t.test('the usual text', async t => {
   }), image), [
     'a cat, (masterpiece:1.2)',
     'Negative prompt: dog',
-    'Steps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7.5, Seed: 42, Size: 512x768, Model: some model v1.5'
+    'Steps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7.5, Seed: 42, Size: 512x768, ' +
+      'Model: some model v1.5'
   ].join('\n'))
 })
 
 t.test('tools read back what was asked for', async t => {
-  const prompts = ['a cat', 'кошка, собака: вместе', '屋根の上の猫 🐈', 'two\nlines, "quoted" \\ back', 'a: b, c: "d']
+  const prompts = [
+    'a cat', 'кошка, собака: вместе', '屋根の上の猫 🐈', 'two\nlines, "quoted" \\ back', 'a: b, c: "d'
+  ]
   for (const prompt of prompts) {
     for (const negative of [undefined, ...prompts]) {
       const parsed = parse(generationText(job({ prompt, negative_prompt: negative, steps: 20, cfg_scale: 7 }), image))

@@ -1,13 +1,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { openDatabase } from '../../../lib/database.ts'
 import { JobStore, type AcceptedJob, type JobStoreOptions } from '../../../lib/jobs/job-store.ts'
 import { jobStatuses, type JobFilter } from '../../../lib/jobs/job.ts'
 import { migrations } from '../../../lib/jobs/migrations.ts'
+import { until } from './fixtures/until.ts'
 
 function open (t: Test, options: JobStoreOptions = {}, existing?: string) {
   let isOpen = false
@@ -27,7 +27,13 @@ let count = 0
 
 function request (more: Partial<AcceptedJob> = {}): AcceptedJob {
   return {
-    id: `job ${++count}`, type: 'txt2img', owner: 'ann', model: 'checkpoint/a', priority: 0, parameters: { prompt: 'a cat' }, ...more
+    id: `job ${++count}`,
+    type: 'txt2img',
+    owner: 'ann',
+    model: 'checkpoint/a',
+    priority: 0,
+    parameters: { prompt: 'a cat' },
+    ...more
   }
 }
 
@@ -52,7 +58,12 @@ t.test('states change from where they may and nowhere else', async t => {
   const allowed: Record<string, Record<string, string>> = {
     queued: { cancelQueued: 'cancelled' },
     running: {
-      complete: 'completed', fail: 'failed', endCancelled: 'cancelled', markCancelling: 'running', giveBack: 'queued', retryOrFail: 'queued'
+      complete: 'completed',
+      fail: 'failed',
+      endCancelled: 'cancelled',
+      markCancelling: 'running',
+      giveBack: 'queued',
+      retryOrFail: 'queued'
     },
     completed: {},
     failed: {},
@@ -130,7 +141,8 @@ t.test('a crash, twice; giving back does not count', async t => {
   t.match(startNext(store), { id, attempts: 1 })
   t.match(store.retryOrFail(id, 'SIGSEGV'), { status: 'queued', attempts: 1, error: null, position: 1 })
   t.match(startNext(store), { id, attempts: 2 })
-  t.match(store.retryOrFail(id, 'SIGSEGV '.repeat(1000)), { status: 'failed', attempts: 2, error: { code: 'engine_crashed' } })
+  const failed = store.retryOrFail(id, 'SIGSEGV '.repeat(1000))
+  t.match(failed, { status: 'failed', attempts: 2, error: { code: 'engine_crashed' } })
   t.equal(store.get(id)!.error!.message.length, 2000)
   t.equal(store.get(id)!.images.length, 0)
 })
@@ -183,15 +195,14 @@ t.test('an accepted job survives kill -9', async t => {
     const child = spawn(process.execPath, ['--import', 'tsx', program, file], { stdio: ['ignore', 'pipe', 'inherit'] })
     let output = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => { output += text })
-    await once(child.stdout, 'data')
-    await delay(100 * round)
+    await until(() => output.split('\n').length > 10 * round)
     t.throws(() => new JobStore(file), /Another server/, 'and meanwhile nobody else can work on it')
     child.kill('SIGKILL')
     const [, signal] = await once(child, 'close')
     t.equal(signal, 'SIGKILL')
 
     const accepted = output.split('\n').slice(0, -1)
-    t.ok(accepted.length > 5, `${accepted.length} jobs`)
+    t.ok(accepted.length >= 10 * round, `${accepted.length} jobs`)
     const { store, close } = open(t, { capacity: 1_000_000 }, file)
     t.same(accepted.filter(id => !store.has(id)), [], 'nothing is lost')
     t.equal(store.waiting, store.counts().queued)
@@ -206,7 +217,8 @@ t.test('a full queue', async t => {
   const { store } = open(t, { capacity: 3, capacityPerOwner: 2 })
   const first = store.accept(request()).job
   store.accept(request())
-  t.throws(() => store.accept(request()), { code: 'SDR_QUEUE_FULL', statusCode: 429, retryAfter: 10, message: /^2 of your jobs/ })
+  t.throws(() => store.accept(request()),
+    { code: 'SDR_QUEUE_FULL', statusCode: 429, retryAfter: 10, message: /^2 of your jobs/ })
   store.accept(request({ owner: 'bob' }))
   t.throws(() => store.accept(request({ owner: 'cyd' })), { code: 'SDR_QUEUE_FULL', message: /^3 jobs are waiting/ })
   t.equal(store.counts().queued, 3)
@@ -220,7 +232,8 @@ t.test('idempotency keys', async t => {
   const key = { key: 'k', requestHash: 'h' }
   const { job } = store.accept(request({ idempotency: key }))
   t.same(store.accept(request({ idempotency: key })), { isNew: false, job })
-  t.throws(() => store.accept(request({ idempotency: { ...key, requestHash: 'i' } })), { code: 'SDR_IDEMPOTENCY_CONFLICT', statusCode: 409 })
+  t.throws(() => store.accept(request({ idempotency: { ...key, requestHash: 'i' } })),
+    { code: 'SDR_IDEMPOTENCY_CONFLICT', statusCode: 409 })
   t.equal(store.accept(request({ idempotency: key, owner: 'bob' })).isNew, true, 'each owner has keys of their own')
   store.accept(request())
   t.equal(store.accept(request({ idempotency: key })).isNew, false, 'a retry needs no room in the queue')
@@ -242,7 +255,8 @@ t.test('old jobs', async t => {
     now += 1000
     store.complete(id, [image])
   }
-  const expired = (keepJobs: number, keepAfter: number, limit = 10) => store.expired({ keepJobs, keepAfter, limit }).map(({ id }) => id)
+  const expired = (keepJobs: number, keepAfter: number, limit = 10) =>
+    store.expired({ keepJobs, keepAfter, limit }).map(({ id }) => id)
   t.same(expired(4, 0), [])
   t.same(expired(3, 0), ['a'])
   t.same(expired(4, 1_002_001), ['a', 'b'])
@@ -262,7 +276,8 @@ t.test('pages of a hundred thousand jobs', async t => {
   database.exec(`
     WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 99999)
     INSERT INTO jobs (id, type, status, owner, model, priority, parameters, created_at)
-    SELECT 'job ' || n, iif(n % 7, 'txt2img', 'img2img'), iif(n % 1000, iif(n > 99500, 'queued', 'completed'), 'failed'),
+    SELECT 'job ' || n, iif(n % 7, 'txt2img', 'img2img'),
+      iif(n % 1000, iif(n > 99500, 'queued', 'completed'), 'failed'),
       iif(n % 20, 'bob', 'ann'), 'checkpoint/' || (n % 5), 0, '{"prompt":"a cat"}', 0 FROM numbers
   `)
   const all = database.prepare('SELECT id, type, status, owner, model FROM jobs ORDER BY sequence').all()
@@ -278,21 +293,25 @@ t.test('pages of a hundred thousand jobs', async t => {
   ]
   for (const filter of filters) {
     const expected = newestFirst.filter(job => Object.entries(filter).every(([name, value]) => job[name] === value))
-    const times: number[] = []
+    // The best of some, for the machine has other things to do.
+    const times = Array.from({ length: 10 }, () => {
+      const start = performance.now()
+      store.list(filter)
+      return performance.now() - start
+    })
+    const best = Math.min(...times)
+    t.ok(best < 5, `${best.toFixed(2)} ms a page`)
+
     const found: string[] = []
     let cursor: string | undefined
     for (let page = 0; page < 5; page++) {
-      const start = performance.now()
       const { jobs, next_cursor: next } = store.list({ ...filter, cursor })
-      times.push(performance.now() - start)
       found.push(...jobs.map(({ id }) => id))
       cursor = next ?? undefined
       if (next === null) break
     }
     t.same(found, expected.slice(0, 250).map(({ id }) => id), JSON.stringify(filter))
     t.equal(cursor === undefined, expected.length <= 250)
-    const best = Math.min(...times)
-    t.ok(best < 5, `${best.toFixed(2)} ms a page`)
   }
   t.equal(store.list({ limit: 1000 }).jobs.length, 200)
   t.equal(store.list({ limit: 0 }).jobs.length, 1)

