@@ -5,6 +5,9 @@ import t, { type Test } from 'tap'
 import { findAddon, packageRoot } from '../../native/index.ts'
 import { bareNode, noTools, openFolder, runNode } from '../fixtures/pam/system.ts'
 
+// Compiling takes seconds here and minutes on a machine that has other things to do.
+t.setTimeout(300_000)
+
 /** A copy of what the build needs, with the dependencies of this one and without the engine's sources. */
 function makeCopy (t: Test): string {
   const root = openFolder(t)
@@ -20,7 +23,7 @@ function run (root: string, file: string, args: string[], environment: Record<st
   const [command, ...rest] = bareNode
   const { status, stdout, stderr } = spawnSync(command,
     [...rest, '--import', 'tsx', join(root, file), ...args],
-    { cwd: root, encoding: 'utf8', timeout: 120_000, env: { ...process.env, SD_CPP_DIR: '', ...environment } })
+    { cwd: root, encoding: 'utf8', timeout: 200_000, env: { ...process.env, SD_CPP_DIR: '', ...environment } })
   return { status, output: stdout + stderr }
 }
 const build = (root: string, args: string[], environment?: Record<string, string>) =>
@@ -53,7 +56,7 @@ t.test('a word that it does not know', async (t) => {
   t.match(build(makeCopy(t), ['atuh']), { status: 2, output: /received atuh.*Usage: npm run build:native/s })
 })
 
-t.test('with tools', { skip: noTools, timeout: 180_000 }, async (t) => {
+t.test('with tools', { skip: noTools, timeout: 280_000 }, async (t) => {
   const root = makeCopy(t)
   const built = join(root, 'build', 'Release', 'auth.node')
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
