@@ -347,6 +347,21 @@ t.test('a cancelled job does not come back because the server stops', async t =>
   t.match(queue.get(job.id), { status: 'cancelled' })
 })
 
+t.test('a job can still be cancelled while the server stops', async t => {
+  const { queue, engine } = await opened(t)
+  const held = hold()
+  engine.ignoresAborts = true
+  engine.script.generate = [held.step]
+  const job = await queue.submit(request('x'))
+  await until(() => engine.prompts.length === 1)
+  const draining = queue.drain(0)
+  await delay(50)
+  await queue.cancel(job.id)
+  held.release()
+  await draining
+  t.match(queue.get(job.id), { status: 'cancelled' })
+})
+
 t.test('what a killed server was doing is done once more', async t => {
   const { queue: first, dataDir } = open(t)
   const once = await first.submit(request('once'), { init_image: Buffer.from('x') })
@@ -372,7 +387,8 @@ t.test('what a killed server was doing is done once more', async t => {
 })
 
 t.test('jobs wait for an engine that cannot be started, and say why', async t => {
-  const { queue, engine } = open(t)
+  const log: string[] = []
+  const { queue, engine } = open(t, { logger: { ...logger, error: (_details, message) => { log.push(message) } } })
   engine.script.start = Array(3).fill({ fail: 'engine_unavailable', message: 'libcuda.so.1: not found' })
   engine.script.generate = [{ fail: 'engine_unavailable', message: 'gone again' }]
   const job = await queue.submit(request('x'))
@@ -384,7 +400,7 @@ t.test('jobs wait for an engine that cannot be started, and say why', async t =>
   t.ok(Date.parse(blocked!.retry_at) > Date.now() - 1000)
   t.match(queue.get(job.id), { status: 'queued', attempts: 0, position: 1 })
   t.match(await ended(queue, job), { status: 'completed', attempts: 1 })
-  t.same(engine.script.start, [])
+  t.same(log, [...Array(3).fill('Jobs have to wait: libcuda.so.1: not found'), 'Jobs have to wait: gone again'])
   await until(() => queue.status.scheduler.state === 'idle')
   t.equal(queue.status.scheduler.blocked, null)
 })
