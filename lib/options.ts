@@ -68,10 +68,17 @@ export const optionTable = {
 
   'queue-capacity': { kind: 'integer', group: 'Jobs', default: 1000, minimum: 1, maximum: 1_000_000, describe: 'Jobs that may wait' },
   'queue-per-owner': { kind: 'integer', group: 'Jobs', default: 100, minimum: 1, maximum: 1_000_000, describe: 'Jobs that may wait for one owner' },
-  'max-width': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 16384, describe: 'Widest image in pixels' },
-  'max-height': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 16384, describe: 'Highest image in pixels' },
+  'max-width': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192, describe: 'Widest image in pixels' },
+  'max-height': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192, describe: 'Highest image in pixels' },
+  'max-pixels': { kind: 'integer', group: 'Jobs', default: 2048 * 2048, minimum: 64 * 64, maximum: 4096 * 4096, describe: 'Most pixels of one image that is drawn' },
   'max-steps': { kind: 'integer', group: 'Jobs', default: 150, minimum: 1, maximum: 1000, describe: 'Most sampling steps' },
   'max-batch': { kind: 'integer', group: 'Jobs', default: 8, minimum: 1, maximum: 64, describe: 'Most images of one job' },
+  'max-work': { kind: 'integer', group: 'Jobs', default: 1000, minimum: 1, maximum: 1_000_000, describe: 'Most work of one job in megapixel steps: width × height × steps × images / 1,000,000' },
+  'max-prompt-length': { kind: 'integer', group: 'Jobs', default: 8000, minimum: 1, maximum: 16_000, describe: 'Longest prompt in characters' },
+  'max-loras': { kind: 'integer', group: 'Jobs', default: 8, minimum: 0, maximum: 64, describe: 'Most LoRAs of one job' },
+  'max-upload-size': { kind: 'integer', group: 'Jobs', default: 20, minimum: 1, maximum: 64, describe: 'Largest image that may be sent, in MiB' },
+  'max-upload-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 8192, minimum: 64 * 64, maximum: 16384 * 16384, describe: 'Most pixels of an image that is sent' },
+  'max-upscaled-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 8192, minimum: 64 * 64, maximum: 8192 * 8192, describe: 'Most pixels of an upscaled image' },
 
   'data-dir': { kind: 'string', group: 'Data', describe: 'Folder of the queue and the images (default: stable-diffusion-rest in the XDG data directory)' },
   'auth-data-dir': { kind: 'string', group: 'Data', describe: 'Folder of accounts and secrets (default: auth in --data-dir)' },
@@ -125,6 +132,7 @@ export function resolveOptions ({ commandLine = {}, environment = {}, file }: Op
 
   return Object.freeze(Object.fromEntries(names.map(name => {
     const variable = environmentName(name)
+    const definition: Definition = optionTable[name]
     const [value, source] =
       commandLine[name] !== undefined
         ? [commandLine[name], `--${name}`]
@@ -133,7 +141,6 @@ export function resolveOptions ({ commandLine = {}, environment = {}, file }: Op
           : fileValues[name] !== undefined
             ? [fileValues[name], `${name} in ${file?.name}`]
             : [undefined, '']
-    const definition: Definition = optionTable[name]
     return [camelCase(name), value === undefined ? definition.default : Object.freeze(parse(definition, value, source))]
   }))) as Options
 }
@@ -159,7 +166,10 @@ function checkFile (file: OptionSources['file']): Record<string, unknown> {
   return file.values as Record<string, unknown>
 }
 
-function parse (definition: Definition, value: unknown, source: string): string | number | boolean | string[] {
+function parse (definition: Definition, given: unknown, source: string): string | number | boolean | string[] {
+  // Of a repeated option the last one counts, as with most programs, so that a script's options can be overruled.
+  const isList = definition.kind === 'list' || definition.kind === 'paths'
+  const value: unknown = Array.isArray(given) && !isList && source.startsWith('--') ? given.at(-1) : given
   const refuse = (expected: string): never => {
     throw usage(`Expected ${expected} for ${source} but received ${definition.secret === true ? 'something else' : shown(value)}`)
   }

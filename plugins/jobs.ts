@@ -16,7 +16,9 @@ export default fp(async (app) => {
     resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, options: app.config }),
     logger: app.log,
     capacity: app.config.queueCapacity,
-    capacityPerOwner: app.config.queuePerOwner
+    capacityPerOwner: app.config.queuePerOwner,
+    // The engine's own grace period comes first; this is for an engine that is beyond obeying.
+    abortTimeout: (app.config.cancelGrace + 10) * 1000
   })
   app.decorate('jobs', jobs)
   app.addHook('onReady', async () => jobs.start())

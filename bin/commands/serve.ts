@@ -14,7 +14,12 @@ export const serve: CommandModule = {
   command: ['serve', '$0'],
   describe: 'Start the server (this is what happens without a command)',
   builder: yargs => withOptions(yargs),
-  handler: async argv => startServer(optionsOf(argv))
+  handler: async argv => {
+    // Without a command this one runs, so a misspelt one would be taken for its argument.
+    const [word] = argv._.filter(word => word !== 'serve')
+    if (word !== undefined) throw new CommandError(exitCodes.usage, `There is no command ${JSON.stringify(word)}. Try --help.`)
+    await startServer(optionsOf(argv))
+  }
 }
 
 /** Seconds beyond --shutdown-timeout for closing connections and files before the process ends itself. */
@@ -24,6 +29,12 @@ async function startServer (options: Options): Promise<void> {
   refuseOpenDoor(options)
   const logger = createLogger(options)
   const app = await buildApp(options, { logger, https: readTls(options) })
+  try {
+    await app.listen({ host: options.host, port: options.port })
+  } catch (error) {
+    await app.close()
+    throw inWords(error as NodeJS.ErrnoException, options)
+  }
   closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false }, async ({ signal, err }) => {
     if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
     else logger.info({ signal }, 'Shutting down')
@@ -31,12 +42,6 @@ async function startServer (options: Options): Promise<void> {
     if (err === undefined) process.exit(exitCodes.ok)
     process.exit(exitCodes.internal)
   })
-  try {
-    await app.listen({ host: options.host, port: options.port })
-  } catch (error) {
-    await app.close()
-    throw inWords(error as NodeJS.ErrnoException, options)
-  }
   if (options.tlsCert !== undefined) process.on('SIGHUP', () => reloadTls(app, options))
   await greetFirstAdmin(app)
 }

@@ -27,6 +27,7 @@ t.test('every kind of value is read', async t => {
   t.same(options.modelsDir, ['/a,b', '/c'], 'a folder may have a comma in its name')
   t.same(options.publicPaths, ['/api/models', '!/api/status'])
   t.same(options.loraDir, ['/x', '/y'])
+  t.equal(resolveOptions({ commandLine: { port: ['1', '2'] } }).port, 2, 'the last one counts')
   t.match(options, { verbose: true, enableGuestAccess: true, guestPermissions: ['generate'], maxSteps: 10 })
 })
 

@@ -1,8 +1,9 @@
 import { join } from 'node:path'
 import t from 'tap'
-import { architectures, defaultsOf, rules } from '../../../lib/models/architectures.ts'
+import { architectures, defaultsOf } from '../../../lib/models/architectures.ts'
 import { type Summary, inspectHeader } from '../../../lib/models/inspect.ts'
 import { readHeader, readHeaderOf } from '../../../lib/models/read-header.ts'
+import { rules } from '../../../lib/models/rules.ts'
 import { type CheckpointKind, writeCheckpoint } from '../../fixtures/checkpoints.ts'
 import { type FixtureTensor, gguf, safetensors, typical } from '../../fixtures/headers.ts'
 
@@ -29,50 +30,151 @@ const unet = (width: number, channels = 4): Record<string, FixtureTensor> => ten
 const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: Partial<Summary>]> = [
   ['SD 1 checkpoint', typical.sd1, { type: 'checkpoint', architecture: 'sd1', prediction: 'eps' }],
   ['SD 1 UNet alone', unet(768), { type: 'diffusion', architecture: 'sd1' }],
-  ['SD 1 UNet of diffusers', tensors(['conv_in.weight', [32, 4, 3, 3]], [`down_blocks.0.attentions.0.${attention}`, [32, 768]]), { type: 'diffusion', architecture: 'sd1' }],
+  [
+    'SD 1 UNet of diffusers',
+    tensors(['conv_in.weight', [32, 4, 3, 3]], [`down_blocks.0.attentions.0.${attention}`, [32, 768]]),
+    { type: 'diffusion', architecture: 'sd1' }
+  ],
   ['SD 1 inpainting', unet(768, 9), { type: 'diffusion', architecture: 'sd1', variant: 'inpaint' }],
   ['SD 2 inpainting', unet(1024, 9), { type: 'diffusion', architecture: 'sd2', variant: 'inpaint' }],
   ['SDXL inpainting', unet(2048, 9), { type: 'diffusion', architecture: 'sdxl', variant: 'inpaint' }],
   ['SD 1 pix2pix', unet(768, 8), { type: 'diffusion', architecture: 'sd1', variant: 'pix2pix' }],
-  ['SD 2 checkpoint', { ...prefixed('model.diffusion_model.', unet(1024)), ...tensors('cond_stage_model.model.ln_final.weight') }, { type: 'checkpoint', architecture: 'sd2' }],
-  ['SDXL checkpoint', { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('conditioner.embedders.0.transformer.text_model.final_layer_norm.weight') }, { type: 'checkpoint', architecture: 'sdxl' }],
-  ['SDXL with v prediction', { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('v_pred', 'first_stage_model.quant_conv.weight') }, { type: 'checkpoint', architecture: 'sdxl', prediction: 'v' }],
-  ['SD 3 checkpoint', tensors('model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight', 'first_stage_model.decoder.conv_in.weight'), { type: 'checkpoint', architecture: 'sd3' }],
+  [
+    'SD 2 checkpoint',
+    { ...prefixed('model.diffusion_model.', unet(1024)), ...tensors('cond_stage_model.model.ln_final.weight') },
+    { type: 'checkpoint', architecture: 'sd2' }
+  ],
+  [
+    'SDXL checkpoint',
+    { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('conditioner.embedders.0.transformer.text_model.final_layer_norm.weight') },
+    { type: 'checkpoint', architecture: 'sdxl' }
+  ],
+  [
+    'SDXL with v prediction',
+    { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('v_pred', 'first_stage_model.quant_conv.weight') },
+    { type: 'checkpoint', architecture: 'sdxl', prediction: 'v' }
+  ],
+  [
+    'SD 3 checkpoint',
+    tensors('model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight', 'first_stage_model.decoder.conv_in.weight'),
+    { type: 'checkpoint', architecture: 'sd3' }
+  ],
   ['FLUX.1 schnell', typical.flux, { type: 'diffusion', architecture: 'flux1', variant: 'schnell' }],
-  ['FLUX.1 dev', { ...typical.flux, ...tensors('guidance_in.in_layer.weight') }, { type: 'diffusion', architecture: 'flux1', variant: 'dev' }],
-  ['FLUX.1 fill', { ...typical.flux, ...tensors('guidance_in.in_layer.weight', ['img_in.weight', [32, 384]]) }, { type: 'diffusion', architecture: 'flux1', variant: 'fill' }],
-  ['FLUX.1 with everything', { ...prefixed('model.diffusion_model.', typical.flux), ...tensors('text_encoders.t5xxl.transformer.shared.weight') }, { type: 'checkpoint', architecture: 'flux1' }],
-  ['Chroma', { ...typical.flux, ...tensors('distilled_guidance_layer.in_proj.weight') }, { type: 'diffusion', architecture: 'chroma' }],
-  ['FLUX.2 dev', tensors('double_stream_modulation_img.lin.weight', 'double_blocks.0.img_attn.qkv.weight', 'single_blocks.47.linear1.weight'), { type: 'diffusion', architecture: 'flux2', variant: undefined }],
-  ['FLUX.2 klein', tensors('double_stream_modulation_img.lin.weight', 'double_blocks.0.img_attn.qkv.weight', 'single_blocks.19.linear1.weight'), { type: 'diffusion', architecture: 'flux2', variant: 'klein' }],
-  ['Qwen-Image', tensors('transformer_blocks.0.img_mod.1.weight', 'transformer_blocks.0.attn.add_q_proj.weight'), { type: 'diffusion', architecture: 'qwen_image' }],
-  ['Z-Image', tensors('model.diffusion_model.cap_embedder.0.weight', 'model.diffusion_model.layers.0.attention.qkv.weight'), { type: 'diffusion', architecture: 'z_image' }],
-  ['Wan', tensors('blocks.0.cross_attn.norm_k.weight', 'patch_embedding.weight'), { type: 'diffusion', architecture: 'wan' }],
-  ['MiniT2I as published', tensors('net.img_embedder.proj1.weight', ['net.img_embedder.proj2.weight', [768, 16, 1, 1]]), { type: 'diffusion', architecture: 'minit2i', variant: undefined }],
+  [
+    'FLUX.1 dev', { ...typical.flux, ...tensors('guidance_in.in_layer.weight') },
+    { type: 'diffusion', architecture: 'flux1', variant: 'dev' }
+  ],
+  [
+    'FLUX.1 fill', { ...typical.flux, ...tensors('guidance_in.in_layer.weight', ['img_in.weight', [32, 384]]) },
+    { type: 'diffusion', architecture: 'flux1', variant: 'fill' }
+  ],
+  [
+    'FLUX.1 with everything',
+    { ...prefixed('model.diffusion_model.', typical.flux), ...tensors('text_encoders.t5xxl.transformer.shared.weight') },
+    { type: 'checkpoint', architecture: 'flux1' }
+  ],
+  [
+    'Chroma', { ...typical.flux, ...tensors('distilled_guidance_layer.in_proj.weight') },
+    { type: 'diffusion', architecture: 'chroma' }
+  ],
+  [
+    'FLUX.2 dev',
+    tensors('double_stream_modulation_img.lin.weight', 'double_blocks.0.img_attn.qkv.weight', 'single_blocks.47.linear1.weight'),
+    { type: 'diffusion', architecture: 'flux2', variant: undefined }
+  ],
+  [
+    'FLUX.2 klein',
+    tensors('double_stream_modulation_img.lin.weight', 'double_blocks.0.img_attn.qkv.weight', 'single_blocks.19.linear1.weight'),
+    { type: 'diffusion', architecture: 'flux2', variant: 'klein' }
+  ],
+  [
+    'Qwen-Image', tensors('transformer_blocks.0.img_mod.1.weight', 'transformer_blocks.0.attn.add_q_proj.weight'),
+    { type: 'diffusion', architecture: 'qwen_image' }
+  ],
+  [
+    'Z-Image',
+    tensors('model.diffusion_model.cap_embedder.0.weight', 'model.diffusion_model.layers.0.attention.qkv.weight'),
+    { type: 'diffusion', architecture: 'z_image' }
+  ],
+  [
+    'Wan', tensors('blocks.0.cross_attn.norm_k.weight', 'patch_embedding.weight'),
+    { type: 'diffusion', architecture: 'wan' }
+  ],
+  [
+    'MiniT2I as published',
+    tensors('net.img_embedder.proj1.weight', ['net.img_embedder.proj2.weight', [768, 16, 1, 1]]),
+    { type: 'diffusion', architecture: 'minit2i', variant: undefined }
+  ],
   ['VAE', typical.vae, { type: 'vae', architecture: null }],
   ['VAE of Wan', tensors('decoder.middle.0.residual.0.gamma', 'conv1.weight'), { type: 'vae', architecture: 'wan' }],
   ['TAESD', tensors('encoder.layers.0.weight', 'decoder.layers.0.weight'), { type: 'taesd' }],
-  ['ControlNet for SD 1', { ...prefixed('control_model.', unet(768)), ...tensors('control_model.input_hint_block.0.weight') }, { type: 'controlnet', architecture: 'sd1' }],
-  ['ControlNet of diffusers for SDXL', tensors('controlnet_cond_embedding.conv_in.weight', 'conv_in.weight', [`down_blocks.1.attentions.0.${attention}`, [32, 2048]]), { type: 'controlnet', architecture: 'sdxl' }],
+  [
+    'ControlNet for SD 1',
+    { ...prefixed('control_model.', unet(768)), ...tensors('control_model.input_hint_block.0.weight') },
+    { type: 'controlnet', architecture: 'sd1' }
+  ],
+  [
+    'ControlNet of diffusers for SDXL',
+    tensors('controlnet_cond_embedding.conv_in.weight', 'conv_in.weight', [`down_blocks.1.attentions.0.${attention}`, [32, 2048]]),
+    { type: 'controlnet', architecture: 'sdxl' }
+  ],
   ['ESRGAN', typical.esrgan, { type: 'upscaler', architecture: 'esrgan' }],
-  ['ESRGAN, older', tensors('model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight'), { type: 'upscaler', architecture: 'esrgan' }],
+  [
+    'ESRGAN, older', tensors('model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight'),
+    { type: 'upscaler', architecture: 'esrgan' }
+  ],
   ['embedding for SD 1', tensors(['emb_params', [4, 768]]), { type: 'embedding', architecture: 'sd1' }],
   ['embedding for SDXL', tensors('clip_l', 'clip_g'), { type: 'embedding', architecture: 'sdxl' }],
   ['CLIP-L', typical.clip_l, { type: 'text_encoder', architecture: 'clip_l' }],
-  ['CLIP-G', tensors(['text_model.embeddings.token_embedding.weight', [4, 1280]]), { type: 'text_encoder', architecture: 'clip_g' }],
+  [
+    'CLIP-G', tensors(['text_model.embeddings.token_embedding.weight', [4, 1280]]),
+    { type: 'text_encoder', architecture: 'clip_g' }
+  ],
   ['T5', typical.t5xxl, { type: 'text_encoder', architecture: 't5xxl' }],
   ['Qwen', tensors('model.layers.0.self_attn.q_proj.weight'), { type: 'text_encoder', architecture: 'llm' }],
   ['CLIP vision', tensors('vision_model.embeddings.class_embedding'), { type: 'clip_vision' }],
   ['LoRA for SD 1', typical.lora, { type: 'lora', architecture: 'sd1' }],
-  ['LoRA for SDXL', tensors('lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight', 'lora_unet_input_blocks_4_1_proj_in.lora_down.weight'), { type: 'lora', architecture: 'sdxl' }],
-  ['LoRA for SDXL by width', tensors(['lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight', [4, 2048]]), { type: 'lora', architecture: 'sdxl' }],
-  ['LoRA of diffusers', tensors(['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight', [4, 768]]), { type: 'lora', architecture: 'sd1' }],
-  ['LoRA of PEFT', tensors(['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight', [4, 1024]]), { type: 'lora', architecture: 'sd2' }],
-  ['LoRA for FLUX', tensors('lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight'), { type: 'lora', architecture: 'flux1' }],
-  ['LoRA for FLUX of diffusers', tensors('transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight'), { type: 'lora', architecture: 'flux1' }],
-  ['LoRA for Qwen-Image', tensors('transformer_blocks.0.attn.to_k.lora_A.default.weight', 'transformer_blocks.0.img_mlp.net.2.lora_A.default.weight'), { type: 'lora', architecture: 'qwen_image' }],
-  ['LoRA for Wan', tensors('diffusion_model.blocks.0.cross_attn.k.lora_A.weight'), { type: 'lora', architecture: 'wan' }],
-  ['LoRA for Z-Image', tensors('diffusion_model.layers.0.attention.to_q.lora_A.weight'), { type: 'lora', architecture: 'z_image' }],
+  [
+    'LoRA for SDXL',
+    tensors('lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight', 'lora_unet_input_blocks_4_1_proj_in.lora_down.weight'),
+    { type: 'lora', architecture: 'sdxl' }
+  ],
+  [
+    'LoRA for SDXL by width',
+    tensors(['lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight', [4, 2048]]),
+    { type: 'lora', architecture: 'sdxl' }
+  ],
+  [
+    'LoRA of diffusers',
+    tensors(['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight', [4, 768]]),
+    { type: 'lora', architecture: 'sd1' }
+  ],
+  [
+    'LoRA of PEFT',
+    tensors(['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight', [4, 1024]]),
+    { type: 'lora', architecture: 'sd2' }
+  ],
+  [
+    'LoRA for FLUX', tensors('lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight'),
+    { type: 'lora', architecture: 'flux1' }
+  ],
+  [
+    'LoRA for FLUX of diffusers', tensors('transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight'),
+    { type: 'lora', architecture: 'flux1' }
+  ],
+  [
+    'LoRA for Qwen-Image',
+    tensors('transformer_blocks.0.attn.to_k.lora_A.default.weight', 'transformer_blocks.0.img_mlp.net.2.lora_A.default.weight'),
+    { type: 'lora', architecture: 'qwen_image' }
+  ],
+  [
+    'LoRA for Wan', tensors('diffusion_model.blocks.0.cross_attn.k.lora_A.weight'),
+    { type: 'lora', architecture: 'wan' }
+  ],
+  [
+    'LoRA for Z-Image', tensors('diffusion_model.layers.0.attention.to_q.lora_A.weight'),
+    { type: 'lora', architecture: 'z_image' }
+  ],
   ['LoHa', tensors('lora_unet_mid_block_attentions_0_proj_in.hada_w1_a'), { type: 'lora', architecture: null }],
   ['LoKr', tensors('lycoris_blocks_0_attn.lokr_w1'), { type: 'lora', architecture: null }],
   ['something else', tensors('fc.weight'), { type: 'unknown', architecture: null, parameters: 4 }],

@@ -48,7 +48,10 @@ t.test('safetensors', async t => {
     ['an empty file', Buffer.alloc(0), /too short/],
     ['nine bytes', Buffer.from('\x02\0\0\0\0\0\0\0{'), /too short/],
     ['no brace', Buffer.from('\x02\0\0\0\0\0\0\0[]'), /neither/],
-    ['a header of 2⁶³ bytes', Buffer.from([0, 0, 0, 0, 0, 0, 0, 0x80, 0x7b, 0x7d]), /claims 9223372036854775808 bytes/],
+    [
+      'a header of 2⁶³ bytes', Buffer.from([0, 0, 0, 0, 0, 0, 0, 0x80, 0x7b, 0x7d]),
+      /more than 33554432 bytes \(9223372036854775808\)/
+    ],
     ['a header beyond the end', Buffer.from([100, 0, 0, 0, 0, 0, 0, 0, 0x7b, 0x7d]), /cut off/],
     ['weights beyond the end', one('{"dtype":"F16","shape":[4],"data_offsets":[0,8]}'), /cut off/],
     ['offsets in reverse', one('{"dtype":"F16","shape":[2],"data_offsets":[4,0]}'), /data_offsets/],
@@ -58,22 +61,35 @@ t.test('safetensors', async t => {
     ['a number in exponents', one('{"dtype":"F16","shape":[1e9],"data_offsets":[0,4]}'), /comma/],
     ['a leading zero', one('{"dtype":"F16","shape":[02],"data_offsets":[0,4]}'), /whole number/],
     ['a number beyond 2⁵³', one('{"dtype":"F16","shape":[9007199254740993],"data_offsets":[0,4]}'), /2⁵³/],
-    ['a shape whose product wraps to 2 in 64 bits', one('{"dtype":"F16","shape":[4294967296,4294967296,2],"data_offsets":[0,4]}'), /impossible shape/],
+    [
+      'a shape whose product wraps to 2 in 64 bits',
+      one('{"dtype":"F16","shape":[4294967296,4294967296,2],"data_offsets":[0,4]}'), /impossible shape/
+    ],
     ['a shape of another size', one('{"dtype":"F16","shape":[3],"data_offsets":[0,4]}'), /needs 6 bytes/],
     ['nine dimensions', one('{"dtype":"F16","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,4]}'), /more than 8/],
     ['an unknown dtype', one('{"dtype":"F17","shape":[2],"data_offsets":[0,4]}'), /unknown dtype "F17"/],
     ['no dtype', one('{"shape":[2],"data_offsets":[0,4]}'), /lacks/],
-    ['a repeated field', one('{"dtype":"F16","dtype":"F32","shape":[2],"data_offsets":[0,4]}'), /repeated field "dtype"/],
-    ['an unknown field', one('{"dtype":"F16","shape":[2],"data_offsets":[0,4],"x":1}'), /unknown or repeated field "x"/],
+    [
+      'a repeated field', one('{"dtype":"F16","dtype":"F32","shape":[2],"data_offsets":[0,4]}'),
+      /repeated field "dtype"/
+    ],
+    [
+      'an unknown field', one('{"dtype":"F16","shape":[2],"data_offsets":[0,4],"x":1}'),
+      /unknown or repeated field "x"/
+    ],
     ['a tensor that is null', one('null'), /an object/],
     ['a repeated tensor', safetensorsText(`{"a":${tensor},"a":${tensor}}`, 4), /"a" twice/],
     ['a tensor repeated in escapes', safetensorsText(`{"a":${tensor},"\\u0061":${tensor}}`, 4), /"a" twice/],
     ['repeated metadata', safetensorsText('{"__metadata__":{"a":"b","a":"c"}}'), /"a" twice/],
     ['metadata twice', safetensorsText('{"__metadata__":{},"__metadata__":{}}'), /"__metadata__" twice/],
     ['metadata that is text', safetensorsText('{"__metadata__":"x"}'), /an object/],
-    ['deep metadata', safetensorsText(`{"__metadata__":{"a":${'['.repeat(100_000)}`), /nested deeper/],
-    ['a wide value in the metadata', safetensorsText(`{"__metadata__":{"a":[${'[],'.repeat(limits.metadataValue)}[]]}}`), /more than 2097152 characters/],
-    ['a long name', safetensorsText(`{"${'n'.repeat(limits.name + 1)}":${tensor}}`, 4), /at most 1024/],
+    ['deep metadata', safetensorsText(`{"__metadata__":{"a":${'['.repeat(100_000)}`), /more than 16 levels/],
+    [
+      'a wide value in the metadata',
+      safetensorsText(`{"__metadata__":{"a":[${'[],'.repeat(limits.metadataValue)}[]]}}`),
+      /more than 2097152 characters/
+    ],
+    ['a long name', safetensorsText(`{"${'n'.repeat(limits.name + 1)}":${tensor}}`, 4), /more than 1024/],
     ['text without an end', safetensorsText('{"a'), /damaged/],
     ['an escape at the end', safetensorsText('{"a\\'), /damaged/],
     ['an invalid escape', safetensorsText(`{"\\x":${tensor}}`, 4), /invalid escape/],
@@ -117,19 +133,30 @@ t.test('GGUF', async t => {
     ['version 4', gguf({}, { version: 4 }), /version 4/],
     ['big-endian', bigEndian, /big-endian/],
     ['2⁶⁴−1 tensors', gguf({}, { tensorCount: 2n ** 64n - 1n }), /2⁵³/],
-    ['a million tensors', gguf({}, { tensorCount: 1_000_000n }), /1000000 tensors/],
-    ['a million metadata entries', gguf({}, { metadataCount: 1_000_000n }), /1000000 metadata/],
+    ['a million tensors', gguf({}, { tensorCount: 1_000_000n }), /tensors \(1000000\)/],
+    ['a million metadata entries', gguf({}, { metadataCount: 1_000_000n }), /metadata entries \(1000000\)/],
     ['more tensors than there are', gguf({}, { tensorCount: 5n, weights: 0 }), /cut off/],
     ['an array of 2⁶³ bytes', huge(2n ** 63n), /2⁵³/],
     ['an array of 2⁵² bytes', huge(2n ** 52n), /cut off/],
-    ['a deep array', gguf({}, { metadata: { deep } }), /nested deeper/],
-    ['an unknown value type', Buffer.concat([gguf({}, { metadataCount: 1n, weights: 0 }).subarray(0, 24), Buffer.from([1, 0, 0, 0, 0, 0, 0, 0, 0x61, 99, 0, 0, 0]), Buffer.alloc(64)]), /unknown type 99/],
-    ['a repeated tensor', Buffer.concat([gguf({ a: { dimensions: [1] } }, { tensorCount: 2n, weights: 0 }).subarray(0, 24 + 9 + 4 + 8 + 12), gguf({ a: { dimensions: [1] } }).subarray(24)]), /"a" twice/],
-    ['a long name', gguf({ ['n'.repeat(limits.name + 1)]: { dimensions: [1] } }), /at most 1024/],
-    ['nine dimensions', one({ dimensions: [1, 1, 1, 1, 1, 1, 1, 1, 1] }), /9 dimensions/],
+    ['a deep array', gguf({}, { metadata: { deep } }), /more than 16 levels/],
+    [
+      'an unknown value type',
+      Buffer.concat([gguf({}, { metadataCount: 1n, weights: 0 }).subarray(0, 24), Buffer.from([1, 0, 0, 0, 0, 0, 0, 0, 0x61, 99, 0, 0, 0]), Buffer.alloc(64)]),
+      /unknown type 99/
+    ],
+    [
+      'a repeated tensor',
+      Buffer.concat([gguf({ a: { dimensions: [1] } }, { tensorCount: 2n, weights: 0 }).subarray(0, 24 + 9 + 4 + 8 + 12), gguf({ a: { dimensions: [1] } }).subarray(24)]),
+      /"a" twice/
+    ],
+    ['a long name', gguf({ ['n'.repeat(limits.name + 1)]: { dimensions: [1] } }), /more than 1024/],
+    ['nine dimensions', one({ dimensions: [1, 1, 1, 1, 1, 1, 1, 1, 1] }), /more than 8 dimensions/],
     ['a shape that overflows', one({ dimensions: [2 ** 52, 2 ** 52] }), /impossible shape/],
     ['a removed type', one({ dimensions: [32], type: 4 }), /unknown type 4/],
-    ['a row that blocks do not fill', one({ dimensions: [33], type: 8 }), /rows of 33/],
+    [
+      'a row that blocks do not fill', one({ dimensions: [33], type: 8 }),
+      /rows of 33, no multiple of the 32 of Q8_0/
+    ],
     ['an offset off the grid', one({ dimensions: [1], offset: 1 }), /multiple of 32/],
     ['weights beyond the end', one({ dimensions: [65_537] }), /cut off/],
     ['an alignment of 3', gguf({}, { metadata: { 'general.alignment': 3 } }), /power of two/],
@@ -144,7 +171,7 @@ t.test('GGUF', async t => {
 
   // 64 GB of claimed text between two entries: nothing of it may be read.
   const far = Buffer.concat([gguf({}, { metadataCount: 1n, weights: 0 }).subarray(0, 24), Buffer.from([1, 0, 0, 0, 0, 0, 0, 0, 0x61, 8, 0, 0, 0, 0, 0, 0, 0, 15, 0, 0, 0])])
-  await t.rejects(readHeaderOf(sourceOf(far, 2 ** 40)), refusal(/longer than/))
+  await t.rejects(readHeaderOf(sourceOf(far, 2 ** 40)), refusal(/more than 33554432 bytes/))
 })
 
 t.test('files', async t => {

@@ -1,0 +1,244 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { once } from 'node:events'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { writeCheckpoint } from '../fixtures/checkpoints.ts'
+import { workspace } from '../helper.ts'
+import { runProgram, startServer, until, type RunningServer } from '../server-process.ts'
+
+/** Long enough to be met in the middle, short enough to wait for: about three seconds. */
+const long = { prompt: 'a fox', width: 256, steps: 60, seed: 1 }
+const short = { prompt: 'a fox', width: 64, steps: 1, seed: 1 }
+
+const submit = async (server: RunningServer, request: object, query = '') =>
+  await server.json(`/api/generate/txt2img${query}`, { method: 'POST', body: JSON.stringify(request) })
+const job = async (server: RunningServer, id: string) => (await server.json(`/api/queue/job/${id}`)).body
+const isSampling = async (server: RunningServer, id: string) => (await job(server, id)).progress?.phase === 'sampling'
+const ended = async (server: RunningServer, id: string) => await until(async () => {
+  const found = await job(server, id)
+  return found.finished_at !== null && found
+}, 60_000)
+const enginePid = async (server: RunningServer) => (await server.json('/api/status')).body.engine.pid as number
+
+t.test('kill -9 of the engine: tried once more, then failed; the server answers all the while', async t => {
+  const { models, data } = workspace(t)
+  const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
+
+  const { body: once } = await submit(server, long)
+  await until(() => isSampling(server, once.id))
+  const firstEngine = await enginePid(server)
+  process.kill(firstEngine, 'SIGKILL')
+  const delays: number[] = []
+  const survivor = await until(async () => {
+    const began = performance.now()
+    t.equal((await server.json('/api/health')).status, 200)
+    delays.push(performance.now() - began)
+    const found = await job(server, once.id)
+    return found.finished_at !== null && found
+  }, 60_000)
+  t.match(survivor, { status: 'completed', attempts: 2 })
+  delays.sort((a, b) => a - b)
+  t.ok(delays[Math.floor(delays.length / 2)]! < 50, `health answers in ${delays[Math.floor(delays.length / 2)]!.toFixed(1)} ms (median of ${delays.length})`)
+  t.not(await enginePid(server), firstEngine)
+
+  const { body: twice } = await submit(server, long)
+  for (let attempt = 1; attempt <= 2; attempt++) {
+    await until(async () => (await job(server, twice.id)).attempts === attempt && await isSampling(server, twice.id))
+    process.kill(await enginePid(server), 'SIGKILL')
+  }
+  t.match(await ended(server, twice.id), { status: 'failed', attempts: 2, error: { code: 'engine_crashed', message: /SIGKILL/ } })
+  t.match((await submit(server, short, '?wait=30')).body, { status: 'completed' }, 'the next job runs')
+  t.match((await server.json('/api/status')).body.engine, { last_crash: { reason: /SIGKILL/ } })
+})
+
+t.test('kill -9 of the server: what was accepted runs after the restart', async t => {
+  const { models, data } = workspace(t)
+  const first = await startServer(t, ['--models-dir', models, '--data-dir', data])
+  const accepted = [await submit(first, long), await submit(first, short), await submit(first, { ...short, seed: 2 })]
+  t.same(accepted.map(({ status }) => status), [202, 202, 202])
+  const ids = accepted.map(({ body }) => body.id as string)
+  await until(() => isSampling(first, ids[0]!))
+  const orphan = await enginePid(first)
+  await first.end('SIGKILL')
+  await until(async () => !isAlive(orphan), 5000)
+  t.pass('the engine does not outlive its server')
+
+  const second = await startServer(t, ['--models-dir', models, '--data-dir', data])
+  for (const id of ids) t.match(await ended(second, id), { status: 'completed', images: [{ seed: Number }] })
+  t.equal((await job(second, ids[0]!)).attempts, 2)
+  const image = await fetch(`${second.url}/api/queue/job/${ids[0]}/images/0`)
+  t.equal(image.headers.get('content-type'), 'image/png')
+  t.equal((await image.arrayBuffer()).byteLength, Number(image.headers.get('content-length')))
+  t.match(await second.end(), { code: 0 })
+})
+
+t.test('a damaged model fails its job with the reason, and the next job runs', async t => {
+  const { models, data } = workspace(t)
+  writeFileSync(join(models, 'empty.safetensors'), '')
+  writeFileSync(join(models, 'text.safetensors'), 'this is no model at all, but it has that name')
+  writeCheckpoint('minit2i', join(models, 'short.safetensors'))
+  const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
+
+  for (const name of ['empty', 'text']) {
+    const refused = await submit(server, { ...short, model: name })
+    t.match(refused, { status: 422, body: { error: { code: 'SDR_UNSUPPORTED_MODEL', message: new RegExp(name) } } })
+  }
+  // The scan has seen it whole: only the engine can notice what happened since.
+  truncateSync(join(models, 'short.safetensors'), 1_000_000)
+  const { body: failed } = await submit(server, { ...short, model: 'checkpoint/short.safetensors' }, '?wait=30')
+  t.match(failed, { status: 'failed', error: { code: 'model_load_failed', message: String } })
+  t.match((await submit(server, { ...short, model: 'minit2i' }, '?wait=30')).body, { status: 'completed' })
+})
+
+t.test('cancel, in the queue and in the middle', async t => {
+  const { models, data } = workspace(t)
+  const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
+  const { body: running } = await submit(server, { ...long, steps: 150 })
+  const { body: waiting } = await submit(server, short)
+  t.equal((await server.json('/api/queue/status')).body.queued + (await server.json('/api/queue/status')).body.running, 2)
+  t.match((await server.json(`/api/queue/job/${waiting.id}`, { method: 'DELETE' })).body, { status: 'cancelled' })
+  await until(() => isSampling(server, running.id))
+  t.equal((await server.json(`/api/queue/job/${running.id}`, { method: 'DELETE' })).status, 200)
+  t.match(await ended(server, running.id), { status: 'cancelled', images: [] })
+  t.match(await server.json(`/api/queue/job/${running.id}`, { method: 'DELETE' }), { status: 409, body: { error: { code: 'SDR_JOB_NOT_CANCELLABLE' } } })
+  t.match((await submit(server, short, '?wait=30')).body, { status: 'completed' })
+})
+
+t.test('events can be taken up again, and leaving does not cancel', async t => {
+  const { models, data } = workspace(t)
+  const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
+  const { body } = await submit(server, long)
+  const url = `${server.url}/api/queue/job/${body.id}/events`
+  const first = await readEvents(url, {}, events => events.filter(({ event }) => event === 'progress').length >= 5)
+  const lastSeen = first.at(-1)!
+  const rest = await readEvents(url, { 'last-event-id': lastSeen.id }, () => false)
+  t.ok(rest.every(({ id }) => Number(id) > Number(lastSeen.id)), 'nothing comes twice')
+  t.match(rest.at(-1), { event: 'done', data: /"status":"completed"/ })
+  const again = await readEvents(url, {}, () => false)
+  t.match(again.at(-1), { event: 'done' }, 'a finished job says so at once')
+})
+
+t.test('SIGTERM and Ctrl-C end it cleanly, and the running job is not lost', async t => {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    const { models, data } = workspace(t)
+    const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--shutdown-timeout', '0'])
+    const { body } = await submit(server, { ...long, steps: 150 })
+    await until(() => isSampling(server, body.id))
+    t.match(await server.end(signal), { code: 0 }, signal)
+    if (signal === 'SIGINT') continue
+    const next = await startServer(t, ['--models-dir', models, '--data-dir', data])
+    t.match(await until(async () => {
+      const found = await job(next, body.id)
+      return found.status === 'running' && found
+    }), { attempts: 1 }, 'it went back to the queue without losing a try')
+    t.equal((await next.json(`/api/queue/job/${body.id}`, { method: 'DELETE' })).status, 200)
+  }
+})
+
+t.test('what is wrong at the start is one clear line and an exit code', async t => {
+  const { folder, models, data } = workspace(t, { models: false })
+  writeFileSync(join(folder, 'file'), '')
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  t.teardown(() => taken.close())
+  const { port } = taken.address() as { port: number }
+  const ok = ['--models-dir', models, '--data-dir', data, '--port', '0']
+  for (const [parameters, code, message] of [
+    [[...ok, '--port', String(port)], 3, new RegExp(`Port ${port} on 127.0.0.1 is in use; choose another one with --port`)],
+    [[...ok, '--host', '203.0.113.1', '--auth', 'jwt'], 3, /This machine has no address 203.0.113.1/],
+    [[...ok, '--models-dir', join(folder, 'missing')], 4, /The models folder .*missing cannot be read/],
+    [['--models-dir', join(folder, 'file')], 4, /it is not a folder/],
+    [['--models-dir', models, '--data-dir', join(folder, 'file', 'data')], 4, /is not writable: .*--data-dir/],
+    [[...ok, '--host', '0.0.0.0'], 2, /everybody who reaches 0.0.0.0 can use this server/],
+    [[...ok, '--portt', '1'], 2, /There is no option --portt; did you mean --port\?/],
+    [[...ok, '--port', 'x'], 2, /Expected a whole number from 0 to 65535 for --port but received "x"/],
+    [[...ok, '--auth', 'jwt', '--public-paths', '/api/model'], 2, /"\/api\/model" of --public-paths .*nearest is "\/api\/models"/],
+    [[...ok, '--auth', 'jwt', '--jwt-secret', 'short'], 2, /at least 32 bytes/],
+    [[...ok, '--tls-cert', 'x'], 2, /both --tls-cert and --tls-key/],
+    [[...ok, '--config', join(folder, 'missing.yaml')], 2, /configuration file .* cannot be read/],
+    [['server'], 2, /There is no command "server"/]
+  ] as const) {
+    const { code: actual, stderr } = await runProgram([...parameters])
+    t.equal(actual, code, `${parameters.slice(-2).join(' ')}: ${stderr}`)
+    t.match(stderr, message)
+    t.equal(stderr.trimEnd().split('\n').length, 1, 'one line')
+  }
+  if (process.getuid?.() !== 0) {
+    mkdirSync(join(folder, 'locked'), { mode: 0o000 })
+    t.match(await runProgram(['--models-dir', join(folder, 'locked'), '--data-dir', data]), { code: 4, stderr: /cannot be read/ })
+  }
+})
+
+t.test('help, doctor and openapi', async t => {
+  const { models, data } = workspace(t)
+  const help = await runProgram(['--help'])
+  for (const word of ['Server:', 'Authentication:', 'Models:', 'Engine:', 'Jobs:', 'Data:', '--models-dir', '--public-paths', 'serve', 'demo', 'doctor', 'user', 'key']) {
+    t.match(help.stdout, word)
+  }
+  const well = await runProgram(['doctor', '--models-dir', models, '--data-dir', data, '--port', '0', '--engine', 'portable'])
+  t.equal(well.code, 0, well.stdout)
+  t.match(well.stdout, /^ok {4}node/m)
+  t.match(well.stdout, /^ok {4}engine .*portable/m)
+  t.match(well.stdout, /^ok {4}models .*1 checkpoint/m)
+  t.match(well.stdout, /system logins/)
+  const ill = await runProgram(['doctor', '--models-dir', join(models, 'missing'), '--data-dir', data, '--port', '0'])
+  t.equal(ill.code, 1)
+  t.match(ill.stdout, /^FAIL {2}models .*cannot be read/m)
+
+  const { stdout } = await runProgram(['openapi', '--engine', 'portable', '--auth', 'jwt', '--models-dir', models])
+  t.match(JSON.parse(stdout), { openapi: '3.1.0', paths: { '/api/health': Object, '/api/generate/txt2img': Object } })
+})
+
+t.test('the demo draws and leaves nothing behind but the picture', async t => {
+  const folder = t.testdir()
+  const before = demoFolders()
+  const output = join(folder, 'fox.png')
+  const { code, stdout, stderr } = await runProgram(['demo', '--output', output], { env: { SDREST_AUTH: 'none' } })
+  t.equal(code, 0, stderr)
+  t.match(stdout, /GET \/api\/health → 200/)
+  t.match(stdout, /GET \/api\/models → 401 without a token/)
+  t.match(stdout, /curl -s/)
+  t.same(readFileSync(output).subarray(1, 4).toString(), 'PNG')
+  t.same(readdirSync(folder), ['fox.png'])
+  t.same(demoFolders(), before)
+  t.notOk(existsSync(join(process.cwd(), 'stable-diffusion-rest-demo.png')))
+})
+
+function demoFolders (): string[] {
+  return readdirSync(tmpdir()).filter(name => name.startsWith('stable-diffusion-rest-demo-'))
+}
+
+function isAlive (pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false // the answer, not a failure
+  }
+}
+
+interface ReadEvent { id: string, event: string, data: string }
+
+/** Reads events until the stream ends or there are enough. */
+async function readEvents (url: string, headers: Record<string, string>, isEnough: (events: ReadEvent[]) => boolean): Promise<ReadEvent[]> {
+  const controller = new AbortController()
+  const response = await fetch(url, { headers, signal: controller.signal })
+  const events: ReadEvent[] = []
+  let text = ''
+  for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+    text += chunk
+    const blocks = text.split('\n\n')
+    text = blocks.pop()!
+    for (const block of blocks) {
+      const fields = Object.fromEntries(block.split('\n').filter(line => !line.startsWith(':')).map(line => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1).trim()]))
+      if (fields.event !== undefined) events.push(fields as unknown as ReadEvent)
+    }
+    if (isEnough(events)) {
+      controller.abort()
+      break
+    }
+  }
+  return events
+}

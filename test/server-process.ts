@@ -1,0 +1,97 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { Test } from 'tap'
+import { packageRoot } from '../lib/package-root.ts'
+
+export const program = join(packageRoot, 'dist', 'bin', 'stable-diffusion-rest.js')
+
+export interface Ended {
+  code: number | null
+  signal: NodeJS.Signals | null
+  stdout: string
+  stderr: string
+}
+
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SDREST_') && !name.startsWith('TAP')))
+delete environment.NODE_OPTIONS
+
+/** Runs a command of the built program to its end. */
+export async function runProgram (parameters: string[], { input = '', env = {} }: { input?: string, env?: Record<string, string> } = {}): Promise<Ended> {
+  const child = spawn(process.execPath, [program, ...parameters], { env: { ...environment, ...env }, timeout: 60_000 })
+  child.stdin.on('error', () => {}) // a program that refuses its options does not read
+  child.stdin.end(input)
+  return await collect(child)
+}
+
+async function collect (child: ChildProcess): Promise<Ended> {
+  const ended = { stdout: '', stderr: '' }
+  child.stdout!.setEncoding('utf8').on('data', (text: string) => { ended.stdout += text })
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => { ended.stderr += text })
+  const [code, signal] = await once(child, 'close') as [number | null, NodeJS.Signals | null]
+  return { code, signal, ...ended }
+}
+
+export interface RunningServer {
+  url: string
+  child: ChildProcess
+  /** The lines of its log so far. */
+  log: Array<Record<string, unknown>>
+  /** Sends the signal and waits for the end. */
+  end: (signal?: NodeJS.Signals) => Promise<{ code: number | null, signal: NodeJS.Signals | null }>
+  json: <Body = any>(path: string, init?: RequestInit & { body?: string }) => Promise<{ status: number, body: Body }>
+}
+
+/** Polling as fast as these tests do would meet the rate limit. */
+const testing = ['--port', '0', '--engine', 'portable', '--threads', '1', '--rate-limit', '1000000']
+
+/** Starts the built server on a free loopback port, as a user would, and waits until it listens. */
+export async function startServer (t: Test, parameters: string[], { env = {} }: { env?: Record<string, string> } = {}): Promise<RunningServer> {
+  const child = spawn(process.execPath, [program, ...testing, ...parameters], { env: { ...environment, ...env } })
+  const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
+  t.teardown(async () => {
+    child.kill('SIGKILL')
+    await exited
+  })
+  let stderr = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => { stderr += text })
+  const log: RunningServer['log'] = []
+  const url = await new Promise<string>((resolve, reject) => {
+    createInterface({ input: child.stdout }).on('line', line => {
+      const entry = JSON.parse(line) as { msg: string }
+      log.push(entry)
+      const [found] = /https?:\/\/\S+:\d+/.exec(entry.msg.startsWith('Server listening') ? entry.msg : '') ?? []
+      if (found !== undefined) resolve(found)
+    })
+    exited.then(([code]) => reject(new Error(`The server ended with ${code}: ${stderr}`)), reject)
+  })
+  return {
+    url,
+    child,
+    log,
+    async end (signal = 'SIGTERM') {
+      child.kill(signal)
+      const [code, by] = await exited
+      return { code, signal: by }
+    },
+    async json (path, init = {}) {
+      const response = await fetch(url + path, {
+        ...init, headers: { ...(init.body !== undefined && { 'content-type': 'application/json' }), ...init.headers as Record<string, string> }
+      })
+      const text = await response.text()
+      return { status: response.status, body: text === '' ? undefined : JSON.parse(text) }
+    }
+  }
+}
+
+/** Asks again and again until `check` gives something. */
+export async function until<T> (check: () => Promise<T | undefined | false>, milliseconds = 30_000): Promise<T> {
+  const end = Date.now() + milliseconds
+  for (;;) {
+    const found = await check()
+    if (found !== undefined && found !== false) return found
+    if (Date.now() > end) throw new Error(`Nothing came within ${milliseconds} ms`)
+    await new Promise(resolve => setTimeout(resolve, 20))
+  }
+}
