@@ -1,14 +1,14 @@
 /**
  * Environment variables that an engine may see: what finds libraries, devices and temporary files, and what tunes the
- * backends. The rest stays here, the secrets of the server (`SDREST_*`) above all: an engine reads files from strangers.
+ * backends. The rest stays here, above all the secrets of the server (`SDREST_*`): an engine reads files of strangers.
  */
 const allowedNames = new Set([
   'PATH', 'HOME', 'USER', 'LANG', 'TZ', 'TMPDIR', 'TEMP', 'TMP', 'XDG_CACHE_HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_DIRS',
   'XDG_RUNTIME_DIR', 'LD_LIBRARY_PATH', 'SystemRoot', 'windir', 'LOCALAPPDATA', 'ProgramData'
 ])
 const allowedPrefixes = [
-  'LC_', 'DYLD_', 'GGML_', 'OMP_', 'CUDA_', 'NVIDIA_', 'HIP_', 'HSA_', 'ROCR_', 'ROCM_', 'AMD_', 'VK_', 'MESA_', 'RADV_',
-  'MTL_', 'METAL_', 'SYCL_', 'ONEAPI_', 'ZE_', 'MUSA_', 'ASCEND_'
+  'LC_', 'DYLD_', 'GGML_', 'OMP_', 'CUDA_', 'NVIDIA_', 'HIP_', 'HSA_', 'ROCR_', 'ROCM_', 'AMD_', 'VK_', 'MESA_',
+  'RADV_', 'MTL_', 'METAL_', 'SYCL_', 'ONEAPI_', 'ZE_', 'MUSA_', 'ASCEND_'
 ]
 
 export function engineEnvironment (environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {

@@ -2,8 +2,11 @@
 const mostLines = 40
 const longestLine = 500
 
-/** What gives a line away as the reason of a crash: assertions, fatal errors, uncaught C++ and JavaScript exceptions. */
+/** What marks a line as the reason of a crash: assertions, fatal errors, uncaught C++ and JavaScript exceptions. */
 const complaint = /assert|fatal|abort|terminate called|what\(\)|exception|error|panic|cannot open shared object/i
+
+/** The folders before the name of a source file: those of the machine that built the engine. */
+const buildFolders = /(?:[A-Za-z]:)?(?:[\\/][^\\/\s:]+)+[\\/](?=[^\\/\s:]+:\d)/
 
 /** The end of what a process writes: however much it is, little of it stays in memory. */
 export class OutputTail {
@@ -21,9 +24,9 @@ export class OutputTail {
     return this.#rest.trim() === '' ? [...this.#lines] : [...this.#lines, this.#rest.trim()]
   }
 
-  /** The last line that looks like the reason of a crash, without the folders of the machine that built the engine. */
+  /** The last line that looks like the reason of a crash. */
   get complaint (): string | undefined {
-    return this.lines.findLast((line) => complaint.test(line))?.replace(/(?:[A-Za-z]:)?(?:[\\/][^\\/\s:]+)+[\\/](?=[^\\/\s:]+:\d)/, '')
+    return this.lines.findLast((line) => complaint.test(line))?.replace(buildFolders, '')
   }
 
   #keep (line: string): void {

@@ -115,7 +115,7 @@ export class EngineProcess implements Engine {
   async run<Name extends OperationName> (
     name: Name, parameters: Operations[Name]['parameters'], options: RunOptions = {}
   ): Promise<Operations[Name]['result']> {
-    if (this.#running !== undefined) throw new EngineError('engine_busy', 'The engine does something else at the moment.')
+    if (this.#running !== undefined) throw new EngineError('engine_busy', 'The engine is busy with something else.')
     if (this.#start === undefined) throw new EngineError('engine_unavailable', 'The engine is not started.')
     const { attachments = {}, signal, silenceTimeout = this.#options.silenceTimeout } = options
     const operation = this.#running = new Operation(++this.#lastId, options)
@@ -147,7 +147,8 @@ export class EngineProcess implements Engine {
     const child = this.#child
     if (child === undefined) return
     child.send({ type: 'shutdown' })
-    const timer = setTimeout(() => child.terminate('It did not end when it was asked to.'), this.#options.stopGrace).unref()
+    const { stopGrace } = this.#options
+    const timer = setTimeout(() => child.terminate('It did not end when it was asked to.'), stopGrace).unref()
     await child.ended
     clearTimeout(timer)
   }
@@ -172,8 +173,9 @@ export class EngineProcess implements Engine {
           else reject(new EngineError('engine_unavailable', `The engine process did not start. ${reason}`))
         }
       })
-      const handshake = setTimeout(
-        () => child.kill(`It said nothing within ${handshakeTimeout / 1000} seconds of its start.`), handshakeTimeout).unref()
+      const handshake = setTimeout(() => {
+        child.kill(`It said nothing within ${handshakeTimeout / 1000} seconds of its start.`)
+      }, handshakeTimeout).unref()
     })
   }
 
@@ -231,7 +233,8 @@ export class EngineProcess implements Engine {
       operation.isSent = true
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error
-      throw new EngineError('invalid_parameters', `The request is too large for the engine. ${error.message}`, { cause: error })
+      const message = `The request is too large for the engine. ${error.message}`
+      throw new EngineError('invalid_parameters', message, { cause: error })
     }
   }
 

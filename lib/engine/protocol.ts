@@ -3,8 +3,9 @@ import { type EngineErrorCode, type EngineImage, type EngineInfo, type Operation
 /**
  * What the server and an engine process say to each other over one socket (file descriptor 3 of the process).
  *
- * A frame is two unsigned 32-bit little-endian lengths (JSON, bytes), the JSON text and the bytes. Images travel as bytes,
- * everything else as JSON. This file also runs under Bare, which has `Buffer` but neither `node:` modules nor TextDecoder.
+ * A frame is two unsigned 32-bit little-endian lengths (JSON, bytes), the JSON text and the bytes. Images travel as
+ * bytes, everything else as JSON. This file runs under Bare too, which has `Buffer`, but no `node:` modules and no
+ * TextDecoder.
  */
 export const protocolVersion = 1
 
@@ -170,8 +171,8 @@ export function encodeHostMessage (message: HostMessage): Uint8Array[] {
 export function decodeHostMessage ({ json, bytes }: Frame): HostMessage {
   const message = checkFields(json, hostFields, 'The engine process') as HostMessage
   if (message.type === 'hello' && message.protocol !== protocolVersion) {
-    throw new ProtocolError('wrong_version', `The engine process speaks version ${message.protocol} of the protocol and ` +
-      `this server version ${protocolVersion}: they are from different releases. Build or install the package again.`)
+    throw new ProtocolError('wrong_version', `The engine process speaks version ${message.protocol} of the protocol ` +
+      `and this server version ${protocolVersion}: they are of different releases. Install or build the package again.`)
   }
   if (message.type === 'image') return { ...message, image: { ...message.image, png: bytes } }
   if (message.type === 'preview') return { ...message, preview: { ...message.preview, png: bytes } }
@@ -197,7 +198,8 @@ export function decodeServerMessage ({ json, bytes }: Frame): ServerMessage {
     position += length
   }
   if (position !== bytes.byteLength) {
-    throw new ProtocolError('invalid_message', `The server announced ${position} bytes of attachments and sent ${bytes.byteLength}.`)
+    throw new ProtocolError('invalid_message',
+      `The server announced ${position} bytes of attachments and sent ${bytes.byteLength}.`)
   }
   return { ...message, attachments } as ServerMessage
 }
@@ -210,10 +212,10 @@ function attachmentLengths (value: unknown): Array<[name: string, length: number
 
 function checkLengths (json: number, bytes: number): void {
   if (json > maximumJson) {
-    throw new ProtocolError('json_too_large', `A message has ${json} bytes of JSON; at most ${maximumJson} are allowed.`)
+    throw new ProtocolError('json_too_large', `A message has ${json} bytes of JSON; the most is ${maximumJson}.`)
   }
   if (bytes > maximumBytes) {
-    throw new ProtocolError('bytes_too_large', `A message carries ${bytes} bytes; at most ${maximumBytes} are allowed.`)
+    throw new ProtocolError('bytes_too_large', `A message carries ${bytes} bytes; the most is ${maximumBytes}.`)
   }
 }
 

@@ -30,7 +30,9 @@ export async function selectEngine ({ engine }: { engine: 'auto' | EngineName })
   const native = await findNative()
   if (native.ok) return { ...native.command, reason: 'native, because it is built and loads' }
   const portable = findPortable()
-  if (portable.ok) return { ...portable.command, reason: `portable, because the native one cannot be used: ${native.reason}` }
+  if (portable.ok) {
+    return { ...portable.command, reason: `portable, because the native one cannot be used: ${native.reason}` }
+  }
   throw new CommandError(exitCodes.engine, `There is no engine. Native: ${native.reason} Portable: ${portable.reason}`)
 }
 
@@ -46,7 +48,8 @@ export function findPortable (): Candidate {
   try {
     for (const name of portablePackages) resolve.resolve(`${name}/package`)
   } catch {
-    return { ok: false, reason: `its packages are not installed. Type \`npm install ${portablePackages.join(' ')}\` in ${packageRoot}.` }
+    const names = portablePackages.join(' ')
+    return { ok: false, reason: `its packages are not installed. Type \`npm install ${names}\` in ${packageRoot}.` }
   }
   try {
     const runtime = (resolve('bare-runtime') as () => string)()
@@ -65,7 +68,8 @@ function makeExecutable (file: string): void {
     try {
       chmodSync(file, 0o755)
     } catch (error) {
-      throw new Error(`${file} is not executable and this user may not change that. Type \`sudo chmod +x ${file}\``, { cause: error })
+      const message = `${file} is not executable and this user may not change that. Type \`sudo chmod +x ${file}\``
+      throw new Error(message, { cause: error })
     }
   }
 }

@@ -6,7 +6,7 @@ import {
   type HostMessage, type LogLevel, type Preview, type ServerMessage
 } from '../protocol.ts'
 
-/** The half of an engine process that all hosts share. It runs under Node.js and under Bare: no `node:` imports here. */
+/** The half of an engine process that all hosts share. Runs under Node.js and under Bare: no `node:` imports here. */
 
 /** What a host tells while it works. */
 export interface Reporter {
@@ -62,7 +62,8 @@ export function serveHost (engine: HostEngine, channel: Channel, exit: () => voi
       if (implementation === undefined) {
         throw new EngineError('unsupported', `The ${engine.info.engine} engine has no operation '${operation}'.`)
       }
-      const result = await implementation(parameters as Operations['load']['parameters'], attachments, reporter(id, send))
+      const report = reporter(id, send)
+      const result = await implementation(parameters as Operations['load']['parameters'], attachments, report)
       running = undefined
       send({ type: 'done', id, result })
     } catch (error) {
@@ -107,8 +108,8 @@ function reporter (id: number, send: (message: HostMessage) => void): Reporter {
 
 /** Engines repeat steps and restart their counters (highres fix, refiners); a progress bar must not jump back. */
 function isLater (next: Progress, last: Progress): boolean {
-  const order = phases.indexOf(next.phase) - phases.indexOf(last.phase) || next.index - last.index || next.step - last.step
-  return order > 0
+  const byPhase = phases.indexOf(next.phase) - phases.indexOf(last.phase)
+  return (byPhase || next.index - last.index || next.step - last.step) > 0
 }
 
 function describe (error: unknown, cancelled: boolean): { code: EngineError['code'], message: string } {

@@ -1,16 +1,17 @@
-import {
-  EngineError, type Capability, type ImageParameters, type LoadOptions, type ModelFiles
-} from '../engine.ts'
+import { EngineError, type Capability, type ImageParameters, type LoadOptions, type ModelFiles } from '../engine.ts'
+import { checked, flag, group, integer, number, oneOf, refuse, text, type Check, type Checks } from './checks.ts'
 import type { Attachments } from './host.ts'
+import { pngSize } from './png-size.ts'
 
 /**
- * Our terms in those of `@qvac/diffusion-cpp` 0.25.0, and the refusal of everything that it would ignore, misunderstand or
- * die of. The lists are its own: it tells them only in the error for a wrong name and only once a model is loaded, so they
- * stand here, and a test compares them with the words of the installed version.
+ * Our terms in those of `@qvac/diffusion-cpp` 0.25.0, and the refusal of what it would ignore, misunderstand or die of.
+ *
+ * It tells the names that it knows only in the error for a wrong one, and only once a model is loaded. So they stand
+ * here, and a test compares them with what the installed version says.
  */
 export const samplers = [
-  'euler', 'euler_a', 'heun', 'dpm2', 'dpm++2m', 'dpm++2mv2', 'dpm++2s_a', 'lcm', 'ipndm', 'ipndm_v', 'ddim_trailing', 'tcd',
-  'res_multistep', 'res_2s'
+  'euler', 'euler_a', 'heun', 'dpm2', 'dpm++2m', 'dpm++2mv2', 'dpm++2s_a', 'lcm', 'ipndm', 'ipndm_v', 'ddim_trailing',
+  'tcd', 'res_multistep', 'res_2s'
 ]
 export const schedulers = [
   'discrete', 'karras', 'exponential', 'ays', 'gits', 'sgm_uniform', 'simple', 'lcm', 'smoothstep', 'kl_optimal',
@@ -22,9 +23,11 @@ export const weightTypes = [
 const predictions = ['eps', 'v', 'edm_v', 'flow', 'flux2_flow']
 const cacheModes = ['disabled', 'easycache', 'ucache', 'dbcache', 'taylorseer', 'cache_dit']
 
-export const capabilities: Capability[] = ['txt2img', 'img2img', 'upscale', 'lora', 'vae_tiling', 'cache', 'device_list']
+export const capabilities: Capability[] = [
+  'txt2img', 'img2img', 'upscale', 'lora', 'vae_tiling', 'cache', 'device_list'
+]
 
-/** What belongs to a feature that only the native engine has. */
+/** Parameters, images and files of features that this engine lacks. */
 const missingFeatures: Record<string, Capability> = {
   mask: 'inpaint',
   control_image: 'controlnet',
@@ -42,79 +45,30 @@ const missingFeatures: Record<string, Capability> = {
   custom_sigmas: 'custom_sigmas'
 }
 
-type Check = (name: string, value: unknown) => unknown
-
-const integer = (minimum: number, maximum: number, multipleOf = 1): Check => (name, value) => {
-  if (Number.isInteger(value) && inRange(value as number, minimum, maximum) && (value as number) % multipleOf === 0) return value
-  const which = multipleOf === 1 ? 'an integer' : `a multiple of ${multipleOf}`
-  throw refuse(name, `${which} from ${minimum} to ${maximum}`, value)
-}
-
-const number = (minimum: number, maximum: number): Check => (name, value) => {
-  if (typeof value === 'number' && inRange(value, minimum, maximum)) return value
-  throw refuse(name, `a number from ${minimum} to ${maximum}`, value)
-}
-
-const oneOf = (names: string[]): Check => (name, value) => {
-  if (names.includes(value as string)) return value
-  throw refuse(name, `one of ${names.join(', ')}`, value)
-}
-
-const text = (minimum: number): Check => (name, value) => {
-  if (typeof value === 'string' && value.length >= minimum && !value.includes('\0')) return value
-  throw refuse(name, `${minimum > 0 ? 'a non-empty' : 'a'} text`, value)
-}
-
-const flag: Check = (name, value) => {
-  if (typeof value === 'boolean') return value
-  throw refuse(name, 'true or false', value)
-}
-
-function inRange (value: number, minimum: number, maximum: number): boolean {
-  return value >= minimum && value <= maximum
-}
-
-function refuse (name: string, expected: string, received: unknown): EngineError {
-  return new EngineError('invalid_parameters', `Expected ${expected} for ${name} but received ${JSON.stringify(received)?.slice(0, 100)}.`)
-}
-
-/** Checks known fields, refuses unknown ones, and leaves out what is undefined. */
-function checked (values: object, checks: Record<string, Check>, prefix = ''): Record<string, unknown> {
-  const result: Record<string, unknown> = {}
-  for (const [name, value] of Object.entries(values)) {
-    if (value === undefined) continue
-    if (Object.hasOwn(checks, name)) result[name] = checks[name]!(prefix + name, value)
-    else throw unknown(prefix + name)
-  }
-  return result
-}
-
 function unknown (name: string): EngineError {
   const feature = missingFeatures[name.split('.')[0]!]
-  if (feature === undefined) return new EngineError('invalid_parameters', `The portable engine knows no parameter '${name}'.`)
-  return new EngineError('unsupported', `The portable engine lacks '${feature}', which ${name} belongs to. The native engine has it.`)
+  return feature === undefined
+    ? new EngineError('invalid_parameters', `The portable engine knows no parameter '${name}'.`)
+    : missing(feature, name)
 }
 
-const group = (checks: Record<string, Check>): Check => (name, value) => {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return checked(value, checks, `${name}.`)
-  throw refuse(name, 'an object', value)
+function missing (feature: Capability, what: string): EngineError {
+  return new EngineError('unsupported',
+    `The portable engine lacks '${feature}' and can't take ${what}; the native engine can.`)
 }
 
 const loras: Check = (name, value) => {
   if (!Array.isArray(value)) throw refuse(name, 'a list', value)
-  if (value.length > 1) throw missing('multiple_loras', 'one LoRA at a time')
+  if (value.length > 1) throw missing('multiple_loras', `${value.length} LoRAs`)
   return value.map((lora) => {
-    const { path, weight } = group({ path: text(1), weight: number(-100, 100) })(name, lora) as { path: string, weight?: number }
-    if (weight !== undefined && weight !== 1) throw missing('lora_weight', 'LoRAs with weight 1 only')
+    const { path, weight = 1 } = lorasEntry(name, lora) as { path: string, weight?: number }
+    if (weight !== 1) throw missing('lora_weight', `the weight ${weight} of a LoRA`)
     return path
   })
 }
+const lorasEntry = group({ path: text(1), weight: number(-100, 100) }, unknown)
 
-function missing (feature: Capability, instead: string): EngineError {
-  return new EngineError('unsupported', `The portable engine lacks '${feature}': it takes ${instead}. The native engine has it.`)
-}
-
-const imageChecks: Record<string, Check> = {
+const imageChecks: Checks = {
   prompt: text(1),
   negative_prompt: text(0),
   width: integer(64, 8192, 8),
@@ -124,7 +78,7 @@ const imageChecks: Record<string, Check> = {
   cfg_scale: number(0, 100),
   img_cfg_scale: number(0, 100),
   guidance: number(0, 100),
-  // The engine takes −1 for the second of the clock, and never says what it took.
+  // The addon takes −1 for the second of the clock, and never says which that was.
   seed: integer(0, 2 ** 31 - 1),
   sampler: oneOf(samplers),
   scheduler: oneOf(schedulers),
@@ -133,33 +87,36 @@ const imageChecks: Record<string, Check> = {
   clip_skip: integer(-1, 12),
   strength: number(0, 1),
   loras,
-  vae_tiling: group({ enabled: flag, tile_size_x: integer(0, 1024), tile_size_y: integer(0, 1024), target_overlap: number(0, 0.5) }),
-  cache: group({ mode: oneOf(cacheModes), reuse_threshold: number(0, 10) })
+  vae_tiling: group({
+    enabled: flag, tile_size_x: integer(0, 1024), tile_size_y: integer(0, 1024), target_overlap: number(0, 0.5)
+  }, unknown),
+  cache: group({ mode: oneOf(cacheModes), reuse_threshold: number(0, 10) }, unknown)
 }
 
-/** Most pixels of one image: 4096². */
+/** Pixels of one image at most: 4096², or 8192² when it is upscaled. */
 const mostPixels = 4096 * 4096
-
-export interface ModelTraits {
-  /** In the engine's own words, for example `MiniT2I`. */
-  architecture: string
-}
+const mostUpscaledPixels = 8192 * 8192
+/** Both sides grow by this factor at most in one pass of an upscaler. */
+const largestScale = 4
 
 export interface AddonRun {
   parameters: Record<string, unknown>
-  /** LoRA files that must exist: a missing one ends the process, or is silently left out. */
+  /** LoRA files: the addon leaves out silently what is not there. */
   files: string[]
 }
 
-/** @throws {EngineError} invalid_parameters, unsupported */
-export function toAddonRun (parameters: ImageParameters, attachments: Attachments, { architecture }: ModelTraits): AddonRun {
-  const { loras: files = [], vae_tiling: tiling, cache, sampler, ...others } = checked(parameters, imageChecks) as
-    Record<string, unknown> & { loras?: string[], vae_tiling?: Tiling, cache?: Cache }
+/**
+ * @param architecture of the loaded model, in the addon's own words.
+ * @throws {EngineError} invalid_parameters, unsupported
+ */
+export function toAddonRun (parameters: ImageParameters, attachments: Attachments, architecture: string): AddonRun {
+  const { loras: files = [], vae_tiling: tiling, cache, sampler, ...others } =
+    checked(parameters, imageChecks, unknown) as Record<string, unknown> & SpecialParameters
   const { width, height } = parameters
-  if (width * height > mostPixels) throw refuse('width × height', `at most ${mostPixels} pixels`, `${width} × ${height}`)
-  // Any other shape ends the process.
-  if (architecture === 'MiniT2I' && width !== height) throw refuse('height', `${width}, because ${architecture} draws squares only,`, height)
+  if (width * height > mostPixels) throw refuse('width × height', `at most ${mostPixels} pixels`, width * height)
   for (const name of Object.keys(attachments)) if (name !== 'init_image') throw unknown(name)
+  if (attachments.init_image !== undefined) checkInitImage(attachments.init_image, parameters)
+  if (architecture === 'MiniT2I') checkMiniT2I(parameters, attachments)
   return {
     files,
     parameters: {
@@ -173,9 +130,28 @@ export function toAddonRun (parameters: ImageParameters, attachments: Attachment
   }
 }
 
-interface Tiling { enabled?: boolean, tile_size_x?: number, tile_size_y?: number, target_overlap?: number }
+interface SpecialParameters {
+  loras?: string[]
+  vae_tiling?: { enabled?: boolean, tile_size_x?: number, tile_size_y?: number, target_overlap?: number }
+  cache?: { mode?: string, reuse_threshold?: number }
+}
 
-function tilingTerms (tiling: Tiling | undefined): Record<string, unknown> {
+/** The addon draws in the size of this image, whatever else was asked for. */
+function checkInitImage (png: Uint8Array, { width, height }: ImageParameters): void {
+  const size = pngSize(png)
+  if (size?.width === width && size.height === height) return
+  const came = size === undefined ? 'something else' : `one of ${size.width} × ${size.height}`
+  throw new EngineError('invalid_parameters',
+    `Expected a PNG image of ${width} × ${height} for init_image but received ${came}.`)
+}
+
+/** Other shapes end the process, and an image to begin with is ignored. */
+function checkMiniT2I ({ width, height }: ImageParameters, { init_image: image }: Attachments): void {
+  if (width !== height) throw refuse('height', `${width}, because MiniT2I draws squares only,`, height)
+  if (image !== undefined) throw new EngineError('invalid_parameters', 'MiniT2I cannot begin with an init_image.')
+}
+
+function tilingTerms (tiling: SpecialParameters['vae_tiling']): Record<string, unknown> {
   if (tiling === undefined || tiling.enabled === false) return {}
   const { tile_size_x: x = 0, tile_size_y: y = 0, target_overlap: overlap } = tiling
   return {
@@ -185,14 +161,26 @@ function tilingTerms (tiling: Tiling | undefined): Record<string, unknown> {
   }
 }
 
-interface Cache { mode?: string, reuse_threshold?: number }
-
-function cacheTerms (cache: Cache | undefined): Record<string, unknown> {
-  if (cache?.mode === undefined || cache.mode === 'disabled') return {}
+function cacheTerms (cache: SpecialParameters['cache']): Record<string, unknown> {
+  if (cache?.mode === undefined) return {}
   return {
     cache_mode: cache.mode.replace('_', '-'),
     ...(cache.reuse_threshold === undefined ? {} : { cache_threshold: cache.reuse_threshold })
   }
+}
+
+/**
+ * The only image of an upscaling.
+ * @throws {EngineError} invalid_parameters
+ */
+export function imageToUpscale (repeats: unknown, attachments: Attachments): Uint8Array {
+  integer(1, 4)('repeats', repeats)
+  const images = Object.values(attachments)
+  const size = images.length === 1 ? pngSize(images[0]!) : undefined
+  if (size === undefined) throw new EngineError('invalid_parameters', 'Expected one PNG image to upscale.')
+  const pixels = size.width * size.height * largestScale ** (2 * (repeats as number))
+  if (pixels > mostUpscaledPixels) throw refuse('the upscaled image', `at most ${mostUpscaledPixels} pixels`, pixels)
+  return images[0]!
 }
 
 const fileNames: Partial<Record<keyof ModelFiles, string>> = {
@@ -208,28 +196,32 @@ const encoders = ['clip_l', 'clip_g', 't5xxl', 'llm'] as const
 
 /**
  * The files of an image model; undefined when `files` names none.
- * @throws {EngineError} unsupported
+ * @throws {EngineError} invalid_parameters, unsupported
  */
-export function toAddonFiles ({ model, diffusion_model: diffusion, esrgan, ...others }: ModelFiles): Record<string, string> | undefined {
-  const companions = Object.entries(others).filter(([, path]) => path !== undefined)
-  if (model === undefined && diffusion === undefined) {
+export function toAddonFiles (
+  { model, diffusion_model: diffusion, esrgan, ...others }: ModelFiles
+): Record<string, string> | undefined {
+  type Companion = [name: keyof ModelFiles, path: string]
+  const companions = Object.entries(others).filter(([, path]) => path !== undefined) as Companion[]
+  const main = model ?? diffusion
+  if (main === undefined) {
     if (companions.length === 0) return undefined
     throw new EngineError('invalid_parameters', 'A model needs a checkpoint or a diffusion model.')
   }
-  // The addon takes a model with separate encoders for a mere diffusion model.
+  // The addon takes whatever comes with text encoders for a mere diffusion model.
   if (model !== undefined && (diffusion !== undefined || encoders.some((name) => others[name] !== undefined))) {
-    throw new EngineError('unsupported', 'The portable engine takes either a complete checkpoint, or a diffusion model with its text encoders. The native engine takes both.')
+    throw new EngineError('unsupported', 'The portable engine takes a complete checkpoint, or a diffusion model with ' +
+      'its text encoders, and not both; the native engine takes both.')
   }
   const named = companions.map(([name, path]) => {
-    const addonName = fileNames[name as keyof ModelFiles]
+    const addonName = fileNames[name]
     if (addonName !== undefined) return [addonName, path]
-    const feature = missingFeatures[name]
-    throw new EngineError('unsupported', `The portable engine cannot load a ${name} file${feature ? `: it lacks '${feature}'` : ''}. The native engine can.`)
+    throw new EngineError('unsupported', `The portable engine can't load a file for ${name}; the native engine can.`)
   })
-  return { model: model ?? diffusion!, ...Object.fromEntries(named) }
+  return { model: main, ...Object.fromEntries(named) }
 }
 
-const loadChecks: Record<string, Check> = {
+const loadChecks: Checks = {
   threads: integer(1, 256),
   device: text(1),
   weight_type: oneOf(weightTypes),
@@ -241,33 +233,45 @@ const loadChecks: Record<string, Check> = {
   clip_on_cpu: flag
 }
 
+export type AddonConfig = Record<string, string | number | boolean>
+
 /**
- * @param devices names that `device` may have beside `cpu` and `gpu`.
+ * @param devices of this machine, in the addon's own words.
  * @throws {EngineError} invalid_parameters
  */
-export function toAddonConfig (options: LoadOptions, devices: string[]): Record<string, string | number | boolean> {
+export function toAddonConfig (options: LoadOptions, devices: string[]): AddonConfig {
   const {
     device = 'gpu', weight_type: type, prediction, flash_attention: flash, vae_on_cpu: vae, clip_on_cpu: clip, ...others
-  } = checked(options, loadChecks) as LoadOptions & Record<string, string | number | boolean>
+  } = checked(options, loadChecks, unknown) as LoadOptions & AddonConfig
   const isNamed = device !== 'cpu' && device !== 'gpu'
   if (isNamed && !devices.includes(device)) throw refuse('device', `one of cpu, gpu, ${devices.join(', ')}`, device)
-  const modules = [...(isNamed ? [`all=${device}`] : []), ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : [])]
+  const modules = [
+    ...(isNamed ? [`all=${device}`] : []), ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : [])
+  ]
   return {
     ...others,
-    device: device === 'cpu' ? 'cpu' : 'gpu',
+    // Asked for a GPU that is not there, an image model falls back to the CPU and an upscaler fails.
+    device: device === 'cpu' || devices.every(isProcessor) ? 'cpu' : 'gpu',
     ...(modules.length === 0 ? {} : { backend: modules.join(',') }),
     ...(type === undefined ? {} : { type }),
     ...(prediction === undefined ? {} : { prediction }),
     ...(flash === undefined ? {} : { diffusion_fa: flash }),
-    // The other modes leave a LoRA in the weights for the next request, and may crash.
+    // The other modes leave a LoRA in the weights for later requests, and may crash.
     lora_apply_mode: 'at_runtime',
-    // The log is where the engine tells what it does and why it fails.
+    // The log is where the addon tells what it does and why it fails.
     verbosity: 3
   }
 }
 
-/** @throws {EngineError} invalid_parameters for weights that MiniT2I dies of at its first step. */
-export function checkWeightType ({ architecture }: ModelTraits, type: unknown): void {
-  if (architecture !== 'MiniT2I' || type === undefined) return
-  oneOf(['f32', 'f16'])(`weight_type of ${architecture}`, type)
+/** Is this the name of the processor, not of a GPU? */
+export function isProcessor (device: string): boolean {
+  return device.toUpperCase() === 'CPU'
+}
+
+/**
+ * Refuses weights that end the process at the first step.
+ * @throws {EngineError} invalid_parameters
+ */
+export function checkWeightType (type: unknown, architecture: string): void {
+  if (architecture === 'MiniT2I' && type !== undefined) oneOf(['f32', 'f16'])('the weight_type of MiniT2I', type)
 }

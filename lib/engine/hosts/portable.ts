@@ -4,11 +4,14 @@ import description from '@qvac/diffusion-cpp/package'
 import { statSync } from 'bare-fs'
 import { kill, pid } from 'bare-os'
 import Pipe from 'bare-pipe'
-import { EngineError, type EngineInfo, type ModelFiles, type Operations } from '../engine.ts'
+import { EngineError, type EngineErrorCode, type EngineInfo, type Operations } from '../engine.ts'
 import { serveHost, type Attachments, type HostEngine, type Reporter } from './host.ts'
+import { pngSize } from './png-size.ts'
 import { PortableLog } from './portable-log.ts'
+import { PortableProgress } from './portable-progress.ts'
 import {
-  capabilities, checkWeightType, samplers, schedulers, toAddonConfig, toAddonFiles, toAddonRun, weightTypes
+  capabilities, checkWeightType, imageToUpscale, isProcessor, samplers, schedulers, toAddonConfig, toAddonFiles,
+  toAddonRun, weightTypes
 } from './portable-terms.ts'
 
 /**
@@ -24,7 +27,7 @@ class PortableHost implements HostEngine {
   #info: EngineInfo
   #model: { engine: ImageModel, architecture: string } | undefined
   #upscaler: Upscaler | undefined
-  #active: ImageModel | Upscaler | undefined
+  #drawing: ImageModel | Upscaler | undefined
   #isCancelled = false
 
   constructor (log: PortableLog) {
@@ -32,7 +35,7 @@ class PortableHost implements HostEngine {
     this.#info = {
       engine: 'portable',
       version: `@qvac/diffusion-cpp ${description.version}`,
-      device: log.devices.find(({ name }) => name !== 'CPU')?.name ?? 'CPU',
+      device: mainDevice(log.devices.map(({ name }) => name)) ?? 'CPU',
       devices: log.devices,
       capabilities,
       samplers,
@@ -56,7 +59,7 @@ class PortableHost implements HostEngine {
 
   cancel (): void {
     this.#isCancelled = true
-    this.#active?.cancel()
+    this.#drawing?.cancel()
   }
 
   async #operate<Result> (report: Reporter, operation: () => Promise<Result>): Promise<Result> {
@@ -65,28 +68,27 @@ class PortableHost implements HostEngine {
     return await operation()
   }
 
-  async #load ({ files, options }: Operations['load']['parameters'], report: Reporter): Promise<Operations['load']['result']> {
+  async #load (
+    { files, options }: Operations['load']['parameters'], report: Reporter
+  ): Promise<Operations['load']['result']> {
     const begin = Date.now()
-    const image = toAddonFiles(files)
+    const imageFiles = toAddonFiles(files)
     const config = toAddonConfig(options, this.#info.devices!.map(({ name }) => name))
-    for (const [name, path] of Object.entries(files)) if (path !== undefined) checkFile(name, path)
+    const paths = Object.values(files).filter((path) => path !== undefined)
+    for (const path of paths) checkFile('model', path, 'model_load_failed')
     await this.#unload()
     report.progress({ phase: 'loading_model', step: 0, steps: 0, index: 0 })
-    // From here the event loop stands still; what was said has to be on its way.
-    await turn()
     try {
-      if (image !== undefined) {
-        const engine = new addon.ImgStableDiffusion({ files: image, config })
-        await this.#loadOne(engine, files)
-        const traits = { architecture: this.#log.architecture ?? 'unknown' }
-        this.#model = { engine, ...traits }
-        checkWeightType(traits, options.weight_type)
+      if (imageFiles !== undefined) {
+        const engine = new addon.ImgStableDiffusion({ files: imageFiles, config })
+        await this.#read(engine, paths)
+        this.#model = { engine, architecture: this.#log.architecture ?? 'unknown' }
+        checkWeightType(options.weight_type, this.#model.architecture)
       }
       if (files.esrgan !== undefined) {
-        const { threads, device, verbosity } = config
-        const engine = new addon.EsrganUpscaler({ files: { esrgan: files.esrgan }, config: { threads, device, verbosity } })
-        await this.#loadOne(engine, files)
-        this.#upscaler = engine
+        const { lora_apply_mode: _, ...upscalerConfig } = config
+        this.#upscaler = new addon.EsrganUpscaler({ files: { esrgan: files.esrgan }, config: upscalerConfig })
+        await this.#read(this.#upscaler, paths)
       }
       if (this.#isCancelled) throw new EngineError('cancelled', 'The operation was cancelled.')
     } catch (error) {
@@ -97,14 +99,15 @@ class PortableHost implements HostEngine {
     return { load_ms: Date.now() - begin }
   }
 
-  async #loadOne (engine: ImageModel | Upscaler, files: ModelFiles): Promise<void> {
-    let failure: unknown
-    await engine.load().catch((error) => { failure = error })
-    // The log of the loading, and a cancel that came meanwhile, arrive only now.
+  async #read (engine: ImageModel | Upscaler, paths: string[]): Promise<void> {
+    // The event loop stands still while the addon reads: what was said before has to be on its way.
+    await turn()
+    const failure: unknown = await engine.load().then(() => undefined, (error) => error)
+    // The log of the reading, and a cancel that came meanwhile, arrive only now.
     await turn()
     if (failure === undefined) return
-    const reasons = this.#log.complaints.join('; ') || (failure as Error).message
-    throw new EngineError('model_load_failed', `The model cannot be loaded: ${withoutFolders(reasons, files)}`, { cause: failure })
+    const reason = withoutFolders(this.#log.complaint ?? (failure as Error).message, paths)
+    throw new EngineError('model_load_failed', `The model cannot be loaded: ${reason}`, { cause: failure })
   }
 
   async #unload (): Promise<Record<string, never>> {
@@ -120,27 +123,22 @@ class PortableHost implements HostEngine {
   ): Promise<Operations['generate']['result']> {
     if (this.#model === undefined) throw new EngineError('generation_failed', 'No model is loaded.')
     const { engine, architecture } = this.#model
-    const { parameters: run, files } = toAddonRun(parameters, attachments, { architecture })
-    for (const path of files) checkFile('LoRA', path)
-    const begin = Date.now()
-    const batch = parameters.batch_count ?? 1
-    let index = -1
-    let images = 0
-    report.progress({ phase: 'conditioning', step: 0, steps: 0, index: 0 })
-    await this.#draw(engine, () => engine.run(run), (output) => {
-      if (typeof output !== 'string') {
-        report.image({ index: images, ...sizeOf(output), seed: parameters.seed + images, png: output })
-        images++
-        return
-      }
-      const { step, total } = JSON.parse(output) as { step: number, total: number }
-      if (step === 0) index++
-      if (index >= batch) return // tiles of the decoder
-      report.progress({ phase: 'sampling', step, steps: total, index })
-      if (index === batch - 1 && step === total) report.progress({ phase: 'decoding', step: 0, steps: 0, index: 0 })
+    const { parameters: run, files } = toAddonRun(parameters, attachments, architecture)
+    for (const path of files) checkFile('LoRA', path, 'invalid_parameters')
+    const { batch_count: batch = 1, seed } = parameters
+    const isEncodedInTiles = run.vae_tiling === true && run.init_image !== undefined
+    const progress = new PortableProgress(batch, isEncodedInTiles)
+    report.progress(progress.beginning)
+    const result = await this.#draw(engine, () => engine.run(run), {
+      counter: (step, steps) => progress.next(step, steps).forEach(report.progress),
+      image: (png, index) => report.image({ index, ...pngSize(png)!, seed: seed + index, png }),
+      expected: batch
     })
-    if (images < batch) throw new EngineError('generation_failed', this.#whyNothing())
-    return { generate_ms: Date.now() - begin }
+    const leftOut = this.#log.leftOutLora
+    if (leftOut !== undefined) {
+      throw new EngineError('generation_failed', `The LoRA does not fit the model: ${withoutFolders(leftOut, files)}`)
+    }
+    return result
   }
 
   async #upscale (
@@ -148,46 +146,59 @@ class PortableHost implements HostEngine {
   ): Promise<Operations['upscale']['result']> {
     const engine = this.#upscaler
     if (engine === undefined) throw new EngineError('generation_failed', 'No upscaler is loaded.')
-    const image = Object.values(attachments)[0]!
-    const begin = Date.now()
-    let isDone = false
+    const image = imageToUpscale(repeats, attachments)
     report.progress({ phase: 'sampling', step: 0, steps: repeats, index: 0 })
-    await this.#draw(engine, () => engine.upscale(image, { repeats }), (output) => {
-      if (typeof output === 'string') return
-      report.image({ index: 0, ...sizeOf(output), seed: 0, png: output })
-      isDone = true
+    return await this.#draw(engine, () => engine.upscale(image, { repeats }), {
+      image: (png, index) => {
+        report.progress({ phase: 'sampling', step: repeats, steps: repeats, index: 0 })
+        report.image({ index, ...pngSize(png)!, seed: 0, png })
+      },
+      expected: 1
     })
-    if (!isDone) throw new EngineError('generation_failed', this.#whyNothing())
-    return { generate_ms: Date.now() - begin }
   }
 
   async #draw (
     engine: ImageModel | Upscaler,
     begin: () => ReturnType<ImageModel['run']>,
-    listener: (output: string | Uint8Array) => void
-  ): Promise<void> {
-    this.#active = engine
+    { counter, image, expected }: {
+      counter?: (step: number, steps: number) => void
+      image: (png: Uint8Array, index: number) => void
+      expected: number
+    }
+  ): Promise<{ generate_ms: number }> {
+    const start = Date.now()
+    let images = 0
+    this.#drawing = engine
     try {
       const response = await begin()
-      response.onUpdate(listener)
+      response.onUpdate((output) => {
+        if (typeof output !== 'string') return image(output, images++)
+        const { step, total } = JSON.parse(output) as { step: number, total: number }
+        counter?.(step, total)
+      })
+      // A cancel that comes before the addon has accepted the work is lost on it.
       if (this.#isCancelled) await engine.cancel()
       await response.await()
-      await turn()
+      await turn() // for the end of the log
     } finally {
-      this.#active = undefined
+      this.#drawing = undefined
     }
-  }
-
-  #whyNothing (): string {
-    return `The engine made no image${this.#log.complaints.length > 0 ? `: ${this.#log.complaints.join('; ')}` : '.'}`
+    if (images === expected) return { generate_ms: Date.now() - start }
+    const reason = this.#log.complaint ?? 'it does not say why.'
+    throw new EngineError('generation_failed', `The engine made ${images} of ${expected} images: ${reason}`)
   }
 
   #tellDevice (report: Reporter): void {
-    const { device } = this.#log
+    const device = mainDevice(this.#log.backends)
     if (device === undefined || device === this.#info.device) return
     this.#info = { ...this.#info, device }
     report.info(this.#info)
   }
+}
+
+/** The one that computes: parts of a model may be on the CPU beside it. */
+function mainDevice (names: string[]): string | undefined {
+  return names.find((name) => !isProcessor(name)) ?? names[0]
 }
 
 /** Gives the event loop its turn. */
@@ -195,38 +206,36 @@ function turn (): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0))
 }
 
-function checkFile (name: string, path: string): void {
+function checkFile (what: string, path: string, code: EngineErrorCode): void {
+  let isFile = false
   try {
-    if (statSync(path).isFile()) return
+    isFile = statSync(path).isFile()
   } catch {
-    // said below
+    // It is not there, which is what the error below says.
   }
-  throw new EngineError('invalid_parameters', `The ${name} file ${baseName(path)} is not there.`)
+  if (!isFile) throw new EngineError(code, `The ${what} file ${baseName(path)} is not there.`)
 }
-
-const baseName = (path: string): string => path.slice(Math.max(path.lastIndexOf('/'), path.lastIndexOf('\\')) + 1)
 
 /** Clients know models by their names; where they lie is nobody's business. */
-function withoutFolders (message: string, files: ModelFiles): string {
-  return Object.values(files).reduce<string>((text, path) => text.replaceAll(path!, baseName(path!)), message)
+function withoutFolders (message: string, paths: string[]): string {
+  return paths.reduce((text, path) => text.replaceAll(path, baseName(path)), message)
 }
 
-/** From the header of a PNG, because engines round sizes. */
-function sizeOf (png: Uint8Array): { width: number, height: number } {
-  const view = new DataView(png.buffer, png.byteOffset, png.byteLength)
-  return { width: view.getUint32(16), height: view.getUint32(20) }
+function baseName (path: string): string {
+  return path.slice(Math.max(path.lastIndexOf('/'), path.lastIndexOf('\\')) + 1)
 }
 
-/** Loading nothing fails after a few milliseconds, in which the addon lists its devices; it has no other way to tell them. */
+/** The addon lists its devices at the first attempt to load something, and has no other way to tell them. */
 async function listDevices (): Promise<void> {
-  const engine = new addon.ImgStableDiffusion({ files: { model: '/nothing' }, config: { device: 'gpu', verbosity: 3 } })
-  await engine.load().catch(() => {})
+  const config = { device: 'gpu', verbosity: 3 }
+  const nothing = new addon.ImgStableDiffusion({ files: { model: '/nothing' }, config })
+  await nothing.load().catch(() => {}) // of course it fails, after a few milliseconds
   await turn()
 }
 
 const log = new PortableLog()
 logging.setLogger((priority, message) => log.add(priority, message))
 await listDevices()
-new Bare.Thread(new URL('portable-watch.js', import.meta.url).pathname, { data: null }) // eslint-disable-line no-new
+new Bare.Thread(`${import.meta.dirname}/portable-watch.js`, { data: null }) // eslint-disable-line no-new
 // An orderly exit would wait for the addon and for the thread, and there is nothing to put in order.
 serveHost(new PortableHost(log), new Pipe(3), () => kill(pid(), 'SIGKILL'))
