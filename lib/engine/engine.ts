@@ -84,8 +84,6 @@ export interface ImageParameters {
   loras?: Array<{ path: string, weight: number }>
   /** Works in tiles, for less memory. Sizes are latent pixels (8 of the image); 0 leaves them to the engine. */
   vae_tiling?: { enabled?: boolean, tile_size_x?: number, tile_size_y?: number, target_overlap?: number }
-  /** Reuses results of earlier steps. */
-  cache?: { mode?: string, reuse_threshold?: number }
   [parameter: string]: unknown
 }
 
@@ -130,9 +128,9 @@ export interface Observer {
 
 export interface RunOptions extends Observer {
   /**
-   * Images that go with the request, by parameter name: `init_image`, `mask`, `control_image`, `ref_images.0`… All are
-   * PNG; these first three are exactly `width` × `height`, because one of the engines would not scale them. `upscale`
-   * takes the one that is there.
+   * Images that go with the request, by parameter name: `init_image`, `mask`, `control_image`, `ref_images.0`…
+   * All are PNG. The first three are exactly `width` × `height`, because not every engine scales them. `upscale` takes
+   * the one that is there.
    */
   attachments?: Record<string, Uint8Array>
   /** Aborting asks the host to cancel; after the grace period the process is killed. */
@@ -178,7 +176,10 @@ export interface Engine {
   readonly status: EngineStatus
   /** Known after the first start; kept over restarts. */
   readonly info: EngineInfo | undefined
-  /** Increases with each (re)start, already when the old process is lost: a caller that remembers it knows whether its loaded model is still there. */
+  /**
+   * Increases with each (re)start, already when the old process is lost: a caller that remembers it knows whether its
+   * loaded model is still there.
+   */
   readonly generation: number
   /** Waits for a start that is under way. @throws {EngineError} engine_unavailable */
   start (): Promise<EngineInfo>
