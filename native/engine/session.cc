@@ -16,6 +16,8 @@ std::atomic<bool> session_exists{false};
 // Warnings and errors of an operation that its failure names.
 constexpr size_t kMaxComplaints = 4;
 
+constexpr double kMaxUpscaledPixels = 8192.0 * 8192.0;
+
 // The library reports every file that it can't open as a model that it can't read.
 void RequireFile(FailureCode code, const char* what, const char* path) {
   if (path == nullptr || access(path, R_OK) == 0) return;
@@ -167,6 +169,10 @@ Image Session::Upscale(const UpscaleParams& params) {
   bool done = false;
   Guard(FailureCode::kGenerationFailed, "Upscaling", [&] {
     const uint32_t factor = params.factor != 0 ? params.factor : get_upscale_factor(upscaler_.get());
+    if (static_cast<double>(params.image.width) * params.image.height * factor * factor > kMaxUpscaledPixels) {
+      throw Failure(FailureCode::kInvalidParameters, "Expected an image that has at most 8192 × 8192 pixels when it is " +
+                                                         std::to_string(factor) + " times as wide and high.");
+    }
     done = upscale(upscaler_.get(), params.image, factor, images.out(), images.count_out());
     if (done) copies = images.Copy();
   });

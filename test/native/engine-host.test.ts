@@ -254,6 +254,27 @@ t.test('loads what the options say, and a ControlNet without the rest', { skip: 
   await t.rejects(load({ model: file('model') }, { thraeds: 1 }), { code: 'invalid_parameters', message: 'There is no parameter thraeds.' })
   await t.rejects(load({ model: file('bad', 'fail=null@loading') }),
     { code: 'model_load_failed', message: 'The model could not be loaded: told to fail while loading.' })
+  await t.rejects(load({ model: '/nowhere/secret.safetensors' }),
+    { code: 'model_load_failed', message: 'The model secret.safetensors cannot be read: No such file or directory.' })
+  await t.rejects(load({ model: file('model') }, { device: 'CUDA7' }),
+    { code: 'invalid_parameters', message: 'Expected one of CPU, REC0 for device but received "CUDA7".' })
+})
+
+t.test('refuses what a model is known to die of, and what it would leave out', { skip: noCompiler }, async (t) => {
+  const { load, generate, file, calls } = await start(t)
+  await load({ model: file('tiny', 'architecture=MiniT2I') })
+  calls()
+  await t.rejects(generate({ width: 128 }),
+    { code: 'invalid_parameters', message: 'Expected 128, because MiniT2I draws squares only, for height but received 64.' })
+  t.strictSame(calls(), [])
+  const misfit = { path: file('misfit', 'fits=nothing'), weight: 1 }
+  await t.rejects(generate({ loras: [misfit] }), { code: 'invalid_parameters', message: 'The LoRA misfit does not fit the model.' })
+  t.equal((await generate({ loras: [{ path: file('fit'), weight: 1 }] })).images.length, 1)
+  await t.rejects(load({ model: file('tiny', 'architecture=MiniT2I') }, { weight_type: 'q8_0' }),
+    { code: 'invalid_parameters', message: 'Expected f32 or f16 for the weight_type of MiniT2I but received "q8_0".' })
+  await load({ model: file('tiny', 'architecture=MiniT2I') }, { weight_type: 'f16' })
+  await load({ model: file('other', 'architecture=Other') }, { weight_type: 'q8_0' })
+  await generate({ width: 128 })
 })
 
 t.test('upscales, converts, finds edges', { skip: noCompiler }, async (t) => {

@@ -530,6 +530,8 @@ t.test('upscales, converts, finds edges, changes the ControlNet', { skip: noComp
     { call: 'new_upscaler_ctx', path: file('esrgan'), threads: 2, tile_size: 64, direct: true, backend: 'REC0', params_backend: 'cpu' },
     { call: 'upscale', factor: 2, main_thread: false }, { call: 'upscale', factor: 3 }
   ])
+  await t.rejects(engine.upscale({ image: { width: 4096, height: 2048, channels: 3, data: Buffer.alloc(4096 * 2048 * 3) }, factor: 3 }),
+    { code: 'invalid_parameters', message: /at most 8192 × 8192 pixels when it is 3 times as wide and high/ })
   await engine.loadUpscaler({ esrgan: file('esrgan', 'fail=null@upscaling') })
   await t.rejects(engine.upscale({ image: picture(3) }),
     { code: 'generation_failed', message: 'The image could not be upscaled: told to fail while upscaling.' })

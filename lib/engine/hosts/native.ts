@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { Socket } from 'node:net'
-import { extname, join, parse } from 'node:path'
+import { basename, extname, join, parse } from 'node:path'
 import type {
   CannyParameters, ContextParameters, ConvertParameters, EngineAddon, EngineEvent, GenerationParameters, NativeEngine,
   RawImage
@@ -14,6 +14,7 @@ import {
   type ModelFiles, type Operations
 } from '../engine.ts'
 import { serveHost, type Attachments, type HostEngine, type Reporter } from './host.ts'
+import { NativeLog } from './native-log.ts'
 import { GenerationProgress } from './native-progress.ts'
 
 /**
@@ -30,13 +31,15 @@ class NativeHost implements HostEngine {
   #info: EngineInfo
   /** What the loaded context was made from, to see when only its ControlNet changes. */
   #loaded: { context: string, controlNet: string | undefined } | undefined
+  readonly #log = new NativeLog()
   #listener: ((event: EngineEvent) => void) | undefined
   #report: Reporter | undefined
+  #isCancelled = false
 
   constructor (addon: EngineAddon) {
     this.#addon = addon
     this.#engine = new addon.Engine((event) => {
-      if (event.type === 'log') this.#report?.log(event.level, event.message)
+      if (event.type === 'log') this.#report?.log(event.level, this.#log.add(event.message))
       this.#listener?.(event)
     })
     const devices = addon.devices()
@@ -61,34 +64,44 @@ class NativeHost implements HostEngine {
   }
 
   readonly operations: HostEngine['operations'] = {
-    load: ({ files, options }, _attachments, report) => this.#run(report, () => this.#load(files, options, report)),
-    unload: (_parameters, _attachments, report) => this.#run(report, () => this.#unload()),
+    load: (parameters, _attachments, report) => this.#run(report, parameters, () => this.#load(parameters, report)),
+    unload: (parameters, _attachments, report) => this.#run(report, parameters, () => this.#unload()),
     generate: (parameters, attachments, report) =>
-      this.#run(report, () => this.#generate(parameters, attachments, report)),
+      this.#run(report, parameters, () => this.#generate(parameters, attachments, report)),
     upscale: (parameters, attachments, report) =>
-      this.#run(report, () => this.#upscale(parameters, attachments, report)),
-    convert: (parameters, _attachments, report) => this.#run(report, () => this.#convert(parameters, report)),
-    canny: (parameters, attachments, report) => this.#run(report, () => this.#canny(parameters, attachments, report))
+      this.#run(report, parameters, () => this.#upscale(parameters, attachments, report)),
+    convert: (parameters, _attachments, report) =>
+      this.#run(report, parameters, () => this.#convert(parameters, report)),
+    canny: (parameters, attachments, report) =>
+      this.#run(report, parameters, () => this.#canny(parameters, attachments, report))
   }
 
   cancel (): void {
+    this.#isCancelled = true
     this.#engine.cancel()
   }
 
-  async #run<Result> (report: Reporter, operation: () => Promise<Result>): Promise<Result> {
+  async #run<Result> (report: Reporter, parameters: object, operation: () => Promise<Result>): Promise<Result> {
     this.#report = report
+    this.#isCancelled = false
     try {
-      return await operation()
+      const result = await operation()
+      // Only drawing can be stopped on its way.
+      if (this.#isCancelled) throw new EngineError('cancelled', 'The operation was cancelled.')
+      return result
     } catch (error) {
-      throw asEngineError(error)
+      throw describe(error, parameters)
     } finally {
       this.#listener = undefined
     }
   }
 
-  async #load (files: ModelFiles, options: LoadOptions, report: Reporter): Promise<Operations['load']['result']> {
+  async #load (
+    { files, options }: Operations['load']['parameters'], report: Reporter
+  ): Promise<Operations['load']['result']> {
     const { esrgan, control_net: controlNet, ...others } = files
     const begin = performance.now()
+    const device = this.#deviceFor(options.device)
     const parameters = await contextParameters(others, options)
     const context = JSON.stringify(parameters)
     this.#listener = (event) => {
@@ -105,10 +118,11 @@ class NativeHost implements HostEngine {
       }
       if (Object.keys(others).length > 0) {
         await this.#engine.load({ ...parameters, control_net: controlNet })
+        this.#log.checkWeightType(options)
         this.#loaded = { context, controlNet }
       }
     }
-    this.#tellDevice(options.device, report)
+    if (device !== this.#info.device) report.info(this.#info = { ...this.#info, device })
     return { load_ms: performance.now() - begin }
   }
 
@@ -130,21 +144,28 @@ class NativeHost implements HostEngine {
   async #generate (
     parameters: ImageParameters, attachments: Attachments, report: Reporter
   ): Promise<Operations['generate']['result']> {
+    this.#log.checkShape(parameters)
+    this.#log.forgetLora()
     const generation = await generationParameters(parameters, attachments)
     const batch = generation.batch_count ?? 1
     const progress = new GenerationProgress(batch, generation.steps ?? this.#addon.library.defaults.steps ?? 0)
     const previews = new Previews(progress, report)
     this.#listener = (event) => {
-      if (event.type === 'preview') previews.add(event.step, event.image)
-      else if (event.type === 'log' ? progress.log(event.message) : progress.step(event.step, event.steps)) {
-        report.progress(progress.current)
-      }
+      if (event.type === 'preview') return previews.add(event.step, event.image)
+      const isNews = event.type === 'log' ? progress.log(event.message) : progress.step(event.step, event.steps)
+      if (isNews) report.progress(progress.current)
+      if (this.#log.leftOutLora !== undefined) this.#engine.cancel()
     }
     report.progress(progress.current)
-    const { images, milliseconds } = await this.#engine.generate(generation)
+    const outcome = await this.#engine.generate(generation).catch((error: unknown) => {
+      if (this.#log.leftOutLora === undefined) throw error
+    })
     await previews.end()
-    await sendImages(images, parameters.seed, report)
-    return { generate_ms: milliseconds }
+    if (outcome === undefined || this.#log.leftOutLora !== undefined) {
+      throw new EngineError('invalid_parameters', `The LoRA ${this.#log.leftOutLora} does not fit the model.`)
+    }
+    await sendImages(outcome.images, parameters.seed, report)
+    return { generate_ms: outcome.milliseconds }
   }
 
   async #upscale (
@@ -155,7 +176,7 @@ class NativeHost implements HostEngine {
     }
     let image: RawImage = await onlyPicture(attachments)
     let total = 0
-    for (let step = 0; step < repeats; step++) {
+    for (let step = 0; step < repeats && !this.#isCancelled; step++) {
       report.progress({ phase: 'sampling', step, steps: repeats, index: 0 })
       const { images, milliseconds } = await this.#engine.upscale({ image })
       image = images[0]!
@@ -183,14 +204,15 @@ class NativeHost implements HostEngine {
     return {}
   }
 
-  #tellDevice (requested: string | undefined, report: Reporter): void {
-    const isNamed = requested !== undefined && requested !== 'gpu'
-    const device = isNamed
-      ? this.#info.devices!.find(({ name }) => name.toLowerCase() === requested.toLowerCase())?.name ?? requested
-      : defaultDevice(this.#info.devices!)
-    if (device === this.#info.device) return
-    this.#info = { ...this.#info, device }
-    report.info(this.#info)
+  /** @throws {EngineError} invalid_parameters when there is no such device. */
+  #deviceFor (wanted: string | undefined): string {
+    const devices = this.#info.devices!.map(({ name }) => name)
+    const main = defaultDevice(this.#info.devices!)
+    if (wanted === undefined) return main
+    if (wanted.toLowerCase() === 'gpu' && isGraphics(main)) return main
+    const named = devices.find(name => name.toLowerCase() === wanted.toLowerCase())
+    if (named !== undefined) return named
+    throw new EngineError('invalid_parameters', `Expected one of ${devices.join(', ')} for device but received "${wanted}".`)
   }
 }
 
@@ -228,10 +250,13 @@ async function sendImages (images: RawImage[], seed: number, report: Reporter): 
   }
 }
 
-/** What the library takes when nobody names a device: the first one that computes graphics. */
+/** What the library takes when nobody names a device: the first graphics card, else the processor. */
 function defaultDevice (devices: Array<{ name: string }>): string {
-  const helpers = /^(CPU|BLAS|RPC)/i
-  return (devices.find(({ name }) => !helpers.test(name)) ?? devices[0])?.name ?? 'none'
+  return (devices.find(({ name }) => isGraphics(name)) ?? devices[0])?.name ?? 'none'
+}
+
+function isGraphics (name: string): boolean {
+  return !/^(CPU|BLAS|RPC|none)/i.test(name)
 }
 
 async function contextParameters (files: ModelFiles, options: LoadOptions): Promise<ContextParameters> {
@@ -302,10 +327,17 @@ async function picture (name: string, bytes: Uint8Array, options: Parameters<typ
   }
 }
 
-/** The addon's errors carry a code; whatever else is thrown here is a defect, and says so with its own message. */
-function asEngineError (error: unknown): unknown {
-  if (error instanceof EngineError || !(error instanceof Error) || !('code' in error)) return error
-  return new EngineError(error.code as EngineErrorCode, error.message, { cause: error })
+/** The addon's errors carry a code. Clients know files by their names: where they lie is nobody's business. */
+function describe (error: unknown, parameters: object): unknown {
+  if (!(error instanceof Error)) return error
+  const code = 'code' in error ? error.code as EngineErrorCode : 'generation_failed'
+  const message = pathsIn(parameters).reduce((text, path) => text.replaceAll(path, basename(path)), error.message)
+  return new EngineError(code, message, { cause: error })
+}
+
+function pathsIn (value: unknown): string[] {
+  if (typeof value === 'string') return value.startsWith('/') ? [value] : []
+  return typeof value === 'object' && value !== null ? Object.values(value).flatMap(pathsIn) : []
 }
 
 const path = process.argv[2]
