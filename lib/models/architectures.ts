@@ -1,9 +1,6 @@
-import type { ModelType } from './types.ts'
-
 /**
- * What is known about each family of models, as data: how to tell it by its tensor names, and what it likes to be asked for.
- * The names of tensors are those that stable-diffusion.cpp (97d2990) and the tools around it write; numbers of `defaults`
- * are from its documentation and the model cards.
+ * What each family of models likes to be asked for, as data; rules.ts tells which family a file belongs to.
+ * The numbers are from the documentation of stable-diffusion.cpp and the model cards.
  */
 
 export interface ImageDefaults {
@@ -145,175 +142,14 @@ export type ArchitectureName = keyof typeof architectures
 
 /** Looks up what is known about an architecture; undefined for names that are not in the table. */
 export function architectureOf (name: string | null): Architecture | undefined {
-  return name !== null && Object.hasOwn(architectures, name) ? architectures[name as ArchitectureName] : undefined
+  if (name !== null && Object.hasOwn(architectures, name)) return architectures[name as ArchitectureName]
 }
 
 /** Defaults of an architecture with those of the variant over them; undefined when the architecture is not known. */
 export function defaultsOf (name: string | null, variant?: string): ImageDefaults | undefined {
   const architecture = architectureOf(name)
   if (architecture === undefined) return undefined
-  const changes = variant !== undefined && Object.hasOwn(architecture.variants ?? {}, variant) ? architecture.variants![variant] : {}
+  const variants = architecture.variants ?? {}
+  const changes = variant !== undefined && Object.hasOwn(variants, variant) ? variants[variant] : {}
   return { ...architecture.defaults, ...changes }
 }
-
-/** One way to tell a kind of file. Rules are tried in order, each with every prefix, and the first that fits wins. */
-export interface Rule {
-  type: ModelType
-  /** A key of `architectures`, or the role of a text encoder (`clip_l`, `t5xxl`, `llm`…), or null when the names don't tell. */
-  architecture: string | null
-  variant?: string
-  /** What the names may begin with; `''` alone when absent. */
-  prefixes?: readonly string[]
-  /** Every one of these must be there; an inner list means one of them. */
-  has: ReadonlyArray<string | readonly string[]>
-  lacks?: readonly string[]
-  lengths?: readonly Length[]
-}
-
-/** The first tensor of `of` that exists has the length `is` at `axis` (0 is the outermost). */
-export interface Length {
-  of: readonly string[]
-  axis: number
-  is: number
-}
-
-const diffusionPrefixes = ['model.diffusion_model.', '', 'diffusion_model.', 'model.diffusion_model.model.', 'model.', 'unet.', 'transformer.']
-const controlPrefixes = ['control_model.', '']
-const vaePrefixes = ['', 'first_stage_model.', 'vae.']
-const encoderPrefixes = ['', 'text_encoder.', 'text_encoders.', 'cond_stage_model.', 'model.']
-
-/** The cross attention of a UNet: its second axis is the width of the text encoder, and tells SD 1, 2 and XL apart. */
-const crossAttention = ['input_blocks.1.1', 'input_blocks.2.1', 'input_blocks.4.1', 'down_blocks.0.attentions.0', 'down_blocks.1.attentions.0']
-  .map(block => `${block}.transformer_blocks.0.attn2.to_k.weight`)
-const textWidth = { sd1: 768, sd2: 1024, sdxl: 2048 } as const
-type UnetName = keyof typeof textWidth
-
-function unetRules (type: ModelType, prefixes: readonly string[], has: Rule['has'], variant?: string, lengths: readonly Length[] = []): Rule[] {
-  return (Object.keys(textWidth) as UnetName[]).map(architecture => ({
-    type, architecture, variant, prefixes, has: [...has, crossAttention], lengths: [...lengths, { of: crossAttention, axis: 1, is: textWidth[architecture] }]
-  }))
-}
-
-const firstConvolution = ['input_blocks.0.0.weight', 'conv_in.weight']
-/** Models that edit take more than the four channels of the latent image. */
-function inputChannels (is: number): Length[] {
-  return [{ of: firstConvolution, axis: 1, is }]
-}
-const hint = ['input_hint_block.0.weight', 'controlnet_cond_embedding.conv_in.weight']
-const middleAttention = ['middle_block.1.norm.weight', 'middle_block.1.proj_in.weight', 'mid_block.attentions.0.norm.weight']
-
-export const rules: readonly Rule[] = [
-  ...unetRules('controlnet', controlPrefixes, [hint]),
-  { type: 'controlnet', architecture: null, prefixes: controlPrefixes, has: [hint] },
-  { type: 'controlnet', architecture: 'flux1', has: ['controlnet_x_embedder.weight'] },
-
-  {
-    type: 'diffusion',
-    architecture: 'minit2i',
-    variant: 'tiny',
-    prefixes: diffusionPrefixes,
-    has: ['net.img_embedder.proj1.weight', 'net.img_embedder.proj2.weight'],
-    lengths: [{ of: ['net.img_embedder.proj2.weight'], axis: 0, is: 64 }]
-  },
-  { type: 'diffusion', architecture: 'minit2i', prefixes: diffusionPrefixes, has: ['net.img_embedder.proj1.weight'] },
-  { type: 'diffusion', architecture: 'sd3', prefixes: diffusionPrefixes, has: ['joint_blocks.0.x_block.attn.qkv.weight'] },
-  { type: 'diffusion', architecture: 'sd3', prefixes: diffusionPrefixes, has: ['transformer_blocks.0.attn.add_q_proj.weight', 'pos_embed.proj.weight'] },
-  { type: 'diffusion', architecture: 'chroma', prefixes: diffusionPrefixes, has: ['distilled_guidance_layer.in_proj.weight'] },
-  {
-    type: 'diffusion',
-    architecture: 'flux2',
-    prefixes: diffusionPrefixes,
-    has: ['double_stream_modulation_img.lin.weight', 'single_blocks.47.linear1.weight']
-  },
-  { type: 'diffusion', architecture: 'flux2', variant: 'klein', prefixes: diffusionPrefixes, has: ['double_stream_modulation_img.lin.weight'] },
-  {
-    type: 'diffusion',
-    architecture: 'flux1',
-    variant: 'fill',
-    prefixes: diffusionPrefixes,
-    has: ['double_blocks.0.img_attn.qkv.weight', 'img_in.weight'],
-    lengths: [{ of: ['img_in.weight'], axis: 1, is: 384 }]
-  },
-  {
-    type: 'diffusion',
-    architecture: 'flux1',
-    variant: 'dev',
-    prefixes: diffusionPrefixes,
-    has: ['double_blocks.0.img_attn.qkv.weight', 'guidance_in.in_layer.weight']
-  },
-  { type: 'diffusion', architecture: 'flux1', variant: 'schnell', prefixes: diffusionPrefixes, has: ['double_blocks.0.img_attn.qkv.weight', 'img_in.weight', 'vector_in.in_layer.weight'] },
-  { type: 'diffusion', architecture: 'flux1', prefixes: diffusionPrefixes, has: ['single_transformer_blocks.0.attn.to_q.weight', 'transformer_blocks.0.attn.add_q_proj.weight'] },
-  { type: 'diffusion', architecture: 'qwen_image', prefixes: diffusionPrefixes, has: ['transformer_blocks.0.img_mod.1.weight'] },
-  { type: 'diffusion', architecture: 'z_image', prefixes: diffusionPrefixes, has: ['cap_embedder.0.weight', ['layers.0.attention.qkv.weight', 'layers.0.attention.to_q.weight', 'noise_refiner.0.attention.qkv.weight']] },
-  { type: 'diffusion', architecture: 'wan', prefixes: diffusionPrefixes, has: ['blocks.0.cross_attn.norm_k.weight'] },
-  {
-    type: 'diffusion',
-    architecture: 'sdxs',
-    prefixes: diffusionPrefixes,
-    has: ['input_blocks.0.0.weight', crossAttention],
-    lacks: [...middleAttention, 'output_blocks.7.1.norm.weight', 'output_blocks.7.1.proj_in.weight'],
-    lengths: [{ of: crossAttention, axis: 1, is: 768 }]
-  },
-  ...unetRules('diffusion', diffusionPrefixes, [firstConvolution], 'inpaint', inputChannels(9)),
-  ...unetRules('diffusion', diffusionPrefixes, [firstConvolution], 'pix2pix', inputChannels(8)),
-  ...unetRules('diffusion', diffusionPrefixes, [firstConvolution]),
-
-  { type: 'upscaler', architecture: 'esrgan', has: ['conv_first.weight', 'body.0.rdb1.conv1.weight'] },
-  { type: 'upscaler', architecture: 'esrgan', has: ['model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight'] },
-  { type: 'taesd', architecture: null, prefixes: vaePrefixes, has: [['decoder.layers.0.weight', 'decoder.layers.1.weight', 'decoder.layers.2.conv.0.weight', 'decoder.layers.3.conv.0.weight']] },
-  { type: 'taesd', architecture: 'wan', prefixes: vaePrefixes, has: ['decoder.1.weight', 'decoder.3.conv.0.weight'] },
-  { type: 'vae', architecture: 'wan', prefixes: vaePrefixes, has: ['decoder.middle.0.residual.0.gamma'] },
-  { type: 'vae', architecture: null, prefixes: vaePrefixes, has: ['decoder.conv_in.weight', 'decoder.conv_out.weight'] },
-
-  { type: 'embedding', architecture: 'sdxl', has: ['clip_l', 'clip_g'] },
-  { type: 'embedding', architecture: 'sd1', has: ['emb_params'], lengths: [{ of: ['emb_params'], axis: 1, is: 768 }] },
-  { type: 'embedding', architecture: 'sd2', has: ['emb_params'], lengths: [{ of: ['emb_params'], axis: 1, is: 1024 }] },
-  { type: 'embedding', architecture: null, has: [['emb_params', 'clip_l', 'clip_g', 'string_to_param.*']] },
-
-  ...textEncoder('clip_l', 768),
-  ...textEncoder('clip_h', 1024),
-  ...textEncoder('clip_g', 1280),
-  { type: 'clip_vision', architecture: 'clip_vision', has: [['vision_model.embeddings.class_embedding', 'visual.class_embedding']] },
-  { type: 'text_encoder', architecture: 't5xxl', prefixes: encoderPrefixes, has: [['encoder.block.0.layer.0.SelfAttention.q.weight', 'enc.blk.0.attn_q.weight']] },
-  {
-    type: 'text_encoder',
-    architecture: 'llm',
-    prefixes: encoderPrefixes,
-    has: [['model.layers.0.self_attn.q_proj.weight', 'layers.0.self_attn.q_proj.weight', 'language_model.layers.0.self_attn.q_proj.weight', 'blk.0.attn_q.weight']]
-  }
-]
-
-function textEncoder (architecture: string, width: number): Rule[] {
-  const embeddings = ['text_model.embeddings.token_embedding.weight', 'transformer.text_model.embeddings.token_embedding.weight', 'token_embedding.weight']
-  return [{ type: 'text_encoder', architecture, prefixes: encoderPrefixes, has: [embeddings], lengths: [{ of: embeddings, axis: 1, is: width }] }]
-}
-
-/** Endings of tensor names that only adapters (LoRA, LoHa, LoKr, and full differences) have. */
-export const adapterName = /[._]lora[._](?:up|down|mid|A|B|linear)(?:$|\.)|\.lora_[AB]$|\.hada_[wt]\d|\.lokr_[wt]\d|\.(?:diff|diff_b|dora_scale)$/
-
-/** The base model of an adapter, by the modules that it names; tried in order, the first that any name matches wins. */
-export const adapterRules: ReadonlyArray<readonly [architecture: ArchitectureName, name: RegExp]> = [
-  ['qwen_image', /(?:^|[._])transformer_blocks[._]\d+[._](?:img_mod|txt_mod|img_mlp|txt_mlp)[._]/],
-  ['sd3', /(?:^|[._])joint_blocks[._]\d/],
-  ['flux2', /double_stream_modulation_img/],
-  ['chroma', /distilled_guidance_layer/],
-  ['flux1', /(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d/],
-  ['wan', /(?:^|[._])blocks[._]\d+[._]cross_attn[._]/],
-  ['z_image', /(?:^|[._])(?:layers|noise_refiner|context_refiner)[._]\d+[._](?:attention|feed_forward)[._]/],
-  ['sdxl', /^lora_te2_|(?:^|[._])text_encoder_2[._]|transformer_blocks[._][2-9][._].*attn/]
-]
-
-/** The module of an adapter whose input is the width of the text encoder, as in `textWidth`. */
-export const adapterTextModule = /attn2[._](?:processor[._])?to_k[._](?:lora[._])?(?:lora_down|down|lora_A|A)/
-
-/** Architecture of a UNet by the width of its text encoder. */
-export function unetOfTextWidth (width: number | undefined): UnetName | undefined {
-  return (Object.keys(textWidth) as UnetName[]).find(name => textWidth[name] === width)
-}
-
-/** What trainers write about the base model, in the order in which the patterns are tried → architecture. */
-export const baseModelNames: ReadonlyArray<readonly [pattern: RegExp, architecture: ArchitectureName]> = [
-  [/flux[-_. ]?2/i, 'flux2'], [/flux/i, 'flux1'], [/chroma/i, 'chroma'], [/qwen[-_ ]?image/i, 'qwen_image'],
-  [/z[-_ ]?image|lumina2/i, 'z_image'], [/wan/i, 'wan'], [/stable-diffusion-v?3|sd_?v?3/i, 'sd3'],
-  [/sdxl|diffusion-xl/i, 'sdxl'], [/stable-diffusion-v2|sd_?v?2/i, 'sd2'], [/stable-diffusion-v1|sd_?v?1/i, 'sd1']
-]

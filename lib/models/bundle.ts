@@ -1,6 +1,6 @@
 import { realpath, stat } from 'node:fs/promises'
 import { dirname, isAbsolute, resolve } from 'node:path'
-import { Type } from 'typebox'
+import { type Static, Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { parse } from 'yaml'
 import type { ModelFiles } from '../engine/engine.ts'
@@ -29,10 +29,10 @@ export interface Bundle {
 
 const maximumSize = 64 * 1024
 
-const Path = Type.String({ minLength: 1, maxLength: 1024 })
+const Path = Type.Optional(Type.String({ minLength: 1, maxLength: 1024 }))
 const BundleFile = Type.Object({
   name: Type.Optional(Type.String({ minLength: 1, maxLength: 200 })),
-  ...Object.fromEntries(bundleParts.map(part => [part, Type.Optional(Path)])) as Record<BundlePart, ReturnType<typeof Type.Optional<typeof Path>>>,
+  ...Object.fromEntries(bundleParts.map(part => [part, Path])) as Record<BundlePart, typeof Path>,
   defaults: Type.Optional(Type.Object({
     width: Type.Optional(Type.Integer({ minimum: 8, maximum: 16_384 })),
     height: Type.Optional(Type.Integer({ minimum: 8, maximum: 16_384 })),
@@ -70,34 +70,42 @@ export async function readBundle (file: string, roots: ReadonlyArray<string | nu
 
 async function readText (file: string): Promise<string> {
   return await withFile(file, async source => {
-    if (source.size > maximumSize) throw new ModelFileError(`The description has ${source.size} bytes; at most ${maximumSize} are read.`)
+    if (source.size > maximumSize) {
+      throw new ModelFileError(`The description has ${source.size} bytes; at most ${maximumSize} are read.`)
+    }
     return (await source.read(0, source.size)).toString('utf8')
   })
 }
 
-function parseBundle (text: string): Partial<Record<BundlePart, string>> & { name?: string, defaults?: Partial<ImageDefaults> } {
+function parseBundle (text: string): Static<typeof BundleFile> {
   let content: unknown
   try {
     // JSON is YAML too. Aliases are refused: a few lines of them can stand for gigabytes.
     content = parse(text, { maxAliasCount: 0, logLevel: 'error' })
   } catch (cause) {
-    throw new ModelFileError(`The description is not valid YAML: ${(cause as Error).message.split('\n')[0]!.slice(0, 200)}`, { cause })
+    const [reason = ''] = (cause as Error).message.split('\n')
+    throw new ModelFileError(`The description is not valid YAML: ${reason.slice(0, 200)}`, { cause })
   }
   if (validator.Check(content)) return content
   const errors = validator.Errors(content)
-  const unknown = errors.flatMap(error => error.keyword === 'additionalProperties' ? error.params.additionalProperties : [])
-  if (unknown.length > 0) {
-    throw new ModelFileError(`The description has the unknown field ${quote(unknown[0]!)}. Known: name, defaults, ${bundleParts.join(', ')}.`)
+  for (const error of errors) {
+    if (error.keyword !== 'additionalProperties') continue
+    const fields = error.params.additionalProperties.map(quote).join(', ')
+    const known = ['name', 'defaults', ...bundleParts].join(', ')
+    throw new ModelFileError(`The description has the unknown field ${fields}. Known are ${known}.`)
   }
   const { instancePath = '', message = 'is not valid' } = errors[0] ?? {}
-  throw new ModelFileError(`The description is not valid: ${instancePath === '' ? 'it' : quote(instancePath.slice(1))} ${message}.`)
+  const field = instancePath === '' ? 'it' : quote(instancePath.slice(1))
+  throw new ModelFileError(`The description is not valid: ${field} ${message}.`)
 }
 
 async function findPart (
   part: BundlePart, named: string, folder: string, roots: ReadonlyArray<string | null>
 ): Promise<{ path: string, size: number }> {
   const what = `The ${part} ${quote(named)}`
-  if (isAbsolute(named) || named.includes('\0')) throw new ModelFileError(`${what} must be a path relative to the description.`)
+  if (isAbsolute(named) || named.includes('\0')) {
+    throw new ModelFileError(`${what} must be a path relative to the description.`)
+  }
   const wanted = resolve(folder, named)
   // Asked before the file system is: what exists outside the roots is nobody's business.
   if (!isInside(wanted, roots)) throw new ModelFileError(`${what} lies outside the models folders.`)
@@ -109,6 +117,6 @@ async function findPart (
   if (!stats.isFile()) throw new ModelFileError(`${what} is not a file.`)
   const format = formatOfName(named)
   if (format === undefined) throw new ModelFileError(`${what} is neither a safetensors nor a GGUF file.`)
-  if (format === 'pickle') throw new ModelFileError(`${what} is a pickle file, which is never loaded. Use a safetensors version.`)
+  if (format === 'pickle') throw new ModelFileError(`${what} is a pickle file, which is never loaded.`)
   return { path, size: stats.size }
 }

@@ -101,7 +101,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   #followFolders (): void {
     const missing = this.#watcher?.follow(this.#scan.folders) ?? 0
     if (missing === 0) return
-    this.#warn(this.#roots[0]?.path ?? '', `${missing} folders can't be watched: changes in them are seen after a refresh. ` +
+    this.#warn(this.#roots[0]?.path ?? '', `${missing} folders can't be watched; changes in them need a refresh. ` +
       'Raise fs.inotify.max_user_watches, or keep fewer folders.')
   }
 
@@ -130,7 +130,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     try {
       await saveScanCache(cacheFile, this.#cache!)
     } catch (error) {
-      this.#warn(cacheFile, `The cache of the models can't be written, so starts are slower: ${(error as Error).message}`)
+      const { message } = error as Error
+      this.#warn(cacheFile, `The cache of the models can't be written, so starts are slower: ${message}`)
     }
   }
 
@@ -170,7 +171,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   types (): Array<{ type: ModelType, count: number, size: number, unusable: number }> {
     return modelTypes.map(type => {
       const models = [...this.#models.values()].filter(model => model.type === type)
-      return { type, count: models.length, size: sizeOf(models), unusable: models.filter(({ blocked, error }) => (blocked ?? error) !== undefined).length }
+      const unusable = models.filter(({ blocked, error }) => blocked !== undefined || error !== undefined)
+      return { type, count: models.length, size: sizeOf(models), unusable: unusable.length }
     })
   }
 

@@ -23,7 +23,7 @@ export async function collectModels (scan: ScanResult): Promise<Map<string, Mode
   for (const { file, model } of [...files, ...bundles]) {
     const id = idsOf(model.type, file).find(id => !models.has(id))
     if (id !== undefined) models.set(id, { id, ...model })
-    else scan.warnings.push({ path: file.path, message: 'This file is not listed: one in another models folder has the same id.' })
+    else scan.warnings.push({ path: file.path, message: 'Not listed: a file in another root has the same id.' })
   }
   return new Map([...models].sort(([a], [b]) => a < b ? -1 : 1))
 }
@@ -63,5 +63,5 @@ export function compareModels (before: ReadonlyMap<string, Model>, after: Readon
 }
 
 function isSame (a: Model, b: Model): boolean {
-  return a.size === b.size && a.modified === b.modified && a.path === b.path && a.error === b.error && a.blocked === b.blocked
+  return (['size', 'modified', 'path', 'error', 'blocked'] as const).every(key => a[key] === b[key])
 }

@@ -1,4 +1,6 @@
-import { type Header, type TensorInfo, ModelFileError, Pacer, elementCount, limits, quote } from './header.ts'
+import {
+  type Header, type TensorInfo, ModelFileError, Pacer, beyondLimit, cutOff, elementCount, limits, quote
+} from './header.ts'
 import type { Source } from './source.ts'
 
 /** Elements and bytes of one block, by the number that ggml gives the type; gaps are types that ggml removed. */
@@ -54,12 +56,9 @@ export async function readGgufHeader (source: Source, start: Buffer): Promise<He
     ends.set(name, end)
     if (index % 256 === 0) await pacer.pause()
   }
-  const dataSize = source.size - Math.ceil(reader.position / alignment) * alignment
+  const dataStart = Math.ceil(reader.position / alignment) * alignment
   for (const [name, end] of ends) {
-    if (end > dataSize) {
-      throw new ModelFileError(`The file is cut off: tensor ${quote(name)} ends at byte ${end} of the weights, ` +
-        `the file has ${Math.max(dataSize, 0)}. Download it again.`)
-    }
+    if (dataStart + end > source.size) throw cutOff(`tensor ${quote(name)}`, dataStart + end, source.size)
   }
   return { format: 'gguf', tensors, metadata }
 }
@@ -94,7 +93,7 @@ async function readMetadata (reader: Reader, count: number, pacer: Pacer): Promi
 
 /** Vocabularies are arrays of a hundred thousand texts: they are passed over, not kept. */
 async function skipArray (reader: Reader, key: string, depth: number, pacer: Pacer): Promise<void> {
-  if (depth > limits.depth) throw new ModelFileError(`The metadata ${quote(key)} is nested deeper than ${limits.depth} levels.`)
+  if (depth > limits.depth) throw beyondLimit(limits.depth, `levels of arrays in ${quote(key)}`)
   await reader.need(4)
   const type = reader.u32()
   const count = await reader.length()
@@ -112,29 +111,33 @@ async function readTensor (reader: Reader, alignment: number): Promise<TensorInf
   const name = await reader.text(limits.name)
   await reader.need(4)
   const dimensions = reader.u32()
-  if (dimensions > limits.dimensions) {
-    throw new ModelFileError(`Tensor ${quote(name)} has ${dimensions} dimensions; at most ${limits.dimensions} are read.`)
-  }
+  if (dimensions > limits.dimensions) throw beyondLimit(limits.dimensions, `dimensions for ${quote(name)}`)
   await reader.need(dimensions * 8 + 12)
   const shape = Array.from({ length: dimensions }, () => reader.u64('a dimension'))
   const type = reader.u32()
   const offset = reader.u64('an offset')
   const known = tensorTypes.get(type)
-  if (known === undefined) throw new ModelFileError(`Tensor ${quote(name)} has the unknown type ${type}; the file may be newer than this server.`)
-  const [dtype, elements, bytes] = known
-  if ((shape[0] ?? 1) % elements !== 0) {
-    throw new ModelFileError(`Tensor ${quote(name)} has rows of ${shape[0]}, which ${dtype} blocks of ${elements} do not fill.`)
+  if (known === undefined) {
+    throw new ModelFileError(`Tensor ${quote(name)} has the unknown type ${type}; it may be newer than this server.`)
   }
-  if (offset % alignment !== 0) throw new ModelFileError(`Tensor ${quote(name)} does not start at a multiple of ${alignment}.`)
+  const [dtype, elements, bytes] = known
+  const rowLength = shape[0] ?? 1
+  if (rowLength % elements !== 0) {
+    throw new ModelFileError(
+      `Tensor ${quote(name)} has rows of ${rowLength}, no multiple of the ${elements} of ${dtype}.`)
+  }
+  if (offset % alignment !== 0) {
+    throw new ModelFileError(`Tensor ${quote(name)} does not start at a multiple of ${alignment}.`)
+  }
   const end = offset + elementCount(name, shape) / elements * bytes
   return { name, dtype, shape: shape.reverse(), end }
 }
 
 function checkAlignment (alignment: unknown): number {
-  if (typeof alignment === 'number' && alignment >= 1 && alignment <= maximumAlignment && Number.isInteger(Math.log2(alignment))) {
-    return alignment
+  if (typeof alignment === 'number' && alignment <= maximumAlignment && Number.isInteger(Math.log2(alignment))) {
+    if (alignment >= 1) return alignment
   }
-  throw new ModelFileError('general.alignment must be a power of two up to ' + maximumAlignment + '.')
+  throw new ModelFileError(`The header's general.alignment must be a power of two up to ${maximumAlignment}.`)
 }
 
 function unknownType (key: string, type: number): ModelFileError {
@@ -176,10 +179,8 @@ class Reader {
 
   #check (bytes: number): void {
     const end = this.position + bytes
-    if (end > this.#source.size) {
-      throw new ModelFileError(`The file is cut off: its header needs at least ${end} bytes, the file has ${this.#source.size}. Download it again.`)
-    }
-    if (end > limits.header) throw new ModelFileError(`The header is longer than ${limits.header} bytes.`)
+    if (end > this.#source.size) throw cutOff('its header', end, this.#source.size)
+    if (end > limits.header) throw beyondLimit(limits.header, 'bytes')
   }
 
   skip (bytes: number): void {
@@ -210,7 +211,7 @@ class Reader {
 
   count (what: string, maximum: number): number {
     const count = this.u64('a count')
-    if (count > maximum) throw new ModelFileError(`The header claims ${count} ${what}; at most ${maximum} are read.`)
+    if (count > maximum) throw beyondLimit(maximum, `${what} (${count})`)
     return count
   }
 
@@ -222,7 +223,7 @@ class Reader {
   /** A text with its length before it. @throws {ModelFileError} when it is longer than `maximum`. */
   async text (maximum: number): Promise<string> {
     const length = await this.length()
-    if (length > maximum) throw new ModelFileError(`The header holds a name of ${length} bytes; at most ${maximum} are read.`)
+    if (length > maximum) throw beyondLimit(maximum, 'bytes in a name')
     return await this.string(length)
   }
 

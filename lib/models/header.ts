@@ -44,6 +44,16 @@ export class ModelFileError extends Error {
   }
 }
 
+/** The error for a file that ends before `what` does. */
+export function cutOff (what: string, end: number, size: number): ModelFileError {
+  return new ModelFileError(`The file is cut off: ${what} ends at byte ${end} of ${size}. Download it again.`)
+}
+
+/** The error for a header that exceeds one of `limits`. */
+export function beyondLimit (maximum: number, what: string): ModelFileError {
+  return new ModelFileError(`The header holds more than ${maximum} ${what}, which is a limit of this server.`)
+}
+
 /** Number of elements of a shape, exactly. @throws {ModelFileError} when it does not fit 2⁵³. */
 export function elementCount (name: string, shape: readonly number[]): number {
   if (shape.includes(0)) return 0
@@ -57,10 +67,18 @@ export function elementCount (name: string, shape: readonly number[]): number {
   return count
 }
 
+/** Characters that move the cursor or turn the direction of writing, and the one that stands for what is no text. */
+// eslint-disable-next-line no-control-regex
+const unprintable = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufffd]/g
+
+/** Text from a stranger's file, with `substitute` for each character that would disturb a terminal or a page. */
+export function printable (text: string, substitute = '?'): string {
+  return text.replace(unprintable, substitute)
+}
+
 /** A name from a file, fit for one line of a message: printable and short. */
 export function quote (name: string): string {
-  const text = JSON.stringify(name.length > 80 ? `${name.slice(0, 80)}…` : name)
-  return text.replace(/[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '?')
+  return `"${printable(name.length > 80 ? `${name.slice(0, 80)}…` : name)}"`
 }
 
 /** Lets the event loop turn when parsing has held it for a while. */

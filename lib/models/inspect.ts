@@ -1,5 +1,8 @@
-import { type Rule, adapterName, adapterRules, adapterTextModule, architectureOf, baseModelNames, rules, unetOfTextWidth } from './architectures.ts'
-import { type Header, elementCount } from './header.ts'
+import { architectureOf } from './architectures.ts'
+import { type Header, elementCount, printable } from './header.ts'
+import {
+  type Rule, adapterName, adapterRules, adapterTextModule, baseModelNames, rules, unetOfTextWidth
+} from './rules.ts'
 import type { ModelType } from './types.ts'
 
 /** Everything that the server keeps of a header: plain data, so that it can be cached as JSON. */
@@ -56,8 +59,8 @@ function adapterArchitecture (header: Header): string | null {
   if (byWidth !== undefined) return byWidth
   const byName = adapterRules.find(([, pattern]) => names.some(name => pattern.test(name)))
   if (byName !== undefined) return byName[0]
-  const claimed = ['modelspec.architecture', 'ss_base_model_version'].map(key => header.metadata.get(key)).find(value => typeof value === 'string')
-  return baseModelNames.find(([pattern]) => claimed !== undefined && pattern.test(String(claimed)))?.[1] ?? null
+  const claimed = header.metadata.get('modelspec.architecture') ?? header.metadata.get('ss_base_model_version') ?? ''
+  return baseModelNames.find(([pattern]) => pattern.test(String(claimed)))?.[1] ?? null
 }
 
 function detectModel (header: Header): Kind {
@@ -101,8 +104,9 @@ function countWeights (header: Header): Pick<Summary, 'parameters' | 'quantizati
     parameters += count
     byType.set(dtype, (byType.get(dtype) ?? 0) + count)
   }
-  const [dtype, count] = [...byType].reduce((most, entry) => entry[1] > most[1] ? entry : most, ['', 0] as [string, number])
-  return { parameters, quantization: count === 0 ? null : count >= parameters * dominantShare ? dtype : 'mixed' }
+  const [dtype, count] = [...byType].sort((a, b) => b[1] - a[1])[0] ?? ['', 0]
+  if (count === 0) return { parameters, quantization: null }
+  return { parameters, quantization: count >= parameters * dominantShare ? dtype : 'mixed' }
 }
 
 function predictionOf ({ tensors, metadata }: Header): string | undefined {
@@ -174,7 +178,7 @@ const metadataLength = 1000
 function describeMetadata ({ metadata }: Header): Record<string, string> | undefined {
   const described: Record<string, string> = {}
   for (const [name, keys] of metadataKeys) {
-    const value = keys.map(key => metadata.get(key)).find(value => value !== undefined && value !== '' && value !== 'None')
+    const value = keys.map(key => metadata.get(key)).find(value => ![undefined, '', 'None'].includes(value as string))
     if (value !== undefined) described[name] = clean(String(value), metadataLength)
   }
   return Object.keys(described).length === 0 ? undefined : described
@@ -182,8 +186,7 @@ function describeMetadata ({ metadata }: Header): Record<string, string> | undef
 
 /** Text from a stranger's file, safe to print: no control characters, bounded. */
 function clean (text: string, length: number): string {
-  // eslint-disable-next-line no-control-regex
-  return text.slice(0, length).replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, ' ').replace(/\s+/g, ' ').trim()
+  return printable(text.slice(0, length), ' ').replace(/\s+/g, ' ').trim()
 }
 
 function optional<Key extends string, Value> (key: Key, value: Value | undefined): { [key in Key]?: Value } {

@@ -96,14 +96,16 @@ export function modelOfFile (file: ScannedFile): FileModel {
   const summary = content !== undefined && 'type' in content ? content : undefined
   const proven = summary === undefined || summary.type === 'unknown' ? undefined : summary.type
   const type = proven ?? file.folderType ?? 'unknown'
-  const model = { type, name: nameOf(relative), format, size, modified, path, sha256, ...knowledge(type, summary) }
+  const model = { type, name: nameOf(relative), format, size, modified, path, sha256, ...knowledgeOf(type, summary) }
   return summary === undefined ? { ...model, ...content } : { ...model, error: unusable(relative, type, summary) }
 }
 
 /** Why a file with a good header can't be used all the same. */
 function unusable (relative: string, type: ModelType, { architecture }: Summary): string | undefined {
   const split = /-0*(\d{1,5})-of-0*(\d{1,5})\.[^.]+$/.exec(relative)
-  if (split !== null) return `This is part ${split[1]} of ${split[2]} of a split model. Merge the parts into one file, or download it in one.`
+  if (split !== null) {
+    return `This is part ${split[1]} of ${split[2]} of a split model. Merge the parts, or download it in one file.`
+  }
   const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined
   if (known?.video === true) return `${known.title} makes videos; this server makes images.`
 }
@@ -112,16 +114,20 @@ function unusable (relative: string, type: ModelType, { architecture }: Summary)
  * Makes the entry of a bundle. What it is, its main part says; `listed` finds the entry of each part by its real path,
  * so that nothing reaches the engine whose header was not read.
  */
-export function modelOfBundle (file: ScannedFile, bundle: Bundle, listed: (path: string) => FileModel | undefined): FileModel {
+export function modelOfBundle (
+  file: ScannedFile, bundle: Bundle, listed: (path: string) => FileModel | undefined
+): FileModel {
   for (const [part, path] of Object.entries(bundle.files)) {
     const entry = listed(path)
-    if (entry === undefined) return failedBundle(file, `Its ${part} is not among the listed models; it may lie in a hidden folder.`)
+    if (entry === undefined) {
+      return failedBundle(file, `Its ${part} is not among the listed models; it may lie in a hidden folder.`)
+    }
     const problem = entry.blocked ?? entry.error
     if (problem !== undefined) return failedBundle(file, `Its ${part} can't be used: ${problem}`)
   }
   const { architecture, summary, limits, defaults } = listed((bundle.files.diffusion_model ?? bundle.files.model)!)!
   return {
-    ...failedBundle(file),
+    ...emptyBundle(file),
     ...(bundle.name === undefined ? {} : { name: bundle.name }),
     size: bundle.size,
     architecture,
@@ -133,11 +139,17 @@ export function modelOfBundle (file: ScannedFile, bundle: Bundle, listed: (path:
 }
 
 /** The entry of a bundle whose description is wrong. */
-export function failedBundle ({ relative, size, modified, path }: ScannedFile, error?: string): FileModel {
-  return { type: 'checkpoint', name: nameOf(relative), format: 'bundle', size, modified, path, architecture: null, ...(error === undefined ? {} : { error }) }
+export function failedBundle (file: ScannedFile, error: string): FileModel {
+  return { ...emptyBundle(file), error }
 }
 
-function knowledge (type: ModelType, summary: Summary | undefined): Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'> {
+function emptyBundle ({ relative, size, modified, path }: ScannedFile): FileModel {
+  return { type: 'checkpoint', name: nameOf(relative), format: 'bundle', size, modified, path, architecture: null }
+}
+
+type Knowledge = Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'>
+
+function knowledgeOf (type: ModelType, summary: Summary | undefined): Knowledge {
   const architecture = summary?.architecture ?? null
   const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined
   if (known === undefined) return { architecture, summary }

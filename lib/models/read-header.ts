@@ -45,7 +45,7 @@ export async function readHeaderOf (source: Source, named?: FileFormat): Promise
   return await readSafetensorsHeader(source, start)
 }
 
-/** A zip archive (PyTorch ≥ 1.6) or a bare pickle (protocol 2…5), told from a safetensors length by the brace after it. */
+/** A zip archive (PyTorch ≥ 1.6) or a bare pickle (protocol 2…5); a safetensors length has a brace after it. */
 function looksLikePickle (start: Buffer): boolean {
   if (start.length >= magicLength && start[8] === 0x7b) return false
   const zip = start.toString('latin1', 0, 4) === 'PK\x03\x04'

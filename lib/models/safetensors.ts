@@ -1,10 +1,13 @@
 import { isAscii, isUtf8 } from 'node:buffer'
-import { type Header, type TensorInfo, ModelFileError, Pacer, elementCount, limits, quote } from './header.ts'
+import {
+  type Header, type TensorInfo, ModelFileError, Pacer, beyondLimit, cutOff, elementCount, limits, quote
+} from './header.ts'
 import type { Source } from './source.ts'
 
 /** Bits of one element, by the names of the safetensors format. */
 const bits: ReadonlyMap<string, number> = new Map([
-  ['BOOL', 8], ['U8', 8], ['I8', 8], ['F8_E4M3', 8], ['F8_E5M2', 8], ['F8_E8M0', 8], ['F4', 4], ['F6_E2M3', 6], ['F6_E3M2', 6],
+  ['F4', 4], ['F6_E2M3', 6], ['F6_E3M2', 6],
+  ['BOOL', 8], ['U8', 8], ['I8', 8], ['F8_E4M3', 8], ['F8_E5M2', 8], ['F8_E8M0', 8],
   ['U16', 16], ['I16', 16], ['F16', 16], ['BF16', 16], ['U32', 32], ['I32', 32], ['F32', 32],
   ['U64', 64], ['I64', 64], ['F64', 64], ['C64', 64]
 ])
@@ -24,15 +27,12 @@ export async function readSafetensorsHeader (source: Source, start: Buffer): Pro
   if (start[lengthBytes] !== Char.openBrace || length < 2n) {
     throw new ModelFileError('This is neither a safetensors nor a GGUF file.')
   }
-  if (length > BigInt(limits.header)) {
-    throw new ModelFileError(`The header claims ${length} bytes; at most ${limits.header} are read.`)
-  }
+  if (length > BigInt(limits.header)) throw beyondLimit(limits.header, `bytes (${length})`)
   const end = lengthBytes + Number(length)
-  if (end > size) {
-    throw new ModelFileError(`The file is cut off: its header needs ${end} bytes, the file has ${size}. Download it again.`)
-  }
-  const header = end <= start.length ? start : Buffer.concat([start, await source.read(start.length, end - start.length)])
-  return await new HeaderParser(decode(header.subarray(lengthBytes, end)), size - end).parse()
+  if (end > size) throw cutOff('its header', end, size)
+  const rest = end <= start.length ? [] : [await source.read(start.length, end - start.length)]
+  const text = decode(Buffer.concat([start, ...rest]).subarray(lengthBytes, end))
+  return await new HeaderParser(text, end, size).parse()
 }
 
 /** One conversion for all: taking each name out of the bytes by itself costs more than the rest of the parser. */
@@ -43,22 +43,31 @@ function decode (bytes: Buffer): string {
 }
 
 const Char = {
-  quote: 0x22, comma: 0x2c, colon: 0x3a, openBracket: 0x5b, backslash: 0x5c, closeBracket: 0x5d, openBrace: 0x7b, closeBrace: 0x7d
+  quote: 0x22,
+  comma: 0x2c,
+  colon: 0x3a,
+  openBracket: 0x5b,
+  backslash: 0x5c,
+  closeBracket: 0x5d,
+  openBrace: 0x7b,
+  closeBrace: 0x7d
 } as const
 
-/** Knows exactly the JSON of a safetensors header: `{name: {dtype, shape, data_offsets}, "__metadata__": {key: text}}`. */
+/** Knows exactly the JSON of a header: `{name: {dtype, shape, data_offsets}, "__metadata__": {key: text}}`. */
 class HeaderParser {
   readonly #text: string
-  /** Bytes of weights that follow the header. */
-  readonly #dataSize: number
+  /** Where the weights begin and end in the file. */
+  readonly #dataStart: number
+  readonly #dataEnd: number
   readonly #tensors = new Map<string, TensorInfo>()
   readonly #metadata = new Map<string, string>()
   #metadataSize = 0
   #position = 0
 
-  constructor (text: string, dataSize: number) {
+  constructor (text: string, dataStart: number, dataEnd: number) {
     this.#text = text
-    this.#dataSize = dataSize
+    this.#dataStart = dataStart
+    this.#dataEnd = dataEnd
   }
 
   async parse (): Promise<Header> {
@@ -73,7 +82,7 @@ class HeaderParser {
         await this.#readMetadata(pacer)
       } else {
         if (this.#tensors.has(name)) throw this.#duplicate(name)
-        if (this.#tensors.size === limits.tensors) throw new ModelFileError(`The header lists more than ${limits.tensors} tensors.`)
+        if (this.#tensors.size === limits.tensors) throw beyondLimit(limits.tensors, 'tensors')
         this.#tensors.set(name, this.#tensor(name))
       }
       if (++seen % 256 === 0) await pacer.pause()
@@ -102,14 +111,15 @@ class HeaderParser {
 
   #checkData (name: string, dtype: string, shape: number[], offsets: number[]): void {
     const elementBits = bits.get(dtype)
-    if (elementBits === undefined) throw new ModelFileError(`Tensor ${quote(name)} has the unknown dtype ${quote(dtype)}.`)
+    if (elementBits === undefined) {
+      throw new ModelFileError(`Tensor ${quote(name)} has the unknown dtype ${quote(dtype)}.`)
+    }
     const [begin, end] = offsets
     if (begin === undefined || end === undefined || begin > end) {
       throw new ModelFileError(`Tensor ${quote(name)} has no valid data_offsets.`)
     }
-    if (end > this.#dataSize) {
-      throw new ModelFileError(`The file is cut off: tensor ${quote(name)} ends at byte ${end} of the weights, ` +
-        `the file has ${this.#dataSize}. Download it again.`)
+    if (this.#dataStart + end > this.#dataEnd) {
+      throw cutOff(`tensor ${quote(name)}`, this.#dataStart + end, this.#dataEnd)
     }
     // Exact in floating point: what differs after the division can't be equal to the integer on the left.
     const expected = elementCount(name, shape) / 8 * elementBits
@@ -124,9 +134,7 @@ class HeaderParser {
     for (let more = this.#beginObject(); more; more = this.#nextMember()) {
       const key = this.#key()
       if (seen.has(key)) throw this.#duplicate(key)
-      if (seen.size === limits.metadataEntries) {
-        throw new ModelFileError(`The header carries more than ${limits.metadataEntries} metadata entries.`)
-      }
+      if (seen.size === limits.metadataEntries) throw beyondLimit(limits.metadataEntries, 'metadata entries')
       seen.add(key)
       // Some trainers write numbers and objects where the format allows text only; they are skipped, not refused.
       if (this.#peek() === Char.quote) this.#keepMetadata(key)
@@ -165,7 +173,7 @@ class HeaderParser {
     this.#expect(Char.openBracket, 'a list of numbers')
     if (this.#accept(Char.closeBracket)) return numbers
     do {
-      if (numbers.length === maximum) throw new ModelFileError(`Tensor ${quote(name)} has more than ${maximum} dimensions or offsets.`)
+      if (numbers.length === maximum) throw beyondLimit(maximum, `dimensions or offsets for ${quote(name)}`)
       numbers.push(this.#integer())
     } while (this.#accept(Char.comma))
     this.#expect(Char.closeBracket, 'a comma or the end of the list')
@@ -193,7 +201,7 @@ class HeaderParser {
 
   #string (maximum: number): string {
     const [begin, end] = this.#stringToken()
-    if (end - begin > maximum) throw new ModelFileError(`The header holds a name of ${end - begin} characters; at most ${maximum} are read.`)
+    if (end - begin > maximum) throw beyondLimit(maximum, 'characters in a name')
     return this.#decode(begin, end)
   }
 
@@ -226,8 +234,8 @@ class HeaderParser {
   }
 
   #skipValue (depth: number, limit: number): void {
-    if (depth > limits.depth) throw new ModelFileError(`The metadata is nested deeper than ${limits.depth} levels.`)
-    if (this.#position > limit) throw new ModelFileError(`The metadata holds a list or object of more than ${limits.metadataValue} characters.`)
+    if (depth > limits.depth) throw beyondLimit(limits.depth, 'levels of nested metadata')
+    if (this.#position > limit) throw beyondLimit(limits.metadataValue, 'characters in a metadata value')
     const code = this.#peek()
     if (code === Char.quote) {
       this.#stringToken()

@@ -3,7 +3,7 @@ import { opendir, realpath, stat } from 'node:fs/promises'
 import { basename, sep } from 'node:path'
 import { promisify } from 'node:util'
 import { forEachLimited } from './concurrency.ts'
-import { ModelFileError, quote } from './header.ts'
+import { ModelFileError, printable, quote } from './header.ts'
 import { type Summary, inspectHeader } from './inspect.ts'
 import { type FileFormat, formatOfName, readHeader } from './read-header.ts'
 import { type ModelType, typeOfFolder } from './types.ts'
@@ -18,13 +18,13 @@ export interface ScanRoot {
 export type FileContent = Summary | { blocked: string } | { error: string }
 
 export interface ScannedFile {
-  /** Index of the root in the list that was given. */
+  /** Index of its root in the list that was given. */
   root: number
   /** Absolute and without symbolic links in it. */
   path: string
   /** From the root to the file, `/` between the parts, as the file is named there (it may be a link). */
   relative: string
-  /** Type that the root or the nearest folder with a known name gives, and how many leading parts of `relative` say so. */
+  /** Type that the root or the nearest folder with a known name gives, and how many parts of `relative` lead to it. */
   folderType?: ModelType
   folderDepth: number
   format: FileFormat | 'bundle'
@@ -52,8 +52,17 @@ export interface ScanResult {
   cacheChanged: boolean
 }
 
-/** What is remembered of a file, so that its header is read once: by real path. */
-export type ScanCache = Map<string, { modified: number, size: number, inode: number, content: FileContent, sha256?: string }>
+/** What is remembered of a file, so that its header is read once. */
+export interface CachedFile {
+  modified: number
+  size: number
+  inode: number
+  content: FileContent
+  sha256?: string
+}
+
+/** By real path. */
+export type ScanCache = Map<string, CachedFile>
 
 export const scanLimits = {
   /** Folders below a root. */
@@ -78,8 +87,8 @@ const filesAtOnce = 256
 const headersAtOnce = 64
 
 /**
- * Finds the model files below the roots and reads the headers of those that `cache` does not know; `cache` is
- * brought up to date. Whatever can't be read becomes a warning: a scan itself does not fail.
+ * Finds the model files below the roots and reads the headers of those that `cache` does not know; `cache` is brought
+ * up to date. Whatever can't be read becomes a warning: a scan itself does not fail.
  *
  * Symbolic links are followed when they lead to a place inside the roots. A folder is read once, however many links
  * lead to it, so loops end by themselves.
@@ -111,6 +120,7 @@ class Scan {
   #foundLinks: ScannedFile[] = []
   #unread: UnreadFile[] = []
   #files = 0
+  #full = false
   #entries = 0
 
   constructor (roots: readonly ScanRoot[], cache: ScanCache) {
@@ -169,7 +179,7 @@ class Scan {
     try {
       for await (const entry of await opendir(folder.path, { bufferSize: 256 })) {
         if (++this.#entries > scanLimits.entries) {
-          this.#warn(folder.path, `More than ${scanLimits.entries} entries in the models folders: the rest is not listed.`)
+          this.#warn(folder.path, `More than ${scanLimits.entries} entries in all folders: the rest is not listed.`)
           return
         }
         if (!entry.name.startsWith('.')) this.#visit(folder, entry)
@@ -187,21 +197,23 @@ class Scan {
     const format = bundleEndings.some(ending => name.toLowerCase().endsWith(ending)) ? 'bundle' : formatOfName(name)
     const link = entry.isSymbolicLink()
     if (!link && !entry.isDirectory() && format === undefined) return
-    const objection = objectionToName(name) ??
-      (relative.length > scanLimits.path ? `The path is longer than ${scanLimits.path} characters.` : undefined)
+    const objection = objectionTo(name, relative)
     if (objection !== undefined) return this.#warn(path, objection)
 
     if (format !== undefined && !entry.isDirectory()) {
       const { root, folderType, folderDepth } = folder
+      const file: ScannedFile = { root, path, relative, folderType, folderDepth, format, size: 0, modified: 0 }
       const files = link ? this.#foundLinks : this.#found
-      if (this.#files++ < scanLimits.files) files.push({ root, path, relative, folderType, folderDepth, format, size: 0, modified: 0, content: undefined, sha256: undefined })
-      else if (this.#files === scanLimits.files + 1) this.#warn(path, `More than ${scanLimits.files} model files: the rest is not listed.`)
+      if (++this.#files <= scanLimits.files) files.push(file)
+      else if (!this.#full) this.#warn(path, `More than ${scanLimits.files} model files: the rest is not listed.`)
+      this.#full = this.#files > scanLimits.files
     } else if (folder.depth === scanLimits.depth) {
       this.#warn(path, `The folder lies more than ${scanLimits.depth} levels deep and is not searched.`)
     } else {
       const named = typeOfFolder(name)
       const depth = folder.depth + 1
-      const below = { ...folder, path, relative, depth, ...(named === undefined ? {} : { folderType: named, folderDepth: depth }) }
+      const typed = named === undefined ? {} : { folderType: named, folderDepth: depth }
+      const below = { ...folder, path, relative, depth, ...typed }
       if (link) this.#links.push(below)
       else if (!this.#result.roots.includes(path)) this.#pending.push(below)
     }
@@ -249,11 +261,14 @@ class Scan {
   }
 
   #recall (file: ScannedFile, { size, mtimeMs: modified, ino: inode }: Stats): void {
-    Object.assign(file, { size, modified })
+    file.size = size
+    file.modified = modified
     this.#seenPaths.add(file.path)
     const known = this.#cache.get(file.path)
-    if (known?.modified === modified && known.size === size && known.inode === inode) Object.assign(file, { content: known.content, sha256: known.sha256 })
-    else if (file.format !== 'bundle') {
+    if (known?.modified === modified && known.size === size && known.inode === inode) {
+      file.content = known.content
+      file.sha256 = known.sha256
+    } else if (file.format !== 'bundle') {
       this.#unread.push({ file, inode })
       return
     }
@@ -300,12 +315,10 @@ export function isInside (path: string, roots: ReadonlyArray<string | null>): bo
   return roots.some(root => root !== null && (path === root || path.startsWith(root.endsWith(sep) ? root : root + sep)))
 }
 
-function objectionToName (name: string): string | undefined {
-  // The replacement character stands for bytes that are no UTF-8: no path with it leads back to the file.
-  // eslint-disable-next-line no-control-regex
-  if (/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufffd]/.test(name)) {
-    return `The name ${quote(name)} holds characters that can't be shown. Rename it.`
-  }
+function objectionTo (name: string, relative: string): string | undefined {
+  // A name whose bytes are no UTF-8 is among these, and no path with it would lead back to the file.
+  if (printable(name) !== name) return `The name ${quote(name)} holds characters that can't be shown. Rename it.`
+  if (relative.length > scanLimits.path) return `The path is longer than ${scanLimits.path} characters.`
 }
 
 /** The operating system's word for it (`EACCES: permission denied`), without the path that follows. */

@@ -14,14 +14,13 @@ export interface Source {
 // The callback functions cost half of what node:fs/promises does, and a collection has ten thousand files.
 const openFile = promisify(open)
 const statFile = promisify(fstat)
-const readFile = promisify(read) as
-  (descriptor: number, buffer: Buffer, offset: number, length: number, position: number) => Promise<{ bytesRead: number }>
+const readFile = promisify(read)
 const closeFile = promisify(close)
 
 // Never wait for a writer of a named pipe, and never follow a link that was put there since the path was checked.
 const flags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOFOLLOW ?? 0)
 
-/** Bytes; files that need more than this in one piece wait for each other, so that a folder of huge headers does not fill the memory. */
+/** Bytes; files that need more in one piece wait for each other, or a folder of huge headers would fill the memory. */
 const largeRead = 1024 * 1024
 const largeReads = new Slots(2)
 

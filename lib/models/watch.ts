@@ -11,7 +11,7 @@ const maximumFolders = 2000
  * Calls back, some time after the last change, when something changed in one of the folders. Never keeps the process
  * alive. Network file systems tell nothing of what other machines do; there only a refresh helps.
  *
- * One watcher per folder: the recursive mode of fs.watch costs a walk of its own on Linux and breaks on removed folders.
+ * One watcher per folder: on Linux the recursive mode of fs.watch walks the tree itself and breaks on removed folders.
  */
 export class FolderWatcher {
   readonly #onChange: () => void

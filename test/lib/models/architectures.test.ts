@@ -5,16 +5,18 @@ import { type Summary, inspectHeader } from '../../../lib/models/inspect.ts'
 import { readHeader, readHeaderOf } from '../../../lib/models/read-header.ts'
 import { rules } from '../../../lib/models/rules.ts'
 import { type CheckpointKind, writeCheckpoint } from '../../fixtures/checkpoints.ts'
-import { type FixtureTensor, gguf, safetensors, typical } from '../../fixtures/headers.ts'
+import { type FixtureTensor, gguf, safetensors, sourceOf, typical } from '../../fixtures/headers.ts'
 
 async function inspect (bytes: Buffer): Promise<Summary> {
-  const source = { size: bytes.length, read: async (position: number, length: number) => bytes.subarray(position, position + length) }
-  return inspectHeader(await readHeaderOf(source))
+  return inspectHeader(await readHeaderOf(sourceOf(bytes)))
 }
 
 /** Tensors that all have the same small shape, except where another one is given. */
 function tensors (...names: Array<string | [name: string, shape: number[]]>): Record<string, FixtureTensor> {
-  return Object.fromEntries(names.map(name => typeof name === 'string' ? [name, { shape: [2, 2] }] : [name[0], { shape: name[1] }]))
+  return Object.fromEntries(names.map(entry => {
+    const [name, shape] = typeof entry === 'string' ? [entry, [2, 2]] : entry
+    return [name, { shape }]
+  }))
 }
 
 function prefixed (prefix: string, of: Record<string, FixtureTensor>): Record<string, FixtureTensor> {
@@ -23,7 +25,9 @@ function prefixed (prefix: string, of: Record<string, FixtureTensor>): Record<st
 
 const attention = 'transformer_blocks.0.attn2.to_k.weight'
 const unet = (width: number, channels = 4): Record<string, FixtureTensor> => tensors(
-  ['input_blocks.0.0.weight', [32, channels, 3, 3]], [`input_blocks.4.1.${attention}`, [32, width]], 'middle_block.1.norm.weight',
+  ['input_blocks.0.0.weight', [32, channels, 3, 3]],
+  [`input_blocks.4.1.${attention}`, [32, width]],
+  'middle_block.1.norm.weight',
   ...width === 2048 ? ['label_emb.0.0.weight'] : [])
 
 /** What each kind of file looks like, by the names that its makers use. */
@@ -46,7 +50,7 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   [
     'SDXL checkpoint',
-    { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('conditioner.embedders.0.transformer.text_model.final_layer_norm.weight') },
+    { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('conditioner.embedders.1.model.ln_final.weight') },
     { type: 'checkpoint', architecture: 'sdxl' }
   ],
   [
@@ -70,7 +74,10 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   [
     'FLUX.1 with everything',
-    { ...prefixed('model.diffusion_model.', typical.flux), ...tensors('text_encoders.t5xxl.transformer.shared.weight') },
+    {
+      ...prefixed('model.diffusion_model.', typical.flux),
+      ...tensors('text_encoders.t5xxl.transformer.shared.weight')
+    },
     { type: 'checkpoint', architecture: 'flux1' }
   ],
   [
@@ -79,12 +86,14 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   [
     'FLUX.2 dev',
-    tensors('double_stream_modulation_img.lin.weight', 'double_blocks.0.img_attn.qkv.weight', 'single_blocks.47.linear1.weight'),
+    tensors('double_stream_modulation_img.lin.weight',
+      'double_blocks.0.img_attn.qkv.weight', 'single_blocks.47.linear1.weight'),
     { type: 'diffusion', architecture: 'flux2', variant: undefined }
   ],
   [
     'FLUX.2 klein',
-    tensors('double_stream_modulation_img.lin.weight', 'double_blocks.0.img_attn.qkv.weight', 'single_blocks.19.linear1.weight'),
+    tensors('double_stream_modulation_img.lin.weight',
+      'double_blocks.0.img_attn.qkv.weight', 'single_blocks.19.linear1.weight'),
     { type: 'diffusion', architecture: 'flux2', variant: 'klein' }
   ],
   [
@@ -115,7 +124,8 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   [
     'ControlNet of diffusers for SDXL',
-    tensors('controlnet_cond_embedding.conv_in.weight', 'conv_in.weight', [`down_blocks.1.attentions.0.${attention}`, [32, 2048]]),
+    tensors('controlnet_cond_embedding.conv_in.weight',
+      'conv_in.weight', [`down_blocks.1.attentions.0.${attention}`, [32, 2048]]),
     { type: 'controlnet', architecture: 'sdxl' }
   ],
   ['ESRGAN', typical.esrgan, { type: 'upscaler', architecture: 'esrgan' }],
@@ -136,7 +146,8 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ['LoRA for SD 1', typical.lora, { type: 'lora', architecture: 'sd1' }],
   [
     'LoRA for SDXL',
-    tensors('lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight', 'lora_unet_input_blocks_4_1_proj_in.lora_down.weight'),
+    tensors('lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight',
+      'lora_unet_input_blocks_4_1_proj_in.lora_down.weight'),
     { type: 'lora', architecture: 'sdxl' }
   ],
   [
@@ -164,7 +175,8 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   [
     'LoRA for Qwen-Image',
-    tensors('transformer_blocks.0.attn.to_k.lora_A.default.weight', 'transformer_blocks.0.img_mlp.net.2.lora_A.default.weight'),
+    tensors('transformer_blocks.0.attn.to_k.lora_A.default.weight',
+      'transformer_blocks.0.img_mlp.net.2.lora_A.default.weight'),
     { type: 'lora', architecture: 'qwen_image' }
   ],
   [
@@ -184,12 +196,14 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
 t.test('every kind of file is told by its names', async t => {
   for (const [what, of, expected] of kinds) {
     const summary = await inspect(safetensors(of))
-    t.strictSame(Object.fromEntries(Object.keys(expected).map(key => [key, summary[key as keyof Summary]])), expected, what)
+    t.strictSame(Object.fromEntries(Object.keys(expected).map(key => [key, summary[key as keyof Summary]])),
+      expected, what)
   }
   const found = new Set(kinds.map(([, , { architecture }]) => architecture))
   for (const name of Object.keys(architectures)) if (name !== 'sdxs') t.ok(found.has(name), `${name} is tested`)
   for (const { architecture, type } of rules) {
-    t.ok(architecture === null || type !== 'diffusion' || Object.hasOwn(architectures, architecture), `the rules for ${String(architecture)} lead somewhere`)
+    t.ok(architecture === null || type !== 'diffusion' || Object.hasOwn(architectures, architecture),
+      `the rules for ${String(architecture)} lead somewhere`)
   }
 })
 
@@ -210,12 +224,25 @@ t.test('the checkpoints that the engines draw with', async t => {
 })
 
 t.test('GGUF files', async t => {
-  t.match(await inspect(gguf({ 'double_blocks.0.img_attn.qkv.weight': { dimensions: [256, 12], type: 12 }, 'img_in.weight': { dimensions: [64, 2], type: 0 }, 'vector_in.in_layer.weight': { dimensions: [2, 2], type: 0 } },
-    { metadata: { 'general.architecture': 'flux', 'general.name': 'Flux', 'general.file_type': 15 } })),
-  { format: 'gguf', type: 'diffusion', architecture: 'flux1', quantization: 'Q4_K', metadata: { title: 'Flux', architecture: 'flux' } })
-  t.match(await inspect(gguf({ 'enc.blk.0.attn_q.weight': { dimensions: [32, 2], type: 8 }, 'enc.blk.0.attn_norm.weight': { dimensions: [64], type: 0 } })),
-    { type: 'text_encoder', architecture: 't5xxl', quantization: 'mixed' })
-  t.match(await inspect(gguf({ 'blk.0.attn_q.weight': { dimensions: [32, 2], type: 8 } })), { type: 'text_encoder', architecture: 'llm', quantization: 'Q8_0' })
+  const flux = gguf({
+    'double_blocks.0.img_attn.qkv.weight': { dimensions: [256, 12], type: 12 },
+    'img_in.weight': { dimensions: [64, 2], type: 0 },
+    'vector_in.in_layer.weight': { dimensions: [2, 2], type: 0 }
+  }, { metadata: { 'general.architecture': 'flux', 'general.name': 'Flux', 'general.file_type': 15 } })
+  t.match(await inspect(flux), {
+    format: 'gguf',
+    type: 'diffusion',
+    architecture: 'flux1',
+    quantization: 'Q4_K',
+    metadata: { title: 'Flux', architecture: 'flux' }
+  })
+  const t5 = gguf({
+    'enc.blk.0.attn_q.weight': { dimensions: [32, 2], type: 8 },
+    'enc.blk.0.attn_norm.weight': { dimensions: [64], type: 0 }
+  })
+  t.match(await inspect(t5), { type: 'text_encoder', architecture: 't5xxl', quantization: 'mixed' })
+  t.match(await inspect(gguf({ 'blk.0.attn_q.weight': { dimensions: [32, 2], type: 8 } })),
+    { type: 'text_encoder', architecture: 'llm', quantization: 'Q8_0' })
 })
 
 t.test('what trainers wrote is shown, in bounds', async t => {
@@ -233,18 +260,25 @@ t.test('what trainers wrote is shown, in bounds', async t => {
   t.equal(summary.metadata?.title, 'Ink and wash')
   t.equal(summary.metadata?.description?.length, 1000)
   t.equal(summary.metadata?.license, undefined)
-  t.strictSame((await inspect(safetensors(typical.lora, { 'modelspec.trigger_phrase': 'inkwash', ss_tag_frequency: '{"a":{"b":1}}' }))).trigger_words, ['inkwash'])
+  const withPhrase = { 'modelspec.trigger_phrase': 'inkwash', ss_tag_frequency: '{"a":{"b":1}}' }
+  t.strictSame((await inspect(safetensors(typical.lora, withPhrase))).trigger_words, ['inkwash'])
   for (const text of ['{', '[]', 'null', '{"a":null,"b":3,"c":{"d":"x"}}']) {
     t.equal((await inspect(safetensors(typical.lora, { ss_tag_frequency: text }))).trigger_words, undefined, text)
   }
-  t.match(await inspect(safetensors(tensors('lora_unet_x.lora_down.weight'), { ss_base_model_version: 'sdxl_base_v1-0' })), { architecture: 'sdxl' })
-  t.match(await inspect(safetensors(tensors('lora_unet_x.lora_down.weight'), { 'modelspec.architecture': 'flux-1-dev/lora' })), { architecture: 'flux1' })
+  for (const [key, value, architecture] of [
+    ['ss_base_model_version', 'sdxl_base_v1-0', 'sdxl'],
+    ['modelspec.architecture', 'flux-1-dev/lora', 'flux1'],
+    ['modelspec.architecture', 'stable-diffusion-v1/lora', 'sd1']
+  ] as const) {
+    t.match(await inspect(safetensors(tensors('lora_unet_x.lora_down.weight'), { [key]: value })), { architecture }, value)
+  }
 })
 
 t.test('defaults and limits', async t => {
   for (const [name, { defaults, limits }] of Object.entries(architectures)) {
     for (const side of [defaults.width, defaults.height]) {
-      t.ok(side % limits.multiple_of === 0 && side >= limits.min_side && side <= limits.max_side, `the defaults of ${name} keep to its limits`)
+      t.ok(side % limits.multiple_of === 0 && side >= limits.min_side && side <= limits.max_side,
+        `the defaults of ${name} keep to its limits`)
     }
   }
   t.match(defaultsOf('minit2i', 'tiny'), { width: 64, height: 64, sampler: 'euler' })

@@ -42,7 +42,8 @@ const files = {
   'clip/clip_l.safetensors': safetensors(typical.clip_l),
   'stray/upscaler.safetensors': safetensors(typical.esrgan),
   'stray/broken.safetensors': 'xx',
-  'unet/complete.model.yaml': 'name: Flux, complete\ndiffusion_model: flux.safetensors\nclip_l: ../clip/clip_l.safetensors\n' +
+  'unet/complete.model.yaml': 'name: Flux, complete\ndiffusion_model: flux.safetensors\n' +
+    'clip_l: ../clip/clip_l.safetensors\n' +
     't5xxl: ../text_encoders/t5.safetensors\nvae: ../vae/ink.safetensors\ndefaults: { steps: 3 }\n',
   '.hidden/secret.safetensors': safetensors(typical.vae)
 } satisfies Record<string, Buffer | string>
@@ -63,9 +64,17 @@ t.test('an existing collection is listed as it lies', async t => {
     'vae/ink.safetensors'
   ])
   t.match(describe(catalog.get('checkpoint/sd15.safetensors')!), {
-    type: 'checkpoint', name: 'sd15', format: 'safetensors', architecture: 'sd1', quantization: 'F16', defaults: { width: 512 }, blocked: null, error: null
+    type: 'checkpoint',
+    name: 'sd15',
+    format: 'safetensors',
+    architecture: 'sd1',
+    quantization: 'F16',
+    defaults: { width: 512 },
+    blocked: null,
+    error: null
   })
-  t.equal(JSON.stringify(catalog.list().models.map(model => describe(model))).includes(root), false, 'no path leaves the server')
+  t.equal(JSON.stringify(catalog.list().models.map(model => describe(model))).includes(root),
+    false, 'no path leaves the server')
   t.match(catalog.get('checkpoint/old.ckpt'), { blocked: /pickle/ })
   t.match(catalog.get('unknown/stray/broken.safetensors'), { error: /too short/ })
   t.match(catalog.types().find(({ type }) => type === 'checkpoint'), { count: 3, unusable: 1 })
@@ -76,9 +85,12 @@ t.test('a model is found by id and by name', async t => {
   const catalog = await catalogOf(collection(t, files))
   t.equal(catalog.resolve('sd15').id, 'checkpoint/sd15.safetensors')
   t.equal(catalog.resolve('SD15.safetensors').id, 'checkpoint/sd15.safetensors')
-  t.equal(catalog.resolve('ink', { types: ['lora'] }).id, 'lora/style/ink.safetensors', 'the wanted type tells them apart')
-  t.throws(() => catalog.find('ink'), { code: 'SDR_INVALID_REQUEST', details: { candidates: ['lora/style/ink.safetensors', 'vae/ink.safetensors'] } })
-  t.throws(() => catalog.find('sd14'), { code: 'SDR_MODEL_NOT_FOUND', details: { nearest: ['checkpoint/sd15.safetensors'] } })
+  t.equal(catalog.resolve('ink', { types: ['lora'] }).id,
+    'lora/style/ink.safetensors', 'the wanted type tells them apart')
+  t.throws(() => catalog.find('ink'),
+    { code: 'SDR_INVALID_REQUEST', details: { candidates: ['lora/style/ink.safetensors', 'vae/ink.safetensors'] } })
+  t.throws(() => catalog.find('sd14'),
+    { code: 'SDR_MODEL_NOT_FOUND', details: { nearest: ['checkpoint/sd15.safetensors'] } })
   t.throws(() => catalog.resolve('lora/style/ink.safetensors'), { code: 'SDR_UNSUPPORTED_MODEL', message: /type lora/ })
   t.throws(() => catalog.resolve('ink'), { code: 'SDR_INVALID_REQUEST' }, 'of no type that draws')
   t.throws(() => catalog.resolve('t5'), { code: 'SDR_UNSUPPORTED_MODEL', message: /type text_encoder/ })
@@ -215,7 +227,8 @@ t.test('models of several files', async t => {
     await t.rejects(catalog.files(model!), { code: 'SDR_UNSUPPORTED_MODEL' })
   }
   const json = catalog.resolve('json')
-  t.match(json, { format: 'bundle', architecture: 'flux1', defaults: { width: 256, height: 1024 }, size: catalog.find('flux.safetensors').size })
+  t.match(json,
+    { format: 'bundle', architecture: 'flux1', defaults: { width: 256, height: 1024 }, size: catalog.find('flux').size })
   rmSync(join(root, 'unet/flux.safetensors'))
   symlinkSync('/etc/passwd', join(root, 'unet/flux.safetensors'))
   await t.rejects(catalog.files(json), { code: 'SDR_UNSUPPORTED_MODEL', message: /link/ })
@@ -229,14 +242,16 @@ t.test('ids stay unique', async t => {
     'b/checkpoints/split-00001-of-00002.safetensors': safetensors(typical.sd1),
     'b/wan.safetensors': safetensors({ 'blocks.0.cross_attn.norm_k.weight': { shape: [2] } })
   })
-  const catalog = new ModelCatalog({ roots: [{ path: join(root, 'a') }, { path: join(root, 'b') }, { path: join(root, 'c') }] })
+  const catalog = new ModelCatalog({ roots: ['a', 'b', 'c'].map(name => ({ path: join(root, name) })) })
   const { warnings } = await catalog.refresh()
   t.strictSame(catalog.list({ search: 'x.' }).models.map(({ id, path }) => [id, path]), [
     ['checkpoint/checkpoints/x.safetensors', join(root, 'a/checkpoints/x.safetensors')],
     ['checkpoint/x.safetensors', join(root, 'a/Stable-diffusion/x.safetensors')]
   ])
-  t.match(warnings, [{ path: join(root, 'c') }, { path: join(root, 'b/checkpoints/x.safetensors'), message: /same id/ }])
-  t.match(catalog.directories(), [{ readable: true, models: 2 }, { readable: true, models: 3, warnings: [{ message: /same id/ }] }, { readable: false, warnings: [{}] }])
+  t.match(warnings,
+    [{ path: join(root, 'c') }, { path: join(root, 'b/checkpoints/x.safetensors'), message: /same id/ }])
+  t.match(catalog.directories(),
+    [{ models: 2 }, { models: 3, warnings: [{ message: /same id/ }] }, { readable: false, warnings: [{}] }])
   t.throws(() => catalog.resolve('split-00001-of-00002'), { message: /part 1 of 2/ })
   t.throws(() => catalog.resolve('wan'), { message: /videos/ })
 })
@@ -286,12 +301,14 @@ t.test('changes are seen without being asked', async t => {
 
 t.test('a watched catalog does not keep the process alive', async t => {
   const root = collection(t, files)
+  const module = new URL('../../../lib/models/catalog.ts', import.meta.url)
   const script = `
-    const { ModelCatalog } = await import(${JSON.stringify(new URL('../../../lib/models/catalog.ts', import.meta.url).href)})
+    const { ModelCatalog } = await import(${JSON.stringify(module.href)})
     const catalog = new ModelCatalog({ roots: [{ path: ${JSON.stringify(root)} }] })
     await catalog.refresh()
     catalog.watch()
     console.log(catalog.list().total)`
-  const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', script], { timeout: 20_000 })
+  const { stdout } = await promisify(execFile)(process.execPath,
+    ['--import', 'tsx', '--input-type=module', '-e', script], { timeout: 20_000 })
   t.equal(stdout.trim(), '10')
 })

@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import t from 'tap'
-import { type ScanCache, type ScanResult, scanLimits, scanModels } from '../../../lib/models/scan.ts'
+import { type ScanCache, type ScanResult, type ScanRoot, scanLimits, scanModels } from '../../../lib/models/scan.ts'
 import { safetensors, typical } from '../../fixtures/headers.ts'
 
 const model = safetensors(typical.vae)
@@ -48,8 +48,12 @@ t.test('links are followed inside the roots and refused outside', async t => {
   t.strictSame(listed(result), ['vae/linked.safetensors', 'vae/real.safetensors'])
   t.match(result.files[0]?.content, { type: 'vae' }, 'the target needs no ending')
   const warned = new Map(result.warnings.map(({ path, message }) => [path, message]))
-  for (const name of ['vae/escape.safetensors', 'escape', 'neighbour.safetensors']) t.match(warned.get(join(root, name)), /leads out/, name)
-  for (const name of ['vae/dangling.safetensors', 'self.safetensors']) t.match(warned.get(join(root, name)), /can't be followed: (ENOENT|ELOOP)/, name)
+  for (const name of ['vae/escape.safetensors', 'escape', 'neighbour.safetensors']) {
+    t.match(warned.get(join(root, name)), /leads out/, name)
+  }
+  for (const name of ['vae/dangling.safetensors', 'self.safetensors']) {
+    t.match(warned.get(join(root, name)), /can't be followed: (ENOENT|ELOOP)/, name)
+  }
   t.equal(warned.size, 5)
 
   const both = await scan(root, join(folder, 'outside'))
@@ -63,20 +67,24 @@ t.test('loops of links end', async t => {
   symlinkSync('..', join(root, 'a/b/up'))
   symlinkSync('a', join(root, 'twice'))
   const result = await scan(root)
-  t.strictSame(listed(result), ['a/b/model.safetensors'], 'what really lies in the root is listed once, under its own name')
+  t.strictSame(listed(result),
+    ['a/b/model.safetensors'], 'what really lies in the root is listed once, under its own name')
   t.strictSame(result.warnings, [])
 
   write(root, '.store/deep/hidden.safetensors')
   symlinkSync('.store', join(root, 'shown'))
-  t.strictSame(listed(await scan(root)), ['a/b/model.safetensors', 'shown/deep/hidden.safetensors'], 'a link makes a hidden folder visible')
+  t.strictSame(listed(await scan(root)),
+    ['a/b/model.safetensors', 'shown/deep/hidden.safetensors'], 'a link makes a hidden folder visible')
 })
 
 t.test('folders give types, the nearest one counts, in any case of letters', async t => {
   const root = t.testdir()
-  const places = ['LORA/x.gguf', 'models/Stable-diffusion/sub/x.gguf', 'text_encoders/clip/x.gguf', 'other/x.gguf', 'x.gguf', 'Unet/deep/er/x.gguf']
-  for (const place of places) write(root, place)
+  for (const folder of ['LORA', 'models/Stable-diffusion/sub', 'text_encoders/clip', 'other', '', 'Unet/deep/er']) {
+    write(root, folder, 'x.gguf')
+  }
   const { files } = await scanModels([{ path: root }], new Map())
-  t.strictSame(Object.fromEntries(files.map(({ relative, folderType, folderDepth }) => [relative, [folderType, folderDepth]])), {
+  const types = files.map(({ relative, folderType, folderDepth }) => [relative, [folderType, folderDepth]] as const)
+  t.strictSame(Object.fromEntries(types), {
     'LORA/x.gguf': ['lora', 1],
     'Unet/deep/er/x.gguf': ['diffusion', 1],
     'models/Stable-diffusion/sub/x.gguf': ['checkpoint', 2],
@@ -84,8 +92,10 @@ t.test('folders give types, the nearest one counts, in any case of letters', asy
     'text_encoders/clip/x.gguf': ['text_encoder', 2],
     'x.gguf': [undefined, 0]
   })
-  const typed = await scanModels([{ path: join(root, 'other'), type: 'upscaler' }, { path: join(root, 'Unet') }], new Map())
-  t.strictSame(typed.files.map(({ folderType }) => folderType), ['upscaler', 'diffusion'], 'a root has a type or a name too')
+  const typed = await scanModels([{ path: join(root, 'other'), type: 'upscaler' }, { path: join(root, 'Unet') }],
+    new Map())
+  t.strictSame(typed.files.map(({ folderType }) => folderType),
+    ['upscaler', 'diffusion'], 'a root has a type or a name too')
 })
 
 t.test('roots may lie in each other and may be missing', async t => {
@@ -93,7 +103,8 @@ t.test('roots may lie in each other and may be missing', async t => {
   write(root, 'my-loras/x.safetensors')
   write(root, 'y.safetensors')
   const inner = join(root, 'my-loras')
-  const result = await scanModels([{ path: root }, { path: inner, type: 'lora' }, { path: join(root, 'missing') }, { path: inner }], new Map())
+  const roots: ScanRoot[] = [{ path: root }, { path: inner, type: 'lora' }, { path: join(root, 'missing') }, { path: inner }]
+  const result = await scanModels(roots, new Map())
   t.strictSame(result.files.map(({ root, relative }) => [root, relative]), [[0, 'y.safetensors'], [1, 'x.safetensors']])
   t.strictSame(result.roots, [root, inner, null, inner])
   t.match(result.warnings, [{ path: join(root, 'missing'), message: /can't be read: ENOENT/ }])
@@ -101,16 +112,17 @@ t.test('roots may lie in each other and may be missing', async t => {
 
 t.test('odd names and odd things', async t => {
   const root = t.testdir()
-  for (const name of ['emoji 🎨.safetensors', "quote ' \" $(x) %2F.safetensors", 'back\\slash.safetensors', '..dots.safetensors', 'UPPER.SAFETENSORS', 'x.sft', 'notes.txt']) {
-    write(root, name)
-  }
+  const good = ['UPPER.SAFETENSORS', 'back\\slash.gguf', 'emoji 🎨.gguf', "quote ' \" $(x) %2F.gguf", 'x.sft']
+  for (const name of [...good, '..dots.gguf', 'notes.txt']) write(root, name)
   write(root, 'line\nbreak.safetensors')
   write(root, 'right\u202eto-left.safetensors')
-  writeFileSync(Buffer.concat([Buffer.from(join(root, 'latin-')), Buffer.from([0xe9]), Buffer.from('.safetensors')]), model)
+  writeFileSync(Buffer.concat([Buffer.from(join(root, 'latin-')), Buffer.from([0xe9]), Buffer.from('.safetensors')]),
+    model)
   mkdirSync(join(root, 'folder.safetensors'))
   execFileSync('mkfifo', [join(root, 'pipe.safetensors')])
   const result = await scan(root)
-  t.strictSame(listed(result), ['UPPER.SAFETENSORS', 'back\\slash.safetensors', 'emoji 🎨.safetensors', "quote ' \" $(x) %2F.safetensors", 'x.sft'])
+  t.strictSame(listed(result),
+    good)
   t.equal(result.warnings.filter(({ message }) => message.includes("characters that can't be shown")).length, 3)
   t.match(result.warnings.find(({ path }) => path.endsWith('pipe.safetensors')), { message: /not a regular file/ })
   t.notMatch(result.warnings.map(({ message }) => message).join(), /[\n\u202e]/, 'a warning is one line')
@@ -144,13 +156,14 @@ t.test('what can not be read is a warning', async t => {
   t.strictSame(listed(result), ['open.safetensors'])
   t.match(result.warnings, [{ message: /EACCES/ }, { message: /EACCES/ }])
   chmodSync(join(root, 'closed.safetensors'), 0o600)
-  t.ok(listed(await scanModels([{ path: root }], cache)).includes('closed.safetensors'), 'it was not remembered as unreadable')
+  t.ok(listed(await scanModels([{ path: root }], cache)).includes('closed.safetensors'),
+    'it was not remembered as unreadable')
   chmodSync(join(root, 'closed'), 0o700)
 })
 
 t.test('ten thousand files', async t => {
   const root = temporaryFolder(t)
-  const small = safetensors({ 'decoder.conv_in.weight': { shape: [2, 2] }, 'decoder.conv_out.weight': { shape: [2, 2] } })
+  const small = safetensors({ 'decoder.conv_in.weight': { shape: [2] }, 'decoder.conv_out.weight': { shape: [2] } })
   for (let index = 0; index < 10_000; index++) {
     const folder = join(root, `vae/${index % 100}`)
     if (index < 100) mkdirSync(folder, { recursive: true })
