@@ -6,6 +6,8 @@ export class Operation {
   readonly outcome: Promise<object>
   /** Was it given to the process? */
   isSent = false
+  /** Is its outcome decided? */
+  isSettled = false
   /** What it ends with when this end kills the process. */
   verdict: EngineError | undefined
   readonly #observer: Observer
@@ -27,11 +29,13 @@ export class Operation {
   }
 
   fulfil (result: object): void {
+    this.isSettled = true
     if (this.#failure === undefined) this.#fulfil(result)
     else this.#reject(this.#failure.error)
   }
 
   reject (error: unknown): void {
+    this.isSettled = true
     this.#reject(this.#failure === undefined ? error : this.#failure.error)
   }
 

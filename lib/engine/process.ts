@@ -124,8 +124,10 @@ export class EngineProcess implements Engine {
     if (signal?.aborted) cancel()
     try {
       await Promise.race([this.#start, operation.outcome])
-      this.#send(operation, name, parameters, attachments)
-      operation.watchSilence(silenceTimeout, () => this.#giveUp(operation, silenceTimeout))
+      if (!operation.isSettled) {
+        this.#send(operation, name, parameters, attachments)
+        operation.watchSilence(silenceTimeout, () => this.#giveUp(operation, silenceTimeout))
+      }
       return await operation.outcome as Operations[Name]['result']
     } finally {
       signal?.removeEventListener('abort', cancel)
@@ -216,7 +218,8 @@ export class EngineProcess implements Engine {
     const delay = Math.min(firstBackoff * 2 ** (this.#failures - 1), longestBackoff)
     try {
       await new Promise<void>((resolve, reject) => {
-        const timer = setTimeout(resolve, delay).unref()
+        // Not unref'd: like the process that it stands for, it holds the server until `stop`.
+        const timer = setTimeout(resolve, delay)
         this.#abandonBackoff = (error) => {
           clearTimeout(timer)
           reject(error)

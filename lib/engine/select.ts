@@ -39,28 +39,27 @@ export async function selectEngine ({ engine }: { engine: 'auto' | EngineName })
 async function findNative (): Promise<Candidate> {
   const addon = await findEngineAddon()
   if (!addon.ok) return addon
-  return withHost({ engine: 'native', file: process.execPath, args: [builtHost('native'), addon.path] })
+  return withHost(packageRoot, { engine: 'native', file: process.execPath }, addon.path)
 }
 
-/** The portable engine, or the reason why it can't be used on this machine. */
-export function findPortable (): Candidate {
-  const resolve = createRequire(import.meta.url)
+/** The portable engine of the package in `root`, or the reason why it can't be used on this machine. */
+export function findPortable (root = packageRoot): Candidate {
+  const require = createRequire(join(root, 'package.json'))
   try {
-    for (const name of portablePackages) resolve.resolve(`${name}/package`)
+    for (const name of portablePackages) require.resolve(`${name}/package`)
   } catch {
-    const names = portablePackages.join(' ')
-    return { ok: false, reason: `its packages are not installed. Type \`npm install ${names}\` in ${packageRoot}.` }
+    return { ok: false, reason: `its packages are not installed. Type \`npm install --include=optional\` in ${root}.` }
   }
   try {
-    const runtime = (resolve('bare-runtime') as () => string)()
+    const runtime = (require('bare-runtime') as () => string)()
     makeExecutable(runtime)
-    return withHost({ engine: 'portable', file: runtime, args: [builtHost('portable')] })
+    return withHost(root, { engine: 'portable', file: runtime })
   } catch (error) {
     return { ok: false, reason: `${(error as Error).message}.` }
   }
 }
 
-/** npm sets the bit for the commands of direct dependencies only, and this one is the dependency of a dependency. */
+/** npm leaves the bit away from the runtime, because no command of this package links to it. */
 function makeExecutable (file: string): void {
   try {
     accessSync(file, constants.X_OK)
@@ -75,12 +74,8 @@ function makeExecutable (file: string): void {
 }
 
 /** Engine processes always run the compiled host, also when the server itself runs from its TypeScript sources. */
-function builtHost (engine: EngineName): string {
-  return join(packageRoot, 'dist', 'lib', 'engine', 'hosts', `${engine}.js`)
-}
-
-function withHost (command: EngineCommand): Candidate {
-  const host = command.args[0]!
-  if (existsSync(host)) return { ok: true, command }
-  return { ok: false, reason: `${host} is missing. Type \`npm run build\` in ${packageRoot}.` }
+function withHost (root: string, { engine, file }: Omit<EngineCommand, 'args'>, ...args: string[]): Candidate {
+  const host = join(root, 'dist', 'lib', 'engine', 'hosts', `${engine}.js`)
+  if (existsSync(host)) return { ok: true, command: { engine, file, args: [host, ...args] } }
+  return { ok: false, reason: `${host} is missing. Type \`npm run build\` in ${root}.` }
 }
