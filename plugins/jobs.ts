@@ -13,7 +13,7 @@ export default fp(async (app) => {
   const jobs = new JobQueue({
     dataDir: app.folders.data,
     engine: app.engine,
-    resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, options: app.config }),
+    resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, engine: app.engine, options: app.config }),
     logger: app.log,
     capacity: app.config.queueCapacity,
     capacityPerOwner: app.config.queuePerOwner,

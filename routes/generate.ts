@@ -1,47 +1,93 @@
+import multipart from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { requestParameters } from '../lib/generation/parameters.ts'
-import { prepareTxt2Img } from '../lib/generation/prepare.ts'
+import { readForm } from '../lib/generation/form.ts'
+import { bodySchema, imageNames, requestParameters } from '../lib/generation/parameters.ts'
+import { prepareJob, type ImageRequest, type Uploads } from '../lib/generation/prepare.ts'
+import { requireFeature } from '../lib/generation/refusals.ts'
+import { jobTypes, type JobType } from '../lib/jobs/job.ts'
 import { Job, Named } from './schemas.ts'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Images that came as files of a multipart form, by field. */
+    uploads: Uploads
+  }
+}
 
 /** Longest `?wait=` in seconds; proxies and clients give up not much later. */
 const longestWait = 600
+/** Bytes of everything but the images: much more than the longest prompt, so that a refusal can name the field. */
+const textBytes = 8 * 1024 * 1024
+/** Bytes of a field of a multipart form. */
+const fieldBytes = 256 * 1024
+
+const operations: Record<JobType, { name: string, summary: string, description: string }> = {
+  txt2img: { name: 'Txt2Img', summary: 'Draw an image from a text', description: '' },
+  img2img: { name: 'Img2Img', summary: 'Draw an image anew by a text', description: 'The image is cut in its middle to the proportions of the job and scaled. ' },
+  inpaint: { name: 'Inpaint', summary: 'Draw the masked part of an image anew', description: 'What is white in the mask is drawn anew. ' },
+  controlnet: { name: 'ControlNet', summary: 'Draw an image from a text along the lines of another image', description: 'With canny, these lines are found first. ' },
+  upscale: { name: 'Upscale', summary: 'Enlarge an image', description: 'The model is an upscaler. ' }
+}
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
-  const { prompt, ...optional } = requestParameters(app.config, app.engineInfo)
+  const { config: limits, engineInfo: engine } = app
+  const parameters = requestParameters(limits, engine)
+  const maxFileBytes = limits.maxUploadSize * 1024 * 1024
 
-  app.post('/txt2img', {
-    config: { permission: 'generate' },
-    schema: {
-      operationId: 'generateTxt2Img',
-      tags: ['generate'],
-      summary: 'Draw an image from a text',
-      description: 'Answers 202 with the job at once, or with ?wait= the finished job when it ends in time. A job that was ' +
-        'accepted survives a restart of the server.',
-      headers: Type.Object({
-        'idempotency-key': Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'Makes a retry return the first job' }))
-      }),
-      querystring: Type.Object({
-        wait: Type.Optional(Type.Integer({ minimum: 0, maximum: longestWait, description: 'Seconds to wait for the end of the job' }))
-      }, { additionalProperties: false }),
-      body: Type.Object({ prompt, ...Type.Partial(Type.Object(optional)).properties }, { additionalProperties: false }),
-      response: {
-        200: Named(Job, 'The job has ended within ?wait='),
-        202: Named(Job, 'The job is accepted; Location says where to follow it')
-      }
-    }
-  }, async (request, reply) => {
-    const newJob = prepareTxt2Img(request.body, {
-      catalog: app.models, engine: app.engineInfo, loadedModel: app.jobs.status.scheduler.loaded_model
-    })
-    const accepted = await app.jobs.submit({
-      ...newJob, owner: request.principal.id, idempotencyKey: request.headers['idempotency-key']
-    })
-    reply.header('location', `/api/queue/job/${accepted.id}`)
-    const { wait = 0 } = request.query
-    const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: request.signal })
-    return reply.code(job.finished_at === null ? 202 : 200).send(job)
+  await app.register(multipart, {
+    limits: { fileSize: maxFileBytes, files: imageNames.length, fields: 100, fieldSize: fieldBytes, fieldNameSize: 100, parts: 110 }
   })
+  app.decorateRequest('uploads')
+
+  async function takeForm (request: FastifyRequest): Promise<void> {
+    request.uploads = {}
+    if (!request.isMultipart()) return
+    const { fields, files } = await readForm(request.parts(), parameters)
+    Object.assign(request, { body: fields, uploads: files })
+  }
+
+  for (const type of jobTypes) {
+    const { name, summary, description } = operations[type]
+    const imageCount = imageNames.filter(name => parameters[name]!.types.includes(type)).length
+
+    app.post(`/${type}`, {
+      config: { permission: 'generate' },
+      bodyLimit: textBytes + imageCount * Math.ceil(maxFileBytes * 1.5),
+      preValidation: [async () => requireFeature(type, engine), takeForm],
+      schema: {
+        operationId: `generate${name}`,
+        tags: ['generate'],
+        summary,
+        description: `${description}Answers 202 with the job at once, or with ?wait= the finished job when it ends in time. ` +
+          'A job that was accepted survives a restart of the server.',
+        consumes: ['application/json', 'multipart/form-data'],
+        headers: Type.Object({
+          'idempotency-key': Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'Makes a retry return the first job' }))
+        }),
+        querystring: Type.Object({
+          wait: Type.Optional(Type.Integer({ minimum: 0, maximum: longestWait, description: 'Seconds to wait for the end of the job' }))
+        }, { additionalProperties: false }),
+        body: bodySchema(type, parameters),
+        response: {
+          200: Named(Job, 'The job has ended within ?wait='),
+          202: Named(Job, 'The job is accepted; Location says where to follow it')
+        }
+      }
+    }, async (request, reply) => {
+      const { id: owner, permissions } = request.principal
+      const { init_image, mask, control_image, ...wanted } = request.body as ImageRequest & Uploads
+      const { job: newJob, attachments } = await prepareJob(type, wanted, { init_image, mask, control_image, ...request.uploads }, {
+        catalog: app.models, engine, limits, loadedModel: app.jobs.status.scheduler.loaded_model, mayHurry: permissions.includes('jobs:all')
+      })
+      const accepted = await app.jobs.submit({ ...newJob, owner, idempotencyKey: request.headers['idempotency-key'] }, attachments)
+      reply.header('location', `/api/queue/job/${accepted.id}`)
+      const { wait = 0 } = request.query
+      const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: request.signal })
+      return reply.code(job.finished_at === null ? 202 : 200).send(job)
+    })
+  }
 }
 
 export default routes

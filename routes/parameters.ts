@@ -1,26 +1,44 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type, type Static } from 'typebox'
-import { capabilityNames, type Capability } from '../lib/engine/engine.ts'
-import { requestParameters } from '../lib/generation/parameters.ts'
-import { OneOf } from './schemas.ts'
+import { Type, type Static, type TSchema } from 'typebox'
+import { capabilityNames } from '../lib/engine/engine.ts'
+import { isRequired, requestParameters } from '../lib/generation/parameters.ts'
+import { jobTypes } from '../lib/jobs/job.ts'
+import { Nullable, OneOf } from './schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
 
 const Names = Type.Array(Type.String())
 
-const Parameter = Type.Object({
+const Setting = {
   name: Type.String(),
   type: OneOf(['string', 'integer', 'number', 'boolean', 'array', 'object']),
   description: Type.String(),
-  required: Type.Boolean(),
   default: Type.Optional(Type.Unknown()),
   minimum: Type.Optional(Type.Number()),
   maximum: Type.Optional(Type.Number()),
   multiple_of: Type.Optional(Type.Number()),
-  max_length: Type.Optional(Type.Number()),
+  max_length: Type.Optional(Type.Number({ description: 'Characters' })),
+  max_items: Type.Optional(Type.Number()),
   values: Type.Optional(Names)
+}
+
+const Parameter = Type.Object({
+  ...Setting,
+  required_by: Type.Array(OneOf(jobTypes), { description: 'Types of jobs that do not go without it' }),
+  used_by: Type.Array(OneOf(jobTypes), { description: 'Types of jobs that take it' }),
+  feature: Nullable(OneOf(capabilityNames, { description: 'What the engine has to be able to do' })),
+  available: Type.Boolean({ description: 'Whether the running engine takes it' }),
+  parts: Type.Optional(Type.Array(Type.Object(Setting), { description: 'Fields of an object, or of each entry of a list' }))
 })
+
+const Limits = Type.Object({
+  max_pixels: Type.Integer({ description: 'Width × height of one image' }),
+  max_work: Type.Integer({ description: 'Width × height × steps × images of one job, in millions' }),
+  max_upload_bytes: Type.Integer({ description: 'Bytes of an image that is sent' }),
+  max_upload_pixels: Type.Integer({ description: 'Width × height of an image that is sent' }),
+  max_upscaled_pixels: Type.Integer({ description: 'Width × height of an upscaled image' })
+}, { description: 'Bounds that no single parameter has' })
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.get('/samplers', {
@@ -42,33 +60,62 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: {
         200: Type.Object({
           engine: OneOf(['native', 'portable']),
-          capabilities: Type.Unsafe<Capability[]>({ type: 'array', items: { type: 'string', enum: [...capabilityNames] }, description: 'What the running engine can do' }),
+          capabilities: Type.Array(OneOf(capabilityNames), { description: 'What the running engine can do' }),
+          limits: Limits,
           parameters: Type.Array(Parameter)
         })
       }
     }
-  }, async () => ({
-    engine: app.engineInfo.engine,
-    capabilities: app.engineInfo.capabilities,
-    parameters: Object.entries(requestParameters(app.config, app.engineInfo)).map(([name, schema]) => describe(name, schema))
-  }))
+  }, async () => {
+    const { config: options, engineInfo: { engine, capabilities } } = app
+    return {
+      engine,
+      capabilities,
+      limits: {
+        max_pixels: options.maxPixels,
+        max_work: options.maxWork,
+        max_upload_bytes: options.maxUploadSize * 1024 * 1024,
+        max_upload_pixels: options.maxUploadPixels,
+        max_upscaled_pixels: options.maxUpscaledPixels
+      },
+      parameters: Object.entries(requestParameters(options, app.engineInfo)).map(([name, { schema, types, feature }]) => ({
+        ...describe(name, schema),
+        required_by: types.filter(type => isRequired(type, name)),
+        used_by: [...types],
+        feature: feature ?? null,
+        available: feature === undefined ? types.some(type => capabilities.includes(type)) : capabilities.includes(feature),
+        parts: partsOf(schema)
+      }))
+    }
+  })
 }
 
-function describe (name: string, schema: object): Static<typeof Parameter> {
-  const { type, description, default: standard, minimum, maximum, multipleOf, maxLength, enum: values } =
-    schema as Static<typeof Parameter> & { multipleOf?: number, maxLength?: number, enum?: string[] }
+/** What of JSON Schema the parameters use. */
+interface Schema {
+  type: Static<typeof Setting.type>
+  description: string
+  default?: unknown
+  minimum?: number
+  maximum?: number
+  multipleOf?: number
+  maxLength?: number
+  maxItems?: number
+  enum?: string[]
+  properties?: Record<string, Schema>
+  items?: Schema
+}
+
+function describe (name: string, schema: TSchema) {
+  const { type, description, default: standard, minimum, maximum, multipleOf, maxLength, maxItems, enum: values } = schema as unknown as Schema
   return {
-    name,
-    type,
-    description,
-    required: name === 'prompt',
-    default: standard,
-    minimum,
-    maximum,
-    multiple_of: multipleOf,
-    max_length: maxLength,
-    values
+    name, type, description, default: standard, minimum, maximum, multiple_of: multipleOf, max_length: maxLength, max_items: maxItems, values
   }
+}
+
+function partsOf (schema: TSchema) {
+  const { properties, items } = schema as unknown as Schema
+  const parts = properties ?? items?.properties
+  return parts && Object.entries(parts).map(([name, part]) => describe(name, part as unknown as TSchema))
 }
 
 export default routes

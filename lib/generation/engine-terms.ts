@@ -1,22 +1,87 @@
-import type { ImageParameters, LoadOptions } from '../engine/engine.ts'
+import type { Engine, ImageParameters, LoadOptions, ModelFiles } from '../engine/engine.ts'
 import type { Attachments, Job } from '../jobs/job.ts'
 import type { ResolvedJob } from '../jobs/run.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
+import type { ModelType } from '../models/types.ts'
 import type { Options } from '../options.ts'
+import { hiresMethods } from './parameters.ts'
+import type { LoraRequest } from './prompt.ts'
+import type { Hires } from './size.ts'
+
+/** Embeddings that an engine is told of, the first in the order of their ids. */
+const mostEmbeddings = 500
+
+export interface EngineTermsParts {
+  catalog: ModelCatalog
+  /** Idle: it makes the edge drawing of a control image here. */
+  engine: Engine
+  options: Pick<Options, 'threads' | 'device'>
+}
+
+/** What of the parameters of a job an engine knows otherwise, or not at all. */
+interface NamedParameters {
+  model: string
+  control_net?: string
+  loras?: LoraRequest[]
+  hires?: Hires & { upscaler?: string }
+  canny?: { enabled?: boolean }
+}
 
 /**
  * Turns a job into what the engine is told: files instead of ids, options of the machine instead of names.
- * @throws {ApiError} SDR_MODEL_NOT_FOUND when the model is gone since the job was accepted.
+ * @throws {ApiError} SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL when a model is gone since the job was accepted.
+ * @throws {EngineError} when the engine fails at a control image.
  */
-export async function toEngineTerms (
-  job: Job, attachments: Attachments, { catalog, options }: { catalog: ModelCatalog, options: Pick<Options, 'threads' | 'device'> }
-): Promise<ResolvedJob> {
-  return {
-    files: await catalog.files(catalog.resolve(job.model)),
-    options: loadOptions(options),
-    parameters: job.parameters as unknown as ImageParameters,
-    attachments
+export async function toEngineTerms (job: Job, attachments: Attachments, parts: EngineTermsParts): Promise<ResolvedJob> {
+  return job.type === 'upscale' ? await toUpscaling(job, attachments, parts) : await toDrawing(job, attachments, parts)
+}
+
+async function toUpscaling (job: Job, attachments: Attachments, { catalog, options }: EngineTermsParts): Promise<ResolvedJob> {
+  const files = await catalog.files(catalog.resolve(job.model, { types: ['upscaler'] }))
+  return { files, options: loadOptions(options), parameters: { repeats: job.parameters.repeats as number }, attachments }
+}
+
+async function toDrawing (job: Job, attachments: Attachments, { catalog, engine, options }: EngineTermsParts): Promise<ResolvedJob> {
+  const { model, loras = [], control_net: controlNet, hires, canny, ...parameters } = job.parameters as unknown as NamedParameters
+  const pathOf = async (id: string, type: ModelType) => await catalog.path(catalog.resolve(id, { types: [type] }))
+  const files: ModelFiles = {
+    ...await catalog.files(catalog.resolve(model)),
+    ...(controlNet !== undefined && { control_net: await pathOf(controlNet, 'controlnet') })
   }
+  return {
+    files,
+    options: { ...loadOptions(options), ...await embeddings(catalog, engine) },
+    parameters: {
+      ...parameters as unknown as ImageParameters,
+      loras: await Promise.all(loras.map(async ({ name, weight }) => ({ path: await pathOf(name, 'lora'), weight }))),
+      ...(hires && { hires: await hiresTerms(hires, id => pathOf(id, 'upscaler')) })
+    },
+    attachments: canny === undefined ? attachments : await withEdges(attachments, canny, engine)
+  }
+}
+
+async function hiresTerms ({ upscaler, ...hires }: Hires & { upscaler?: string }, pathOf: (id: string) => Promise<string>): Promise<object> {
+  if (upscaler === undefined || hiresMethods.includes(upscaler)) return { ...hires, upscaler }
+  return { ...hires, upscaler: 'Model', model_path: await pathOf(upscaler) }
+}
+
+/** All that there are, whatever the prompt says: another set makes the engine load its model again. */
+async function embeddings (catalog: ModelCatalog, engine: Engine): Promise<LoadOptions> {
+  if (engine.info?.capabilities.includes('embeddings') !== true) return {}
+  const { models } = catalog.list({ type: 'embedding', limit: mostEmbeddings })
+  const usable = models.filter(({ blocked, error }) => blocked === undefined && error === undefined)
+  return { embeddings: await Promise.all(usable.map(async model => ({ name: model.name, path: await catalog.path(model) }))) }
+}
+
+/** The attachments with the edges of the control image in its place. */
+async function withEdges (attachments: Attachments, { enabled = true, ...settings }: { enabled?: boolean }, engine: Engine): Promise<Attachments> {
+  if (!enabled) return attachments
+  let edges: Uint8Array | undefined
+  await engine.run('canny', settings, {
+    attachments: { control_image: attachments.control_image! },
+    image: ({ png }) => { edges = png }
+  })
+  return { ...attachments, control_image: edges! }
 }
 
 function loadOptions ({ threads, device }: Pick<Options, 'threads' | 'device'>): LoadOptions {

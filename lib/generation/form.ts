@@ -1,0 +1,91 @@
+import { apiError } from '../../errors.ts'
+import type { Parameter } from './parameters.ts'
+import { badValue } from './refusals.ts'
+
+/** What of a multipart form is read here; @fastify/multipart has more to say about each part. */
+export type FormPart =
+  | { type: 'field', fieldname: string, value: unknown, valueTruncated?: boolean }
+  | { type: 'file', fieldname: string, file: { truncated?: boolean }, toBuffer: () => Promise<Buffer> }
+
+export interface Form {
+  /** As the same request in JSON has them; the value of an image that came as a file is a stand-in. */
+  fields: Record<string, unknown>
+  files: Record<string, Buffer>
+}
+
+/** The field that holds many, as JSON: what a job has as `parameters`, for example. Others go before what is in it. */
+const manyFields = 'parameters'
+
+/**
+ * Reads a multipart form: images as files, everything else as fields, lists and objects among them as JSON.
+ * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE naming the field.
+ */
+export async function readForm (parts: AsyncIterable<FormPart>, parameters: Record<string, Parameter>): Promise<Form> {
+  const fields = new Map<string, unknown>()
+  const files = new Map<string, Buffer>()
+  try {
+    for await (const part of parts) {
+      const name = part.fieldname
+      if (fields.has(name)) throw badValue(name, 'one value', 'several')
+      if (part.type === 'file') {
+        files.set(name, await readFile(part))
+        fields.set(name, '(file)')
+      } else {
+        if (part.valueTruncated === true) throw tooLarge(name, 'as the field of a form; send it as a file')
+        fields.set(name, name === manyFields ? readMany(part.value) : readValue(part.value, parameters[name]))
+      }
+    }
+  } catch (error) {
+    // What the parser says about a form that is none has no status of its own.
+    if ((error as { statusCode?: number }).statusCode !== undefined) throw error
+    throw apiError('SDR_INVALID_REQUEST', `The form can't be read: ${(error as Error).message}`, { cause: error })
+  }
+  const { [manyFields]: many, ...single } = Object.fromEntries(fields)
+  return {
+    fields: Object.fromEntries(Object.entries({ ...many as object, ...single }).filter(([, value]) => value !== '')),
+    files: Object.fromEntries(files)
+  }
+}
+
+async function readFile (part: FormPart & { type: 'file' }): Promise<Buffer> {
+  try {
+    return await part.toBuffer()
+  } catch (error) {
+    throw part.file.truncated === true ? tooLarge(part.fieldname, 'as a file (--max-upload-size)') : error
+  }
+}
+
+function readMany (value: unknown): object {
+  const many = fromJson(value)
+  if (typeof many === 'object' && many !== null && !Array.isArray(many)) return many
+  throw badValue(manyFields, 'an object in JSON', value)
+}
+
+/** The value that its parameter asks for, or the text itself, which the schema refuses. */
+function readValue (value: unknown, parameter: Parameter | undefined): unknown {
+  if (typeof value !== 'string') return value
+  const { type } = (parameter?.schema ?? {}) as { type?: string }
+  switch (type) {
+    case 'integer':
+    case 'number':
+      return /^\s*[+-]?[\d.]+(e[+-]?\d+)?\s*$/i.test(value) ? Number(value) : value
+    case 'boolean':
+    case 'array':
+    case 'object':
+      return fromJson(value)
+    default:
+      return value
+  }
+}
+
+function fromJson (value: unknown): unknown {
+  try {
+    return JSON.parse(String(value)) as unknown
+  } catch {
+    return value
+  }
+}
+
+function tooLarge (field: string, where: string): Error {
+  return apiError('SDR_BODY_TOO_LARGE', `${field} is too large ${where}.`, { details: [{ field }] })
+}

@@ -1,0 +1,94 @@
+import type { ImageLimits } from '../models/architectures.ts'
+import type { Model } from '../models/model.ts'
+import { maximumSeed, smallestSide, type Limits } from './parameters.ts'
+import { badValue } from './refusals.ts'
+
+export interface Size {
+  /** Pixels. */
+  width: number
+  height: number
+}
+
+/** For models of which nothing is known: the sides that every one of them can draw. */
+const unknownModel: ImageLimits = { min_side: smallestSide, max_side: Infinity, multiple_of: 64, square_only: false }
+
+/**
+ * The size of the images of a job. What the request leaves open has the proportions of the image that it begins with and
+ * at most as many pixels as the model draws by itself; without such an image it is the model's own size.
+ */
+export function chooseSize (
+  { width, height }: Partial<Size>, { limits: drawn = unknownModel }: Pick<Model, 'limits'>, defaults: Size, image: Size | undefined,
+  limits: Limits
+): Size {
+  if (width !== undefined && height !== undefined) return { width, height }
+  const { multiple_of: multiple, square_only: isSquare } = drawn
+  const most = { width: Math.min(limits.maxWidth, drawn.max_side), height: Math.min(limits.maxHeight, drawn.max_side) }
+  const round = (side: number, longest: number) =>
+    Math.min(Math.max(Math.round(side / multiple) * multiple, drawn.min_side), Math.floor(longest / multiple) * multiple)
+  if (isSquare) {
+    const side = width ?? height ?? round(defaults.width, Math.min(most.width, most.height))
+    return { width: side, height: side }
+  }
+  const shape = image ?? defaults
+  if (width !== undefined) return { width, height: round(width * shape.height / shape.width, most.height) }
+  if (height !== undefined) return { width: round(height * shape.width / shape.height, most.width), height }
+  const scale = Math.min(
+    1, Math.sqrt(Math.min(defaults.width * defaults.height, limits.maxPixels) / (shape.width * shape.height)),
+    most.width / shape.width, most.height / shape.height)
+  return { width: round(shape.width * scale, most.width), height: round(shape.height * scale, most.height) }
+}
+
+/** What bounds a job: its size, and how long it will take. */
+export interface Work extends Size {
+  seed: number
+  steps: number
+  batch_count: number
+  hires?: Hires
+}
+
+export interface Hires {
+  enabled?: boolean
+  scale?: number
+  target_width?: number
+  target_height?: number
+  steps?: number
+}
+
+/** @throws {ApiError} SDR_INVALID_REQUEST naming the limit and what came. */
+export function checkWork ({ seed, batch_count: images, ...work }: Work, model: Model, limits: Limits): void {
+  const { width, height, steps, hires } = work
+  if (seed + images - 1 > maximumSeed) {
+    throw badValue('seed', `at most ${maximumSeed - images + 1} with batch_count ${images}`, seed)
+  }
+  checkModelLimits(work, model)
+  checkPixels('width × height', work, limits)
+  let pixelSteps = width * height * steps
+  if (hires !== undefined && hires.enabled !== false) {
+    const final = hiresSize(work, hires)
+    checkPixels('hires', final, limits)
+    pixelSteps += final.width * final.height * (hires.steps ?? steps)
+  }
+  const megapixelSteps = Math.ceil(pixelSteps * images / 1e6)
+  if (megapixelSteps <= limits.maxWork) return
+  throw badValue('width × height × steps × batch_count', `at most ${limits.maxWork} megapixel steps (--max-work)`, megapixelSteps)
+}
+
+function hiresSize ({ width, height }: Size, { scale = 2, target_width: targetWidth, target_height: targetHeight }: Hires): Size {
+  if (targetWidth === undefined && targetHeight === undefined) return { width: width * scale, height: height * scale }
+  return { width: targetWidth ?? width, height: targetHeight ?? height }
+}
+
+function checkPixels (field: string, { width, height }: Size, { maxPixels }: Limits): void {
+  if (width * height <= maxPixels) return
+  throw badValue(field, `at most ${maxPixels} pixels (--max-pixels)`, `${width} × ${height} = ${width * height}`)
+}
+
+function checkModelLimits ({ width, height }: Size, { id, limits }: Model): void {
+  if (limits === undefined) return
+  for (const [field, value] of Object.entries({ width, height })) {
+    if (value < limits.min_side || value > limits.max_side || value % limits.multiple_of !== 0) {
+      throw badValue(field, `a multiple of ${limits.multiple_of} from ${limits.min_side} to ${limits.max_side}, which is what ${id} draws,`, value)
+    }
+  }
+  if (limits.square_only && width !== height) throw badValue('height', `${width}, because ${id} draws squares only,`, height)
+}
