@@ -1,5 +1,4 @@
 import swagger from '@fastify/swagger'
-import swaggerUi from '@fastify/swagger-ui'
 import fp from 'fastify-plugin'
 import type { FastifySchema } from 'fastify'
 import { routeKey } from '../lib/public-paths.ts'
@@ -25,7 +24,7 @@ const tags = [
   { name: 'server', description: 'How the server is.' }
 ]
 
-/** The OpenAPI document and Swagger UI, both served from here. */
+/** The OpenAPI document, made from the schemas of the routes. */
 export default fp(async (app) => {
   await app.register(swagger, {
     openapi: {
@@ -61,19 +60,3 @@ export default fp(async (app) => {
     schema.response = { ...Object.fromEntries(errors), ...(schema.response as object) }
   })
 }, { name: 'openapi', dependencies: ['auth'] })
-
-/** Swagger UI comes after the routes; like everything else it is behind the guard. */
-export const documentation = fp(async (app) => {
-  await app.register(async (scope) => {
-    scope.addHook('onRoute', route => {
-      route.config = { ...route.config, permission: 'models:read' }
-    })
-    await scope.register(swaggerUi, {
-      routePrefix: '/api/docs',
-      staticCSP: true,
-      theme: { title: 'stable-diffusion-rest' },
-      uiConfig: { persistAuthorization: true, displayRequestDuration: true, tryItOutEnabled: true, url: '/api/openapi.json' }
-    })
-    scope.get('/api/openapi.json', { schema: { hide: true } }, async () => app.swagger())
-  })
-}, { name: 'documentation', dependencies: ['openapi'] })

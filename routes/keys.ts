@@ -14,12 +14,12 @@ function keysOf ({ principal }: FastifyRequest): string | undefined {
 }
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
-  app.get('/', {
+  app.get('', {
     config,
     schema: { operationId: 'listKeys', tags, summary: 'List your API keys; administrators see all', response: { 200: Type.Object({ keys: Type.Array(Named(Key)) }) } }
   }, async request => ({ keys: app.keys.list(keysOf(request)) }))
 
-  app.post('/', {
+  app.post('', {
     config,
     schema: {
       operationId: 'createKey',

@@ -18,7 +18,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     ...describe(model, { admin: isAdmin(request) }), loaded: app.jobs.status.scheduler.loaded_model === model.id
   })
 
-  app.get('/', {
+  app.get('', {
     config,
     schema: {
       operationId: 'listModels',

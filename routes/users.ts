@@ -9,12 +9,12 @@ const config = { permission: 'users:manage', needsAccount: true } as const
 const UserId = Type.Object({ id: Type.String({ format: 'uuid', description: 'Id of the account' }) })
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
-  app.get('/', {
+  app.get('', {
     config,
     schema: { operationId: 'listUsers', tags, summary: 'List the accounts', response: { 200: Type.Object({ users: Type.Array(Named(User)) }) } }
   }, async () => ({ users: app.users.list() }))
 
-  app.post('/', {
+  app.post('', {
     config,
     schema: {
       operationId: 'createUser',
