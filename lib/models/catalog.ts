@@ -169,11 +169,14 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   /** Number and size of the models of each type, and how many of them can't be used. */
   types (): Array<{ type: ModelType, count: number, size: number, unusable: number }> {
-    return modelTypes.map(type => {
-      const models = [...this.#models.values()].filter(model => model.type === type)
-      const unusable = models.filter(({ blocked, error }) => blocked !== undefined || error !== undefined)
-      return { type, count: models.length, size: sizeOf(models), unusable: unusable.length }
-    })
+    const totals = modelTypes.map(type => ({ type, count: 0, size: 0, unusable: 0 }))
+    for (const { type, size, blocked, error } of this.#models.values()) {
+      const total = totals[modelTypes.indexOf(type)]!
+      total.count++
+      total.size += size
+      if (blocked !== undefined || error !== undefined) total.unusable++
+    }
+    return totals
   }
 
   /** The configured folders and what was found in each. */

@@ -1,5 +1,5 @@
 import { readBundle } from './bundle.ts'
-import { ModelFileError } from './header.ts'
+import { ModelFileError, Pacer } from './header.ts'
 import { type FileModel, type Model, failedBundle, modelOfBundle, modelOfFile } from './model.ts'
 import type { ScanResult, ScannedFile } from './scan.ts'
 import type { ModelType } from './types.ts'
@@ -20,7 +20,9 @@ export async function collectModels (scan: ScanResult): Promise<Map<string, Mode
   }
 
   const models = new Map<string, Model>()
-  for (const { file, model } of [...files, ...bundles]) {
+  const pacer = new Pacer()
+  for (const [index, { file, model }] of [...files, ...bundles].entries()) {
+    if (index % 512 === 511) await pacer.pause()
     const id = idsOf(model.type, file).find(id => !models.has(id))
     if (id !== undefined) models.set(id, { id, ...model })
     else scan.warnings.push({ path: file.path, message: 'Not listed: a file in another root has the same id.' })

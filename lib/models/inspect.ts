@@ -52,8 +52,12 @@ function detectAdapter (header: Header): Kind | undefined {
   }
 }
 
+/** Bounds on what regular expressions are tried on; the adapters known have 3,000 names of 130 characters. */
+const namesToMatch = 4096
+const nameToMatch = 256
+
 function adapterArchitecture (header: Header): string | null {
-  const names = [...header.tensors.keys()].slice(0, 4096)
+  const names = [...header.tensors.keys()].slice(0, namesToMatch).filter(({ length }) => length <= nameToMatch)
   const textModule = names.find(name => adapterTextModule.test(name))
   const byWidth = textModule === undefined ? undefined : unetOfTextWidth(header.tensors.get(textModule)!.shape[1])
   if (byWidth !== undefined) return byWidth
@@ -134,9 +138,12 @@ function triggerWords ({ metadata }: Header): string[] | undefined {
   return kept.length === 0 ? undefined : kept
 }
 
+/** Characters; parsing and sorting more would hold up the server. */
+const tagsLength = 1024 * 1024
+
 /** `ss_tag_frequency` is JSON in a text: {data set: {tag: count}}. */
 function frequentTags (text: unknown): string[] {
-  if (typeof text !== 'string') return []
+  if (typeof text !== 'string' || text.length > tagsLength) return []
   let frequency: unknown
   try {
     frequency = JSON.parse(text)

@@ -105,6 +105,8 @@ interface Folder {
   depth: number
   folderType?: ModelType
   folderDepth: number
+  /** The root has a type for all that lies in it, whatever its folders are called. */
+  typed: boolean
 }
 
 interface UnreadFile { file: ScannedFile, inode: number }
@@ -150,8 +152,9 @@ class Scan {
     for (const { path } of this.#roots) {
       try {
         const real = await realpath(path)
-        if (!(await stat(real)).isDirectory()) throw new Error('it is not a folder')
-        this.#result.roots.push(real)
+        const isFolder = (await stat(real)).isDirectory()
+        this.#result.roots.push(isFolder ? real : null)
+        if (!isFolder) this.#warn(path, 'The models folder is not a folder.')
       } catch (error) {
         this.#result.roots.push(null)
         this.#warn(path, `The models folder can't be read: ${reasonOf(error)}.`)
@@ -160,8 +163,9 @@ class Scan {
     for (const [root, path] of this.#result.roots.entries()) {
       // The same folder given twice is one root; so is a folder inside another root, which skips it there.
       if (path === null || this.#result.roots.indexOf(path) !== root) continue
-      const folderType = this.#roots[root]!.type ?? typeOfFolder(basename(path))
-      this.#pending.push({ root, path, relative: '', depth: 0, folderType, folderDepth: 0 })
+      const { type } = this.#roots[root]!
+      const folderType = type ?? typeOfFolder(basename(path))
+      this.#pending.push({ root, path, relative: '', depth: 0, folderType, folderDepth: 0, typed: type !== undefined })
     }
   }
 
@@ -186,7 +190,7 @@ class Scan {
       }
       this.#result.folders.push(folder.path)
     } catch (error) {
-      this.#warn(folder.path, `The folder can't be read: ${reasonOf(error)}.`)
+      if (!isGone(error)) this.#warn(folder.path, `The folder can't be read: ${reasonOf(error)}.`)
     }
   }
 
@@ -210,7 +214,7 @@ class Scan {
     } else if (folder.depth === scanLimits.depth) {
       this.#warn(path, `The folder lies more than ${scanLimits.depth} levels deep and is not searched.`)
     } else {
-      const named = typeOfFolder(name)
+      const named = folder.typed ? undefined : typeOfFolder(name)
       const depth = folder.depth + 1
       const typed = named === undefined ? {} : { folderType: named, folderDepth: depth }
       const below = { ...folder, path, relative, depth, ...typed }
@@ -253,7 +257,7 @@ class Scan {
       const measured = await Promise.allSettled(files.map(({ path }) => statLink(path)))
       for (const [index, stats] of measured.entries()) {
         const file = files[index]!
-        if (stats.status === 'rejected') this.#warn(file.path, `The file can't be read: ${reasonOf(stats.reason)}.`)
+        if (stats.status === 'rejected') this.#unreadable(file, stats.reason)
         else if (!stats.value.isFile()) this.#warn(file.path, 'This is not a regular file.')
         else this.#recall(file, stats.value)
       }
@@ -283,8 +287,12 @@ class Scan {
       this.#result.cacheChanged = true
       this.#result.files.push(file)
     } catch (error) {
-      this.#warn(path, `The file can't be read: ${reasonOf(error)}.`)
+      this.#unreadable(file, error)
     }
+  }
+
+  #unreadable ({ path }: ScannedFile, error: unknown): void {
+    if (!isGone(error)) this.#warn(path, `The file can't be read: ${reasonOf(error)}.`)
   }
 
   #forgetLost (): void {
@@ -321,10 +329,16 @@ function objectionTo (name: string, relative: string): string | undefined {
   if (relative.length > scanLimits.path) return `The path is longer than ${scanLimits.path} characters.`
 }
 
-/** The operating system's word for it (`EACCES: permission denied`), without the path that follows. */
+/** Removed between the look into its folder and the look at itself, as the temporary files of a download are. */
+function isGone (error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === 'ENOENT'
+}
+
+/** The system's word for it (`EACCES: permission denied`) without the path that follows. @throws any other error. */
 function reasonOf (error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException
-  return code === undefined ? message : message.replace(/, \w+(?: '.*)?$/s, '')
+  if (code === undefined) throw error
+  return message.replace(/, \w+(?: '.*)?$/s, '')
 }
 
 function compare (a: string, b: string): number {

@@ -227,8 +227,9 @@ t.test('models of several files', async t => {
     await t.rejects(catalog.files(model!), { code: 'SDR_UNSUPPORTED_MODEL' })
   }
   const json = catalog.resolve('json')
+  const flux = catalog.find('flux.safetensors')
   t.match(json,
-    { format: 'bundle', architecture: 'flux1', defaults: { width: 256, height: 1024 }, size: catalog.find('flux').size })
+    { format: 'bundle', architecture: 'flux1', defaults: { width: 256, height: 1024 }, size: flux.size })
   rmSync(join(root, 'unet/flux.safetensors'))
   symlinkSync('/etc/passwd', join(root, 'unet/flux.safetensors'))
   await t.rejects(catalog.files(json), { code: 'SDR_UNSUPPORTED_MODEL', message: /link/ })

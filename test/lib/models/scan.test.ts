@@ -92,6 +92,8 @@ t.test('folders give types, the nearest one counts, in any case of letters', asy
     'text_encoders/clip/x.gguf': ['text_encoder', 2],
     'x.gguf': [undefined, 0]
   })
+  const given = await scanModels([{ path: join(root, 'text_encoders'), type: 'lora' }], new Map())
+  t.match(given.files, [{ folderType: 'lora', folderDepth: 0 }], 'a type that was given holds for all folders in it')
   const typed = await scanModels([{ path: join(root, 'other'), type: 'upscaler' }, { path: join(root, 'Unet') }],
     new Map())
   t.strictSame(typed.files.map(({ folderType }) => folderType),
@@ -103,11 +105,12 @@ t.test('roots may lie in each other and may be missing', async t => {
   write(root, 'my-loras/x.safetensors')
   write(root, 'y.safetensors')
   const inner = join(root, 'my-loras')
-  const roots: ScanRoot[] = [{ path: root }, { path: inner, type: 'lora' }, { path: join(root, 'missing') }, { path: inner }]
+  const missing = join(root, 'missing')
+  const roots: ScanRoot[] = [{ path: root }, { path: inner, type: 'lora' }, { path: missing }, { path: inner }]
   const result = await scanModels(roots, new Map())
   t.strictSame(result.files.map(({ root, relative }) => [root, relative]), [[0, 'y.safetensors'], [1, 'x.safetensors']])
   t.strictSame(result.roots, [root, inner, null, inner])
-  t.match(result.warnings, [{ path: join(root, 'missing'), message: /can't be read: ENOENT/ }])
+  t.match(result.warnings, [{ path: missing, message: /can't be read: ENOENT/ }])
 })
 
 t.test('odd names and odd things', async t => {
