@@ -1,7 +1,7 @@
 import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../errors.ts'
 import { ApiKeyStore } from '../lib/api-keys.ts'
-import { AuditLog, type AuditEntry } from '../lib/audit.ts'
+import { AuditLog, printable, type AuditEntry } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
 import { dataFolders } from '../lib/folders.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
@@ -37,7 +37,7 @@ export function accountCommand<Arguments> (
     handler: async argv => {
       const database = openAuthDatabase(dataFolders(optionsOf(argv, own)).auth)
       const log = new AuditLog(database)
-      const audit: Accounts['audit'] = entry => log.record({ ...entry, outcome: 'success', actor: '(command line)' })
+      const audit: Accounts['audit'] = entry => log.record(printable({ ...entry, outcome: 'success', actor: '(command line)' }))
       try {
         await work({ users: new UserStore(database, new PasswordHasher()), keys: new ApiKeyStore(database), log, audit }, argv as Arguments)
       } catch (error) {

@@ -2,7 +2,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { apiError } from '../errors.ts'
 import { apiKeyPrefix } from './credentials.ts'
 import type { Database } from './database.ts'
-import { rolePermissions, type AccountRole, type Permission, type Principal } from './principals.ts'
+import { rolePermissions, type AccountRole, type AccountSource, type Permission, type Principal } from './principals.ts'
 import { isoTime } from './users.ts'
 
 /** A key as its owner sees it: everything but the secret. */
@@ -23,12 +23,16 @@ interface KeyRow {
   user_id: string
   username: string
   role: AccountRole
+  source: AccountSource
   hash: Uint8Array
   permissions: string
   created_at: number
   expires_at: number | null
   last_used_at: number | null
 }
+
+/** What the name of a key may be: printable, because it is shown in terminals. */
+export const keyNamePattern = '^[^\\p{C}\\p{Zl}\\p{Zp}]{1,64}$'
 
 const keysPerUser = 100
 
@@ -43,8 +47,8 @@ export class ApiKeyStore {
   constructor (database: Database) {
     this.#database = database
     this.#living = database.prepare(`
-      SELECT api_keys.*, users.username, users.role FROM api_keys JOIN users ON users.id = api_keys.user_id
-      WHERE api_keys.id = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) AND users.disabled = 0`)
+      SELECT api_keys.*, users.username, users.role, users.source FROM api_keys JOIN users ON users.id = api_keys.user_id
+      WHERE api_keys.id = ? AND (expires_at IS NULL OR expires_at > ?) AND users.disabled = 0`)
   }
 
   /**
@@ -54,11 +58,15 @@ export class ApiKeyStore {
   create ({ userId, role, name, permissions, expiresAt }: {
     userId: string, role: AccountRole, name: string, permissions?: readonly Permission[], expiresAt?: number
   }): ApiKey & { key: string } {
+    if (!new RegExp(keyNamePattern, 'u').test(name)) {
+      throw apiError('SDR_INVALID_REQUEST', `Expected 1 to 64 printable characters for name but received ${JSON.stringify(name.slice(0, 80))}`)
+    }
     const owned = rolePermissions[role]
     const granted = permissions ?? owned
     const excess = granted.filter(permission => !owned.includes(permission))
     if (excess.length > 0) throw apiError('SDR_FORBIDDEN', `A key cannot have more permissions than its owner; the owner lacks ${excess.join(', ')}.`)
     if (expiresAt !== undefined && !(expiresAt > Date.now())) throw apiError('SDR_INVALID_REQUEST', 'Expected a time in the future for expires_at')
+    this.#database.prepare('DELETE FROM api_keys WHERE expires_at <= ?').run(Date.now())
     if (this.list(userId).length >= keysPerUser) throw apiError('SDR_CONFLICT', `An account has at most ${keysPerUser} keys; revoke one first.`)
     const id = randomBytes(8).toString('hex')
     const key = `${apiKeyPrefix}${id}_${randomBytes(32).toString('base64url')}`
@@ -71,18 +79,21 @@ export class ApiKeyStore {
   /** The keys of one account, or of all, the newest first; revoked and expired ones are gone. */
   list (userId?: string): ApiKey[] {
     const rows = this.#database.prepare(`
-      SELECT api_keys.*, users.username, users.role FROM api_keys JOIN users ON users.id = api_keys.user_id
-      WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) AND (? IS NULL OR user_id = ?)
+      SELECT api_keys.*, users.username FROM api_keys JOIN users ON users.id = api_keys.user_id
+      WHERE (expires_at IS NULL OR expires_at > ?) AND (? IS NULL OR user_id = ?)
       ORDER BY api_keys.created_at DESC, api_keys.id`).all(Date.now(), userId ?? null, userId ?? null) as unknown as KeyRow[]
     return rows.map(toKey)
   }
 
   /** Revokes a key of that account, or of any when `userId` is undefined. @throws SDR_KEY_NOT_FOUND */
   revoke (id: string, userId?: string): void {
-    const { changes } = this.#database.prepare(`
-      UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL AND (? IS NULL OR user_id = ?)`)
-      .run(Date.now(), id, userId ?? null, userId ?? null)
+    const { changes } = this.#database.prepare('DELETE FROM api_keys WHERE id = ? AND (? IS NULL OR user_id = ?)').run(id, userId ?? null, userId ?? null)
     if (changes === 0) throw apiError('SDR_KEY_NOT_FOUND')
+  }
+
+  /** Whether a key that was good is so still. */
+  isLiving (id: string): boolean {
+    return this.#living.get(id, Date.now()) !== undefined
   }
 
   /** Who the key acts for, with the permissions that both the key and its owner have now; undefined when it is not valid. */
@@ -97,7 +108,8 @@ export class ApiKeyStore {
     }
     const owned = rolePermissions[row.role]
     const permissions = (JSON.parse(row.permissions) as Permission[]).filter(permission => owned.includes(permission))
-    return { id: row.user_id, username: row.username, role: row.role, permissions, via: 'api-key', keyId: id }
+    const { user_id, username, role, source, expires_at: keyExpiresAt } = row
+    return { id: user_id, username, role, source, permissions, via: 'api-key', keyId: id, keyExpiresAt }
   }
 }
 

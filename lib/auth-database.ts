@@ -1,21 +1,25 @@
-import { mkdirSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../errors.ts'
 import { openDatabase, type Database } from './database.ts'
 
-/** Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). */
+/**
+ * Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). Local names
+ * differ by more than case; names of the system are compared as the system does, where `alice` and `Alice` are two people.
+ */
 const migrations = [`
   CREATE TABLE users (
     id TEXT PRIMARY KEY,
-    username TEXT NOT NULL COLLATE NOCASE,
+    username TEXT NOT NULL,
     source TEXT NOT NULL CHECK (source IN ('local', 'unix', 'pam')),
     role TEXT NOT NULL CHECK (role IN ('admin', 'user')),
     password TEXT,
     disabled INTEGER NOT NULL DEFAULT 0,
     created_at INTEGER NOT NULL,
-    last_login_at INTEGER,
-    UNIQUE (source, username)
+    last_login_at INTEGER
   ) STRICT;
+  CREATE UNIQUE INDEX local_users ON users (username COLLATE NOCASE) WHERE source = 'local';
+  CREATE UNIQUE INDEX system_users ON users (source, username) WHERE source <> 'local';
   CREATE TABLE sessions (
     id TEXT PRIMARY KEY,
     user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
@@ -40,8 +44,7 @@ const migrations = [`
     permissions TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER,
-    last_used_at INTEGER,
-    revoked_at INTEGER
+    last_used_at INTEGER
   ) STRICT;
   CREATE INDEX api_keys_of_user ON api_keys (user_id);
   CREATE TABLE audit (
@@ -54,18 +57,26 @@ const migrations = [`
     address TEXT,
     reason TEXT
   ) STRICT;
+  CREATE INDEX audit_by_outcome ON audit (outcome, id);
 `]
 
 /**
  * Opens `auth.db` in `folder`, which is made with mode 0700 when it is missing.
- * @throws {CommandError} (storage) when the folder can't be made or the file can't be opened.
+ * @throws {CommandError} (storage) when the folder can't be made, is writable for everybody, or the file can't be opened.
  */
 export function openAuthDatabase (folder: string): Database {
+  const file = join(folder, 'auth.db')
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 })
+    // SQLite gives its -wal and -shm files the mode that the database has when they are made, so it has the right one first.
+    closeSync(openSync(file, 'a', 0o600))
   } catch (error) {
     throw new CommandError(exitCodes.storage,
-      `The folder of accounts ${folder} cannot be made: ${(error as Error).message}. Choose another one with --auth-data-dir.`)
+      `The accounts ${file} cannot be opened: ${(error as Error).message}. Choose another folder with --auth-data-dir.`)
   }
-  return openDatabase(join(folder, 'auth.db'), migrations)
+  if ((statSync(folder).mode & 0o002) !== 0) {
+    throw new CommandError(exitCodes.storage,
+      `Everybody on this machine can replace the accounts in ${folder}: chmod o-w ${folder}, or choose another folder with --auth-data-dir.`)
+  }
+  return openDatabase(file, migrations)
 }

@@ -1,14 +1,29 @@
-/** Failures in a row that cost nothing: people mistype. */
-const free = { account: 5, address: 20 } as const
+/**
+ * What is counted. `tolerated` failures cost nothing, because people mistype; each further one doubles the wait. One
+ * failure is forgotten for every `forgiven` milliseconds of quiet.
+ */
+const meters = {
+  /** One address that guesses at one account. */
+  pair: { tolerated: 5, forgiven: 120_000 },
+  /** One address that guesses at many accounts. */
+  address: { tolerated: 20, forgiven: 60_000 },
+  /**
+   * Many addresses that guess at one account. A single stranger stays below: after the first guesses the pair lets one
+   * through a minute, and six are forgiven. So nobody alone can keep an account closed.
+   */
+  account: { tolerated: 30, forgiven: 10_000 }
+} as const
 
-/** Longest wait in seconds. Short enough that a stranger can't lock anybody out, long enough to make guessing hopeless. */
+/** Longest wait in seconds. */
 const longestWait = 60
 
-/** Failures are forgotten after this many milliseconds of quiet. */
-const memory = 15 * 60 * 1000
+/** Failures beyond the tolerated ones that make no difference any more: 2⁶ is more than the longest wait. */
+const mostCounted = 6
 
-/** Entries kept at most; the oldest go first. */
-const capacity = 10_000
+/** Entries kept at most, about 3 MB; the oldest go first. */
+const capacity = 20_000
+
+type Meter = keyof typeof meters
 
 interface Failures {
   count: number
@@ -16,52 +31,69 @@ interface Failures {
 }
 
 /**
- * Back-off for logins, per account and per address: after a few failures each further one doubles the wait. It lives in
- * memory and unlocks by itself. Unknown accounts are counted like known ones, so that the answer says nothing of which exist.
+ * Back-off for logins. It lives in memory and unlocks by itself. Unknown accounts are counted like known ones, so that the
+ * answer says nothing of which exist.
  */
 export class LoginThrottle {
   readonly #failures = new Map<string, Failures>()
   readonly #now: () => number
 
-  constructor (now: () => number = Date.now) {
+  /** @param now milliseconds of a clock that is never set back */
+  constructor (now: () => number = () => performance.now()) {
     this.#now = now
   }
 
-  /** Seconds to wait before the next try; 0 when it may come now. */
-  wait (username: string, address: string): number {
-    return Math.max(this.#waitFor(accountKey(username), free.account), this.#waitFor(`@${address}`, free.address))
+  /**
+   * Asks to try a password. The try counts as failed until `takeBack` or `succeed` says otherwise, so that many at once
+   * are no way around the wait.
+   * @param isKnown whether the account has logged in from this address before; then strangers elsewhere do not matter
+   * @returns seconds to wait, or 0 when the password may be looked at now
+   */
+  attempt (username: string, address: string, isKnown: boolean): number {
+    const keys = keysOf(username, address)
+    const wait = Math.max(...keys.map(([meter, key]) => meter === 'account' && isKnown ? 0 : this.#waitFor(meter, key)))
+    if (wait === 0) for (const [meter, key] of keys) this.#count(meter, key, 1)
+    return wait
   }
 
-  fail (username: string, address: string): void {
-    for (const key of [accountKey(username), `@${address}`]) {
-      const { count = 0 } = this.#recent(key) ?? {}
-      this.#failures.delete(key) // so that the newest is last in the map's order
-      this.#failures.set(key, { count: count + 1, last: this.#now() })
-    }
-    for (const key of this.#failures.keys()) {
+  /** A right password clears what this address did to this account, not the address: it may be guessing at others. */
+  succeed (username: string, address: string): void {
+    this.takeBack(username, address)
+    const [[, pair]] = keysOf(username, address)
+    this.#failures.delete(pair)
+  }
+
+  /** Nobody could say whether the password is right. */
+  takeBack (username: string, address: string): void {
+    for (const [meter, key] of keysOf(username, address)) this.#count(meter, key, -1)
+  }
+
+  #count (meter: Meter, key: string, change: 1 | -1): void {
+    const { count, last } = this.#recent(meter, key)
+    this.#failures.delete(key) // so that the newest is last in the map's order
+    const changed = Math.min(count + change, meters[meter].tolerated + mostCounted)
+    if (changed > 0) this.#failures.set(key, { count: changed, last: change === 1 ? this.#now() : last })
+    for (const oldest of this.#failures.keys()) {
       if (this.#failures.size <= capacity) break
-      this.#failures.delete(key)
+      this.#failures.delete(oldest)
     }
   }
 
-  /** A right password clears the account, not the address: it may be guessing at others. */
-  succeed (username: string): void {
-    this.#failures.delete(accountKey(username))
+  #recent (meter: Meter, key: string): Failures {
+    const { count, last } = this.#failures.get(key) ?? { count: 0, last: this.#now() }
+    const forgiven = Math.floor((this.#now() - last) / meters[meter].forgiven)
+    return { count: Math.max(0, count - forgiven), last }
   }
 
-  #recent (key: string): Failures | undefined {
-    const failures = this.#failures.get(key)
-    return failures !== undefined && this.#now() - failures.last < memory ? failures : undefined
-  }
-
-  #waitFor (key: string, tolerated: number): number {
-    const failures = this.#recent(key)
-    if (failures === undefined || failures.count < tolerated) return 0
-    const wait = Math.min(longestWait, 2 ** (failures.count - tolerated))
-    return Math.max(0, Math.ceil(wait - (this.#now() - failures.last) / 1000))
+  #waitFor (meter: Meter, key: string): number {
+    const { count, last } = this.#recent(meter, key)
+    if (count < meters[meter].tolerated) return 0
+    const wait = Math.min(longestWait, 2 ** (count - meters[meter].tolerated))
+    return Math.max(0, Math.ceil(wait - (this.#now() - last) / 1000))
   }
 }
 
-function accountKey (username: string): string {
-  return `#${username.toLowerCase()}`
+function keysOf (username: string, address: string): [pair: [Meter, string], ...others: Array<[Meter, string]>] {
+  const name = username.toLowerCase()
+  return [['pair', `${address} ${name}`], ['address', `@${address}`], ['account', `#${name}`]]
 }

@@ -20,6 +20,15 @@ export const rolePermissions: Readonly<Record<AccountRole, readonly Permission[]
   user: ['models:read', 'generate', 'queue:read']
 }
 
+export const accountSources = ['local', 'unix', 'pam'] as const
+/** Where an account lives: here, or in the system, which checks its password. */
+export type AccountSource = typeof accountSources[number]
+
+/** The sources whose accounts count under a method: a system account only while that system is asked. */
+export function sourcesOf (method: AuthMethod): AccountSource[] {
+  return method === 'unix' || method === 'pam' ? ['local', method] : ['local']
+}
+
 export interface Principal {
   /** Owns jobs and keys; stays the same when the account is renamed. */
   id: string
@@ -28,9 +37,18 @@ export interface Principal {
   permissions: readonly Permission[]
   /** What proved it: `none`, `jwt`, `api-key` or `guest`. */
   via: 'none' | 'jwt' | 'api-key' | 'guest'
+  /** Of an account. */
+  source?: AccountSource
   /** The session of a token, so that logout ends the right one. */
   sessionId?: string
   keyId?: string
+  /** When the key that proved it expires, in milliseconds since 1970; null is never. */
+  keyExpiresAt?: number | null
+}
+
+/** Whether it is an API key that may do less than its owner. Such a key must not reach what manages the account itself. */
+export function isNarrowKey ({ via, role, permissions: held }: Principal): boolean {
+  return via === 'api-key' && held.length < rolePermissions[role as AccountRole].length
 }
 
 /** With `--auth none` everybody is the operator of the machine. */

@@ -33,6 +33,9 @@ export function tokenSecret ({ jwtSecret, jwtSecretFile }: { jwtSecret?: string,
   return longEnough(readSecret(kept), kept)
 }
 
+/** Longest secret in bytes; the same as of --jwt-secret. */
+const maximumBytes = 1024
+
 function readSecret (file: string): string {
   try {
     return readFileSync(file, 'utf8').trim()
@@ -46,6 +49,11 @@ function longEnough (secret: string, source: string): string {
   if (bytes < minimumBytes) {
     throw new CommandError(exitCodes.usage,
       `Expected at least ${minimumBytes} bytes for ${source} but received ${bytes}; "openssl rand -base64 48" makes a good one`)
+  }
+  // A key pair or certificate is half public, and the library would take it for something else than the bytes of a secret.
+  if (bytes > maximumBytes || secret.includes('-----BEGIN') || /^[[{]/.test(secret)) {
+    throw new CommandError(exitCodes.usage,
+      `Expected at most ${maximumBytes} random bytes for ${source} but received ${bytes > maximumBytes ? bytes : 'a key pair, certificate or JSON'}; "openssl rand -base64 48" makes a good one`)
   }
   return secret
 }

@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../errors.ts'
 import { transaction, type Database } from './database.ts'
-import type { AccountRole } from './principals.ts'
+import type { AccountRole, AccountSource } from './principals.ts'
 import { isoTime } from './users.ts'
 
 /** A session as its owner sees it. */
@@ -35,6 +35,17 @@ export interface OpenedSession {
 const prefix = 'sdrr_'
 const sessionsPerUser = 100
 
+/** Used refresh tokens that a session remembers. An older one is refused like any other, but no longer ends the session. */
+const rememberedTokens = 100
+
+/** The account of a session, as it is now. */
+export interface SessionUser {
+  id: string
+  username: string
+  role: AccountRole
+  source: AccountSource
+}
+
 /**
  * Login sessions. An access token counts only while its session is here, so ending one acts at once. Refresh tokens
  * rotate; the second use of one means that somebody has a copy, and ends the session (RFC 9700, section 4.14).
@@ -49,7 +60,7 @@ export class SessionStore {
     this.#database = database
     this.#lifetime = lifetime
     this.#active = database.prepare(`
-      SELECT users.id, users.username, users.role FROM sessions JOIN users ON users.id = sessions.user_id
+      SELECT users.id, users.username, users.role, users.source FROM sessions JOIN users ON users.id = sessions.user_id
       WHERE sessions.id = ? AND sessions.user_id = ? AND sessions.expires_at > ? AND users.disabled = 0`)
   }
 
@@ -69,10 +80,10 @@ export class SessionStore {
 
   /**
    * Takes a refresh token and gives the next one.
-   * @returns `reused` with the session that was ended when the token had been used before.
-   * @throws SDR_INVALID_TOKEN when the token is unknown or its session has ended.
+   * @returns undefined when the token is unknown or its session has ended; no next token when it had been used before, in
+   * which case the session has been ended.
    */
-  rotate (refreshToken: string): OpenedSession | { reused: { sessionId: string, userId: string } } {
+  rotate (refreshToken: string): OpenedSession | Omit<OpenedSession, 'refreshToken'> & { refreshToken: null } | undefined {
     const hash = hashOf(refreshToken)
     return transaction(this.#database, () => {
       const now = Date.now()
@@ -81,21 +92,33 @@ export class SessionStore {
         FROM refresh_tokens JOIN sessions ON sessions.id = refresh_tokens.session_id JOIN users ON users.id = sessions.user_id
         WHERE refresh_tokens.hash = ? AND sessions.expires_at > ? AND users.disabled = 0`).get(hash, now) as
         { sessionId: string, userId: string, usedAt: number | null } | undefined
-      if (found === undefined) throw apiError('SDR_INVALID_TOKEN', 'The refresh token is not valid; log in again.')
+      if (found === undefined) return undefined
       const { sessionId, userId, usedAt } = found
       if (usedAt !== null) {
         this.#database.prepare('DELETE FROM sessions WHERE id = ?').run(sessionId)
-        return { reused: { sessionId, userId } }
+        return { sessionId, userId, refreshToken: null }
       }
       this.#database.prepare('UPDATE refresh_tokens SET used_at = ? WHERE hash = ?').run(now, hash)
+      this.#database.prepare(`
+        DELETE FROM refresh_tokens WHERE session_id = ? AND hash IN (
+          SELECT hash FROM refresh_tokens WHERE session_id = ? AND used_at IS NOT NULL ORDER BY used_at DESC LIMIT -1 OFFSET ?)`)
+        .run(sessionId, sessionId, rememberedTokens)
       this.#database.prepare('UPDATE sessions SET last_used_at = ?, expires_at = ? WHERE id = ?').run(now, now + this.#lifetime, sessionId)
       return { sessionId, userId, refreshToken: this.#issue(sessionId) }
     })
   }
 
   /** The account of a living session, with the role it has now; undefined when the session or the account is gone. */
-  activeUser (sessionId: string, userId: string): { id: string, username: string, role: AccountRole } | undefined {
-    return this.#active.get(sessionId, userId, Date.now()) as { id: string, username: string, role: AccountRole } | undefined
+  activeUser (sessionId: string, userId: string): SessionUser | undefined {
+    return this.#active.get(sessionId, userId, Date.now()) as SessionUser | undefined
+  }
+
+  /** The addresses from which an account of that name is logged in. */
+  addressesOf (username: string): string[] {
+    const rows = this.#database.prepare(`
+      SELECT DISTINCT address FROM sessions JOIN users ON users.id = user_id WHERE username = ? COLLATE NOCASE AND expires_at > ?`)
+      .all(username, Date.now()) as Array<{ address: string }>
+    return rows.map(({ address }) => address)
   }
 
   list (userId: string): Session[] {

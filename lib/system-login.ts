@@ -1,5 +1,8 @@
+import { randomBytes } from 'node:crypto'
 import { apiError, type ErrorCode } from '../errors.ts'
+import { printable } from './audit.ts'
 import type { Options } from './options.ts'
+import type { AccountRole, Principal } from './principals.ts'
 import type { AccountCheck, SystemAccounts } from './system-accounts.ts'
 import type { User, UserStore } from './users.ts'
 
@@ -8,7 +11,7 @@ export interface SystemLoginParts {
   accounts: SystemAccounts
   users: UserStore
   options: Pick<Options, 'pamServiceName' | 'adminUsers' | 'adminGroups' | 'allowedGroups'>
-  logger: { warn: (details: object, message: string) => void, error: (details: object, message: string) => void }
+  logger: { warn: (details: object, message: string) => void }
 }
 
 type Refusal = Exclude<AccountCheck, { ok: true }>['code']
@@ -28,6 +31,8 @@ const refusals: Record<Refusal, ErrorCode | undefined> = {
 /** Logins with the accounts of the operating system. The system checks the password, the options say who may come in as what. */
 export class SystemLogin {
   readonly #parts: SystemLoginParts
+  /** Ids of accounts that hold a session or a key, and that the system would not let in any more. */
+  #barred = new Set<string>()
 
   constructor (parts: SystemLoginParts) {
     this.#parts = parts
@@ -38,24 +43,67 @@ export class SystemLogin {
    * @throws {ApiError} what `refusals` lists
    */
   async verify (username: string, password: string, remoteHost: string): Promise<User | undefined> {
-    const { source, accounts, users, options, logger } = this.#parts
-    const check = source === 'unix'
-      ? await accounts.authenticateUnix({ user: username, password })
-      : await accounts.authenticatePam({ user: username, password, remoteHost, service: options.pamServiceName })
+    const { source, users, logger } = this.#parts
+    // Who may not come in is asked for a password that nobody has: how long the answer takes must not tell a right one.
+    const mayTry = await this.#roleOf(username) !== undefined && users.find(username, source)?.disabled !== true
+    const check = await this.#check(username, mayTry ? password : randomBytes(32).toString('hex'), remoteHost)
     if (!check.ok) {
-      logger.warn({ username, code: check.code, reason: check.message }, 'The system refused a login')
+      const reason = mayTry ? check.message : 'the account is disabled here, or in none of --allowed-groups'
+      logger.warn(printable({ username, code: check.code, reason }), 'The system refused a login')
       const code = refusals[check.code]
       if (code !== undefined) throw apiError(code)
       return undefined
     }
-    const groups = (await accounts.groups(check.user) ?? []).map(({ name }) => name)
-    const isIn = (wanted: readonly string[]) => groups.some(name => name !== null && wanted.includes(name))
-    const isAdmin = options.adminUsers.includes(check.user) || isIn(options.adminGroups)
-    if (!isAdmin && options.allowedGroups.length > 0 && !isIn(options.allowedGroups)) {
-      logger.warn({ username, groups }, 'The account is in none of --allowed-groups')
-      return undefined
-    }
-    const user = users.external(source, check.user, isAdmin ? 'admin' : 'user')
+    // PAM may know the account under another name than the one that was typed.
+    const role = await this.#roleOf(check.user)
+    if (role === undefined) return undefined
+    const user = users.external(source, check.user, role)
+    this.#barred.delete(user.id)
     return user.disabled ? undefined : user
+  }
+
+  /** Asks the system again about every account with a session or a key: it may be gone, or in other groups. */
+  async review (): Promise<void> {
+    const { source, users, logger } = this.#parts
+    for (const { id, username, role: before } of users.externalWithAccess(source)) {
+      try {
+        const role = await this.#roleOf(username)
+        if (role === undefined) {
+          if (!this.#barred.has(id)) logger.warn({ username }, 'The system does not let this account in any more: its sessions and keys do not count')
+          this.#barred.add(id)
+        } else {
+          this.#barred.delete(id)
+          if (role !== before) users.external(source, username, role)
+        }
+      } catch (err) {
+        logger.warn({ username, err }, 'The system does not say whether this account is still let in')
+      }
+    }
+  }
+
+  /** Whether a principal with a session or a key may go on, as far as the last review knows. */
+  vouchesFor ({ id, source }: Pick<Principal, 'id' | 'source'>): boolean {
+    return source === this.#parts.source && !this.#barred.has(id)
+  }
+
+  #check (user: string, password: string, remoteHost: string): Promise<AccountCheck> {
+    const { source, accounts, options } = this.#parts
+    return source === 'unix'
+      ? accounts.authenticateUnix({ user, password })
+      : accounts.authenticatePam({ user, password, remoteHost, service: options.pamServiceName })
+  }
+
+  /** What an account would come in as, undefined when not at all. */
+  async #roleOf (username: string): Promise<AccountRole | undefined> {
+    const { source, accounts, options: { adminUsers, adminGroups, allowedGroups } } = this.#parts
+    const groups = await accounts.groups(username).catch(error => {
+      if (error instanceof TypeError) return null // no account has such a name
+      throw error
+    })
+    // PAM may let in somebody whom the account database of this machine does not list.
+    if (groups === null && source === 'unix') return undefined
+    const isIn = (wanted: readonly string[]) => groups?.some(({ name }) => name !== null && wanted.includes(name)) ?? false
+    if (adminUsers.includes(username) || isIn(adminGroups)) return 'admin'
+    return allowedGroups.length === 0 || isIn(allowedGroups) ? 'user' : undefined
   }
 }

@@ -2,9 +2,7 @@ import { uuidv7 } from 'uuidv7'
 import { apiError } from '../errors.ts'
 import { transaction, type Database } from './database.ts'
 import { passwordLength, type PasswordHasher } from './passwords.ts'
-import type { AccountRole } from './principals.ts'
-
-export type AccountSource = 'local' | 'unix' | 'pam'
+import { accountSources, type AccountRole, type AccountSource } from './principals.ts'
 
 export interface User {
   id: string
@@ -27,17 +25,27 @@ interface UserRow {
   last_login_at: number | null
 }
 
+/** What changes of an account at once; what is left out stays. */
+export interface AccountChanges {
+  role?: AccountRole
+  disabled?: boolean
+  password?: string
+}
+
 /** What a user name may be. Nothing that could break a log line, a terminal or a path. */
 export const usernamePattern = '^[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}$'
 
-/** Accounts. What changes an account's rights also ends its sessions, in the same transaction. */
+/** Accounts. What locks somebody out also ends the sessions, in the same transaction. */
 export class UserStore {
   readonly #database: Database
   readonly #hasher: PasswordHasher
+  readonly #sources: readonly AccountSource[]
 
-  constructor (database: Database, hasher: PasswordHasher) {
+  /** @param sources those whose administrators can come in; the last of them stays */
+  constructor (database: Database, hasher: PasswordHasher, sources = accountSources as readonly AccountSource[]) {
     this.#database = database
     this.#hasher = hasher
+    this.#sources = sources
   }
 
   /** @throws SDR_INVALID_REQUEST for a bad name or password, SDR_CONFLICT when the name is taken. */
@@ -48,7 +56,7 @@ export class UserStore {
     const id = uuidv7()
     const { changes } = this.#database.prepare(`
       INSERT INTO users (id, username, source, role, password, created_at) VALUES (?, ?, 'local', ?, ?, ?)
-      ON CONFLICT (source, username) DO NOTHING`).run(id, username, role, hash, Date.now())
+      ON CONFLICT DO NOTHING`).run(id, username, role, hash, Date.now())
     if (changes === 0) throw apiError('SDR_CONFLICT', `There is already a user ${username}.`)
     return this.get(id)
   }
@@ -58,9 +66,17 @@ export class UserStore {
     return transaction(this.#database, () => {
       this.#database.prepare(`
         INSERT INTO users (id, username, source, role, created_at) VALUES (?, ?, ?, ?, ?)
-        ON CONFLICT (source, username) DO UPDATE SET role = excluded.role`).run(uuidv7(), username, source, role, Date.now())
+        ON CONFLICT (source, username) WHERE source <> 'local' DO UPDATE SET role = excluded.role`).run(uuidv7(), username, source, role, Date.now())
       return this.find(username, source)!
     })
+  }
+
+  /** The accounts of a system that could come in without a new login: with a session or a key. */
+  externalWithAccess (source: 'unix' | 'pam'): User[] {
+    const rows = this.#database.prepare(`
+      SELECT * FROM users WHERE source = ? AND (id IN (SELECT user_id FROM sessions) OR id IN (SELECT user_id FROM api_keys))`)
+      .all(source) as unknown as UserRow[]
+    return rows.map(toUser)
   }
 
   list (): User[] {
@@ -95,28 +111,24 @@ export class UserStore {
     this.#database.prepare('UPDATE users SET last_login_at = ? WHERE id = ?').run(Date.now(), id)
   }
 
-  /** Sets a new password and ends every session of the account but `keepSession`. */
-  async setPassword (id: string, password: string, keepSession: string | null = null): Promise<void> {
-    checkPassword(password)
+  /**
+   * Changes an account: all of it or nothing. A new password ends every session but `keepSession`, disabling ends all.
+   * @throws SDR_USER_NOT_FOUND; SDR_CONFLICT for the last administrator, and for what the system decides of its accounts.
+   */
+  async update (id: string, { role, disabled, password }: AccountChanges, keepSession: string | null = null): Promise<User> {
+    if (password !== undefined) checkPassword(password)
     if (this.get(id).source !== 'local') {
-      throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
+      if (password !== undefined) throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
+      if (role !== undefined) throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; --admin-users and --admin-groups decide its role.')
     }
-    const hash = await this.#hasher.hash(password)
-    transaction(this.#database, () => {
-      this.#database.prepare('UPDATE users SET password = ? WHERE id = ?').run(hash, id)
-      this.#database.prepare('DELETE FROM sessions WHERE user_id = ? AND id IS NOT ?').run(id, keepSession)
+    const hash = password === undefined ? null : await this.#hasher.hash(password)
+    this.#guardLastAdmin(id, () => {
+      this.#database.prepare('UPDATE users SET role = ifnull(?, role), disabled = ifnull(?, disabled), password = ifnull(?, password) WHERE id = ?')
+        .run(role ?? null, disabled === undefined ? null : Number(disabled), hash, id)
+      if (disabled === true) this.#database.prepare('DELETE FROM sessions WHERE user_id = ?').run(id)
+      if (hash !== null) this.#database.prepare('DELETE FROM sessions WHERE user_id = ? AND id IS NOT ?').run(id, keepSession)
     })
-  }
-
-  setRole (id: string, role: AccountRole): User {
-    return this.#change(id, () => this.#database.prepare('UPDATE users SET role = ? WHERE id = ?').run(role, id))
-  }
-
-  setDisabled (id: string, disabled: boolean): User {
-    return this.#change(id, () => {
-      this.#database.prepare('UPDATE users SET disabled = ? WHERE id = ?').run(disabled ? 1 : 0, id)
-      if (disabled) this.#database.prepare('DELETE FROM sessions WHERE user_id = ?').run(id)
-    })
+    return this.get(id)
   }
 
   /** Removes the account with its sessions and keys. */
@@ -125,12 +137,8 @@ export class UserStore {
   }
 
   #row (username: string, source: AccountSource): UserRow | undefined {
-    return this.#database.prepare('SELECT * FROM users WHERE username = ? AND source = ?').get(username, source) as UserRow | undefined
-  }
-
-  #change (id: string, change: () => void): User {
-    this.#guardLastAdmin(id, change)
-    return this.get(id)
+    const collation = source === 'local' ? 'NOCASE' : 'BINARY'
+    return this.#database.prepare(`SELECT * FROM users WHERE username = ? COLLATE ${collation} AND source = ?`).get(username, source) as UserRow | undefined
   }
 
   /** Without an administrator nobody could make one over the API any more. */
@@ -138,7 +146,9 @@ export class UserStore {
     transaction(this.#database, () => {
       const { role, disabled } = this.get(id)
       change()
-      const admin = this.#database.prepare("SELECT 1 FROM users WHERE role = 'admin' AND disabled = 0 LIMIT 1").get()
+      const admin = this.#database.prepare(`
+        SELECT 1 FROM users WHERE role = 'admin' AND disabled = 0 AND source IN (SELECT value FROM json_each(?)) LIMIT 1`)
+        .get(JSON.stringify(this.#sources))
       if (role === 'admin' && !disabled && admin === undefined) {
         throw apiError('SDR_CONFLICT', 'This is the last administrator; make another one first.')
       }

@@ -1,5 +1,5 @@
 import fp from 'fastify-plugin'
-import type { AuditEntry } from '../lib/audit.ts'
+import { printable, type AuditEntry } from '../lib/audit.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -11,9 +11,9 @@ declare module 'fastify' {
 /** Every login, refusal, key, session and administration event: a line in the log and a row in the audit table. */
 export default fp(async (app) => {
   app.decorate('audit', (request, entry) => {
-    const record: AuditEntry = {
+    const record = printable<AuditEntry>({
       outcome: 'success', actor: request.principal?.username ?? '', address: request.ip, ...entry
-    }
+    })
     app.auditLog.record(record)
     app.log[record.outcome === 'success' ? 'info' : 'warn']({ ...record, request_id: request.id }, 'audit')
   })

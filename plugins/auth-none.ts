@@ -5,5 +5,7 @@ import { operator } from '../lib/principals.ts'
 export default fp(async (app) => {
   app.addHook('onRequest', async request => {
     request.principal = operator
+    app.logDecision(request)
   })
+  app.log.warn(`--auth none: whoever reaches ${app.config.host} may do everything`)
 }, { name: 'auth-none', dependencies: ['auth'] })

@@ -1,9 +1,9 @@
 import fastifyAuth from '@fastify/auth'
 import fp from 'fastify-plugin'
-import type { FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
-import { apiError, type ApiError } from '../errors.ts'
+import type { FastifyReply, FastifyRequest, onRequestAsyncHookHandler } from 'fastify'
+import { apiError, CommandError, exitCodes, type ApiError } from '../errors.ts'
 import { readCredential, type Credential } from '../lib/credentials.ts'
-import { guestPrincipal, type Permission, type Principal } from '../lib/principals.ts'
+import { guestPrincipal, isNarrowKey, type Permission, type Principal } from '../lib/principals.ts'
 import { readablePattern, resolvePublicRoutes, routeKey, type RouteFacts } from '../lib/public-paths.ts'
 
 declare module 'fastify' {
@@ -16,18 +16,26 @@ declare module 'fastify' {
     permission?: Permission
     /** The request proves itself by its body, so that a stale Authorization header must not stop it. */
     carriesCredentials?: boolean
-    /** Works on the caller's own account or on accounts at large, so it can't be made public. */
+    /** Works on accounts: never public, never for guests, nor for keys that may do less than their owner. */
     needsAccount?: boolean
+    /** Tells callers of themselves: never public, but guests may ask. */
+    neverPublic?: boolean
   }
   interface FastifyRequest {
     principal: Principal
     credential: Credential | undefined
-    /** Why the credential was refused, so that the caller reads this and not what the last method in line said. */
+    /** Why the request was refused first, so that the caller reads this and not what the last method in line said. */
     refusal: ApiError | undefined
+    /** The decision is in the log. */
+    isLogged: boolean
   }
   interface FastifyInstance {
     /** Makes a method's onRequest hook out of its ways to identify a caller. */
-    guard: (identify: Identify[], options?: { admitsGuests?: boolean }) => onRequestHookHandler
+    guard: (identify: Identify[], options?: { admitsGuests?: boolean }) => onRequestAsyncHookHandler
+    /** Writes the one line of a request that --verbose asks for. */
+    logDecision: (request: FastifyRequest, refusal?: Error) => void
+    /** Whether the system still lets one of its accounts in; a method that asks no system leaves it undefined. */
+    vouchesFor?: (principal: Principal) => boolean
     /** Keys (`GET /api/health`) of the routes that are public; known when the application is ready. */
     publicRoutes: ReadonlySet<string>
   }
@@ -38,10 +46,13 @@ declare module 'fastify' {
  * @returns undefined when it is not a credential of this kind.
  * @throws {ApiError} (401) when it is one and is not valid.
  */
-export type Identify = (credential: Credential, request: FastifyRequest) => Promise<Principal | undefined>
+export type Identify = (credential: Credential) => Promise<Principal | undefined>
 
 /** Tells @fastify/auth to ask the next one; nobody ever sees it. */
 const notOfThisKind = new Error('not a credential of this kind')
+
+/** Milliseconds between two looks at whether the caller of a long request (events, ?wait=) may still go on. */
+const recheckInterval = 5000
 
 /**
  * The guard. It decides for each request, in an onRequest hook that a method plugin builds from it: valid credentials with
@@ -52,16 +63,21 @@ export default fp(async (app) => {
   await app.register(fastifyAuth)
   const routes: RouteFacts[] = []
   const open = new Set<string>()
+  if (app.config.guestPermissions.includes('users:manage')) {
+    throw new CommandError(exitCodes.usage, 'With users:manage in --guest-permissions everybody could make an administrator; leave it out')
+  }
   const guest = guestPrincipal(app.config.guestPermissions as Permission[])
 
   app.decorate('publicRoutes', open)
   app.decorateRequest('principal')
   app.decorateRequest('credential')
   app.decorateRequest('refusal')
+  app.decorateRequest('isLogged', false)
 
   app.addHook('onRoute', ({ method, url, schema, config }) => {
+    const isClosed = config?.needsAccount === true || config?.neverPublic === true
     for (const one of [method].flat()) {
-      routes.push({ method: one, pattern: url, isFlagged: schema?.public === true, needsAccount: config?.needsAccount === true })
+      routes.push({ method: one, pattern: url, isFlagged: schema?.public === true, needsAccount: isClosed })
     }
   })
 
@@ -76,32 +92,45 @@ export default fp(async (app) => {
     return routeOptions.url !== undefined && open.has(routeKey({ method, pattern: routeOptions.url }))
   }
 
-  function authorize (request: FastifyRequest): ApiError | undefined {
-    const { permission } = request.routeOptions.config
-    const { principal } = request
-    if (permission === undefined || principal.permissions.includes(permission) || isPublic(request)) return undefined
-    return apiError('SDR_FORBIDDEN', `This needs the permission ${permission}, which ${principal.username} (${principal.role}) does not have.`)
+  function routeOf ({ routeOptions: { url } }: FastifyRequest): string | null {
+    return url === undefined ? null : readablePattern(url)
   }
 
-  function logDecision (request: FastifyRequest, error: ApiError | undefined): void {
+  app.decorate('logDecision', (request, refusal) => {
+    if (!app.config.verbose || request.isLogged) return
+    request.isLogged = true
     app.log.info({
       request_id: request.id,
       method: request.method,
-      route: request.routeOptions.url === undefined ? null : readablePattern(request.routeOptions.url),
+      route: routeOf(request),
       public: isPublic(request),
       auth: app.config.auth,
       credential: request.credential?.kind ?? null,
-      principal: error?.statusCode === 401 ? null : request.principal?.username ?? null,
-      decision: error === undefined ? 'allow' : 'refuse',
-      reason: error?.message ?? (request.credential === undefined && isPublic(request) ? 'public route' : `identified by ${request.principal.via}`)
+      principal: request.principal?.username ?? null,
+      decision: refusal === undefined ? 'allow' : 'refuse',
+      reason: refusal?.message ?? reasonToAllow(request)
     }, 'access')
+  })
+
+  function reasonToAllow (request: FastifyRequest): string {
+    if (request.principal === undefined) return 'preflight of a configured origin'
+    const { via, keyId } = request.principal
+    if (via === 'none') return 'every caller is the operator'
+    if (via === 'guest') return isPublic(request) ? 'public route' : 'guests are let in'
+    return via === 'jwt' ? 'valid token' : `valid API key ${keyId}`
   }
+
+  // What is refused or answered before the guard sees it (a foreign host, a preflight) gets its line here.
+  app.addHook('onError', async (request, _reply, error) => {
+    request.refusal ??= error
+  })
+  app.addHook('onResponse', async request => app.logDecision(request, request.refusal))
 
   /** Somebody who shows a credential and is refused is worth a record; a caller without any is not. */
   function auditRefusal (request: FastifyRequest, { code }: ApiError): void {
-    const route = request.routeOptions.url
+    if (request.credential === undefined && code !== 'SDR_AMBIGUOUS_CREDENTIALS') return
     app.audit(request, {
-      event: 'access', outcome: 'failure', subject: `${request.method} ${route === undefined ? 'unknown URL' : readablePattern(route)}`, reason: code
+      event: 'access', outcome: 'failure', subject: `${request.method} ${routeOf(request) ?? 'unknown URL'}`, reason: code
     })
   }
 
@@ -109,8 +138,11 @@ export default fp(async (app) => {
     return async function verify (request: FastifyRequest): Promise<void> {
       if (request.credential === undefined) throw notOfThisKind
       try {
-        const principal = await identify(request.credential, request)
+        const principal = await identify(request.credential)
         if (principal === undefined) throw notOfThisKind
+        if (principal.source !== 'local' && app.vouchesFor?.(principal) !== true) {
+          throw apiError('SDR_INVALID_TOKEN', 'The system account of this credential is not let in, or not any more.')
+        }
         request.principal = principal
       } catch (error) {
         if (error !== notOfThisKind) request.refusal = error as ApiError
@@ -124,31 +156,56 @@ export default fp(async (app) => {
       if (request.credential !== undefined) {
         throw request.refusal ?? apiError('SDR_INVALID_TOKEN', `With --auth ${app.config.auth} this server takes no ${request.credential.kind}.`)
       }
-      const isKnownRoute = request.routeOptions.url !== undefined
-      if (!isPublic(request) && !(admitsGuests && isKnownRoute)) throw apiError('SDR_UNAUTHENTICATED')
+      if (!isPublic(request) && !(admitsGuests && !request.is404)) throw apiError('SDR_UNAUTHENTICATED')
       request.principal = guest
     }
+  }
+
+  function authorize (request: FastifyRequest): ApiError | undefined {
+    const { permission, needsAccount } = request.routeOptions.config
+    const { principal } = request
+    if (isPublic(request)) return undefined
+    if (needsAccount === true && principal.via === 'guest') return apiError('SDR_UNAUTHENTICATED', 'This works on an account, and guests have none.')
+    if (permission === undefined) {
+      return needsAccount === true && isNarrowKey(principal)
+        ? apiError('SDR_FORBIDDEN', 'This API key may do less than its owner, so it does not reach the account itself.')
+        : undefined
+    }
+    if (principal.permissions.includes(permission)) return undefined
+    return apiError('SDR_FORBIDDEN', `This needs the permission ${permission}, which ${principal.username} (${principal.role}) does not have.`)
+  }
+
+  /** A session or key that ends takes its open streams with it. */
+  function endWithCredential ({ principal }: FastifyRequest, reply: FastifyReply): void {
+    const { id, sessionId, keyId } = principal
+    if (sessionId === undefined && keyId === undefined) return
+    const timer = setInterval(() => {
+      const isAlive = sessionId === undefined ? app.keys.isLiving(keyId!) : app.sessions.activeUser(sessionId, id) !== undefined
+      if (!isAlive) reply.raw.destroy()
+    }, recheckInterval).unref()
+    reply.raw.once('close', () => clearInterval(timer))
   }
 
   app.decorate('guard', (identify: Identify[], { admitsGuests = app.config.enableGuestAccess } = {}) => {
     const authenticate = app.auth([...identify.map(asVerifier), admitAnonymous(admitsGuests)], { relation: 'or' })
 
-    return function onRequest (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) {
-      const decide = (thrown?: Error) => {
-        const error = (thrown ?? authorize(request)) as ApiError | undefined
-        if (app.config.verbose) logDecision(request, error)
-        if (error !== undefined && (request.credential !== undefined || error.statusCode === 403)) auditRefusal(request, error)
-        // Guessing at credentials and at URLs is what the tight bucket is for; a known route asked without any is no guess.
-        const isGuess = error?.statusCode === 401 && (request.credential !== undefined || request.routeOptions.url === undefined)
-        if (isGuess) app.countRefusal(request).then(() => done(error), done)
-        else done(error)
-      }
+    async function decide (request: FastifyRequest, reply: FastifyReply): Promise<ApiError | undefined> {
       try {
         if (request.routeOptions.config.carriesCredentials !== true) request.credential = readCredential(request.raw.rawHeaders)
       } catch (error) {
-        return decide(error as Error)
+        return error as ApiError
       }
-      authenticate.call(app, request, reply, decide)
+      const refusal = await new Promise<ApiError | undefined>(resolve => authenticate.call(app, request, reply, error => resolve(error as ApiError | undefined)))
+      return refusal ?? authorize(request)
+    }
+
+    return async function onRequest (request, reply) {
+      const refusal = await decide(request, reply)
+      app.logDecision(request, refusal)
+      if (refusal === undefined) return endWithCredential(request, reply)
+      const answer = await app.countRefusal(request, refusal)
+      if (answer === refusal) auditRefusal(request, refusal)
+      throw answer
     }
   })
 }, { name: 'auth', dependencies: ['config', 'errors', 'rate-limit', 'audit'] })

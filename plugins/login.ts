@@ -14,7 +14,7 @@ declare module 'fastify' {
       login: (username: string, password: string, request: FastifyRequest) => Promise<Login>
       /** @throws {ApiError} 401 */
       refresh: (refreshToken: string, request: FastifyRequest) => Login
-      /** Changes the password of the caller. @throws {ApiError} 401, 429 */
+      /** Changes the password of the caller. @throws {ApiError} 401, 409, 429 */
       changePassword: (request: FastifyRequest, current: string, next: string) => Promise<void>
     }
   }
@@ -24,50 +24,69 @@ declare module 'fastify' {
 export default fp(async (app) => {
   const throttle = new LoginThrottle()
 
+  /** @throws SDR_CONFLICT under a method that has no sessions */
+  function verifier (): NonNullable<typeof app.verifyLogin> {
+    if (app.verifyLogin !== undefined) return app.verifyLogin
+    throw apiError('SDR_CONFLICT', `This server runs with --auth ${app.config.auth}, which has no logins.`)
+  }
+
   /** @throws {ApiError} when the password is wrong, or the account or the address has to wait */
   async function check (username: string, password: string, request: FastifyRequest): Promise<User> {
-    if (app.verifyLogin === undefined) {
-      throw apiError('SDR_CONFLICT', `This server runs with --auth ${app.config.auth}, which has no passwords.`)
-    }
-    const wait = throttle.wait(username, request.ip)
+    const verify = verifier()
+    const address = app.addressOf(request)
+    const isKnown = app.sessions.addressesOf(username).some(known => app.addressOf({ ip: known }) === address)
+    const wait = throttle.attempt(username, address, isKnown)
     if (wait > 0) throw apiError('SDR_RATE_LIMITED', `Too many failed logins; try again in ${wait} s.`, { retryAfter: wait })
-    const user = await app.verifyLogin(username, password, request)
-    if (user === undefined) {
-      throttle.fail(username, request.ip)
-      throw apiError('SDR_INVALID_CREDENTIALS')
-    }
-    throttle.succeed(username)
+    const user = await verify(username, password, request).catch(error => {
+      if (error.statusCode === 503) throttle.takeBack(username, address)
+      throw error
+    })
+    if (user === undefined) throw apiError('SDR_INVALID_CREDENTIALS')
+    throttle.succeed(username, address)
     return user
   }
 
+  /** Runs `work`, and records its refusal. */
+  async function recorded<T> (request: FastifyRequest, event: 'login' | 'user.password', actor: string, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      app.audit(request, { event, outcome: 'failure', actor, reason: (error as ApiError).code })
+      throw error
+    }
+  }
+
   app.decorate('logins', {
-    async login (username, password, request) {
-      try {
-        const user = await check(username, password, request)
-        app.users.recordLogin(user.id)
-        const session = app.sessions.open(user.id, request.ip, request.headers['user-agent'] ?? '')
-        app.audit(request, { event: 'login', actor: user.username, subject: session.sessionId })
-        return app.tokens.issue(session)
-      } catch (error) {
-        app.audit(request, { event: 'login', outcome: 'failure', actor: username, reason: (error as ApiError).code })
-        throw error
-      }
-    },
+    login: async (username, password, request) => await recorded(request, 'login', username, async () => {
+      const user = await check(username, password, request)
+      app.users.recordLogin(user.id)
+      const session = app.sessions.open(user.id, request.ip, request.headers['user-agent'] ?? '')
+      app.audit(request, { event: 'login', actor: user.username, subject: session.sessionId })
+      return app.tokens.issue(session)
+    }),
 
     refresh (refreshToken, request) {
-      const rotated = app.sessions.rotate(refreshToken)
-      if (!('reused' in rotated)) return app.tokens.issue(rotated)
-      const { username } = app.users.get(rotated.reused.userId)
-      app.audit(request, { event: 'refresh', outcome: 'failure', actor: username, subject: rotated.reused.sessionId, reason: 'reused' })
-      throw apiError('SDR_INVALID_TOKEN', 'This refresh token was used before, so its session has been ended; log in again.')
+      verifier()
+      const session = app.sessions.rotate(refreshToken)
+      const entry = { event: 'refresh', actor: session === undefined ? '' : app.users.get(session.userId).username, subject: session?.sessionId } as const
+      if (session === undefined) {
+        app.audit(request, { ...entry, outcome: 'failure', reason: 'unknown' })
+        throw apiError('SDR_INVALID_TOKEN', 'The refresh token is not valid; log in again.')
+      }
+      if (session.refreshToken === null) {
+        app.audit(request, { ...entry, outcome: 'failure', reason: 'reused' })
+        throw apiError('SDR_INVALID_TOKEN', 'This refresh token was used before, so its session has been ended; log in again.')
+      }
+      app.audit(request, entry)
+      return app.tokens.issue({ ...session, refreshToken: session.refreshToken })
     },
 
-    async changePassword (request, current, next) {
+    changePassword: async (request, current, next) => await recorded(request, 'user.password', request.principal.username, async () => {
       const { id, username, sessionId } = request.principal
-      const user = await check(username, current, request)
-      if (user.id !== id) throw apiError('SDR_FORBIDDEN')
-      await app.users.setPassword(id, next, sessionId ?? null)
+      if (app.users.get(id).source !== 'local') throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
+      await check(username, current, request)
+      await app.users.update(id, { password: next }, sessionId)
       app.audit(request, { event: 'user.password', subject: username })
-    }
+    })
   })
-}, { name: 'login', dependencies: ['store', 'tokens', 'audit'] })
+}, { name: 'login', dependencies: ['store', 'tokens', 'audit', 'rate-limit'] })

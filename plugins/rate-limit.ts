@@ -1,14 +1,16 @@
 import rateLimit, { normalizeIP } from '@fastify/rate-limit'
 import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
-import { apiError } from '../errors.ts'
+import { apiError, type ApiError } from '../errors.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Counts a refused request of an address. @throws {ApiError} 429 when there were too many. */
-    countRefusal: (request: FastifyRequest) => Promise<void>
-    /** The route configuration of login and refresh: a tight bucket for each address. */
-    loginRateLimit: { max: number, timeWindow: string, keyGenerator: (request: FastifyRequest) => string, groupId: string }
+    /** Who counts as one caller: an IPv4 address, or the network of an IPv6 address. */
+    addressOf: (request: { ip: string }) => string
+    /** Counts a request that the guard refuses. @returns the refusal, or a 429 in its place when there were too many */
+    countRefusal: (request: FastifyRequest, refusal: ApiError) => Promise<ApiError>
+    /** The route configuration of what checks a password or a refresh token: a tight bucket for each address. */
+    loginRateLimit: { max: number, timeWindow: string, keyGenerator: (request: FastifyRequest) => string }
   }
 }
 
@@ -22,9 +24,11 @@ const ipv6Subnet = 64
  * added to the routes, so they run after the guard and know who is asking.
  */
 export default fp(async (app) => {
-  const addressOf = (request: FastifyRequest) => normalizeIP(request.ip, ipv6Subnet)
+  const { loginRateLimit, rateLimit: max } = app.config
+  const addressOf = ({ ip }: { ip: string }) => normalizeIP(ip, ipv6Subnet)
+  app.decorate('addressOf', addressOf)
   await app.register(rateLimit, {
-    max: app.config.rateLimit,
+    max,
     timeWindow,
     keyGenerator (request: FastifyRequest) {
       const { via, id } = request.principal
@@ -32,16 +36,39 @@ export default fp(async (app) => {
     },
     errorResponseBuilder: (_request, { max, ttl }) => tooMany(max, ttl)
   })
+  app.decorate('loginRateLimit', { max: loginRateLimit, timeWindow, keyGenerator: addressOf })
 
-  const refusals = app.createRateLimit({ max: app.config.loginRateLimit, timeWindow, keyGenerator: addressOf })
-  app.decorate('countRefusal', async request => {
-    const limit = await refusals(request)
-    if (!limit.isAllowed && limit.isExceeded) throw tooMany(limit.max, limit.ttl)
+  const requests = app.createRateLimit()
+  const guesses = app.createRateLimit({ max: loginRateLimit, timeWindow, keyGenerator: addressOf })
+
+  app.decorate('countRefusal', async (request, refusal) => {
+    if ((refusal.statusCode ?? 500) >= 500) return refusal
+    const isStranger = refusal.statusCode === 401 || refusal.statusCode === 400
+    // Guessing at credentials and at URLs is what the tight bucket is for. A known route asked without any is no guess, but
+    // once the bucket is full it is answered like an unknown one, or the answers would tell which routes there are.
+    const isGuess = request.credential !== undefined || refusal.statusCode === 400 || request.is404
+    const limit = isStranger ? await guesses(request, { increment: isGuess }) : await requests(request)
+    if (limit.isAllowed) return refusal
+    return limit.isExceeded || (!isGuess && limit.remaining === 0) ? tooMany(limit.max, limit.ttl) : refusal
   })
-  app.decorate('loginRateLimit', { max: app.config.loginRateLimit, timeWindow, keyGenerator: addressOf, groupId: 'login' })
+
+  // An unknown URL is no route, so the plugin's hooks do not see it.
+  app.addHook('preParsing', async request => {
+    const limit = request.is404 ? await requests(request) : undefined
+    if (limit?.isAllowed === false && limit.isExceeded) throw tooMany(limit.max, limit.ttl)
+  })
+
+  let isWarned = false
+  app.addHook('onRequest', async request => {
+    const isThroughTrusted = (request.ips?.length ?? 1) > 1
+    if (isWarned || isThroughTrusted || request.headers['x-forwarded-for'] === undefined) return
+    isWarned = true
+    app.log.warn({ address: request.ip },
+      'X-Forwarded-For came from an address that is not in --trust-proxy. If that is your proxy, name it there: until then all who come through it count as one')
+  })
 }, { name: 'rate-limit', dependencies: ['config'] })
 
-function tooMany (max: number, ttl: number) {
+function tooMany (max: number, ttl: number): ApiError {
   const retryAfter = Math.max(1, Math.ceil(ttl / 1000))
   return apiError('SDR_RATE_LIMITED', `At most ${max} of these requests a minute; try again in ${retryAfter} s.`, { retryAfter })
 }

@@ -1,14 +1,18 @@
 import cors from '@fastify/cors'
 import helmet from '@fastify/helmet'
 import fp from 'fastify-plugin'
+import type { FastifyRequest } from 'fastify'
 import { isIP } from 'node:net'
-import { apiError } from '../errors.ts'
+import { apiError, CommandError, exitCodes } from '../errors.ts'
 
 const year = 365 * 24 * 60 * 60
 
-/** Response headers, CORS and the check of the Host header. Registered before the guard, which must not meet preflights. */
+const safeMethods = ['GET', 'HEAD', 'OPTIONS']
+
+/** Response headers, CORS and the checks of Host and Origin. Registered before the guard, which must not meet preflights. */
 export default fp(async (app) => {
   const { allowedHosts, auth, corsOrigins, host, tlsCert } = app.config
+  checkNames(corsOrigins, allowedHosts)
 
   await app.register(helmet, {
     // An API answer is no page: nothing in it may load or run anything. The documentation sets its own policy.
@@ -19,7 +23,8 @@ export default fp(async (app) => {
 
   if (corsOrigins.length > 0) {
     await app.register(cors, {
-      origin: [...corsOrigins],
+      // A function, because with a list the plugin answers the preflights of strangers too, only without the header.
+      origin: (origin, done) => done(null, origin !== undefined && corsOrigins.includes(origin) ? origin : false),
       methods: ['GET', 'HEAD', 'POST', 'PATCH', 'DELETE'],
       allowedHeaders: ['authorization', 'content-type', 'x-api-key', 'idempotency-key', 'last-event-id'],
       exposedHeaders: ['location', 'retry-after', 'x-request-id'],
@@ -28,18 +33,48 @@ export default fp(async (app) => {
   }
 
   // A page that rebinds its own name to 127.0.0.1 reaches an open server from a visitor's browser; its Host gives it away.
-  if (auth === 'none' || allowedHosts.length > 0) {
-    const names = new Set(['localhost', host, ...allowedHosts].map(name => name.toLowerCase()))
-    app.addHook('onRequest', async request => {
+  const names = new Set(['localhost', host, ...allowedHosts].map(name => name.toLowerCase()))
+  const checksHost = auth === 'none' || allowedHosts.length > 0
+
+  app.addHook('onRequest', async request => {
+    if (checksHost) {
       const name = request.hostname.toLowerCase().replace(/\.$/, '')
       if (isIP(name.replace(/^\[|\]$/g, '')) === 0 && !names.has(name)) {
         throw apiError('SDR_HOST_NOT_ALLOWED', `This server does not answer for the host name ${JSON.stringify(name.slice(0, 100))}; --allowed-hosts adds it.`)
       }
-    })
-  }
+    }
+    if (isFromForeignPage(request, corsOrigins)) {
+      throw apiError('SDR_FORBIDDEN', `Pages of ${JSON.stringify(String(request.headers.origin).slice(0, 100))} may not send this; --cors-origins adds an origin.`)
+    }
+  })
 
   app.addHook('onSend', async (request, reply) => {
     reply.header('x-request-id', request.id)
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-store')
   })
 }, { name: 'security', dependencies: ['config', 'errors'] })
+
+/**
+ * Whether a browser sends this for a page of another origin. What browsers send unasked (a form, a POST without a body)
+ * needs no preflight, and carries the rights of an open server, of the guest, or of the API key that HTTP Basic remembers.
+ */
+function isFromForeignPage ({ method, headers, host }: FastifyRequest, corsOrigins: readonly string[]): boolean {
+  const { origin, 'sec-fetch-site': site } = headers
+  if (safeMethods.includes(method) || (origin !== undefined && corsOrigins.includes(origin))) return false
+  if (site !== undefined) return site !== 'same-origin' && site !== 'none'
+  return origin !== undefined && origin.replace(/^https?:\/\//, '') !== host
+}
+
+/** @throws {CommandError} for an entry that could never match */
+function checkNames (corsOrigins: readonly string[], allowedHosts: readonly string[]): void {
+  for (const origin of corsOrigins) {
+    // An extension of a browser has an origin, too, which URL does not know.
+    const isOrigin = /^[a-z][a-z\d+.-]*:\/\/[^\s/*?#@]+$/.test(origin)
+    if (isOrigin && (!origin.startsWith('http') || (URL.canParse(origin) && new URL(origin).origin === origin))) continue
+    throw new CommandError(exitCodes.usage, `Expected origins such as https://ui.example for --cors-origins but received ${JSON.stringify(origin)}`)
+  }
+  for (const name of allowedHosts) {
+    if (/^[\w.-]+$/.test(name)) continue
+    throw new CommandError(exitCodes.usage, `Expected host names without a port for --allowed-hosts but received ${JSON.stringify(name)}`)
+  }
+}

@@ -3,6 +3,7 @@ import { ApiKeyStore } from '../lib/api-keys.ts'
 import { AuditLog } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
+import { sourcesOf } from '../lib/principals.ts'
 import { SessionStore } from '../lib/sessions.ts'
 import { UserStore } from '../lib/users.ts'
 
@@ -25,9 +26,13 @@ const day = 24 * 60 * 60 * 1000
 /** Accounts, sessions, API keys and the audit table, in `auth.db`. */
 export default fp<StoreOptions>(async (app, { passwordCost }) => {
   const database = openAuthDatabase(app.folders.auth)
-  app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost)))
+  app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost), sourcesOf(app.config.auth)))
   app.decorate('sessions', new SessionStore(database, app.config.refreshExpiration * day))
   app.decorate('keys', new ApiKeyStore(database))
-  app.decorate('auditLog', new AuditLog(database))
-  app.addHook('onClose', async () => database.close())
+  const auditLog = new AuditLog(database)
+  app.decorate('auditLog', auditLog)
+  app.addHook('onClose', async () => {
+    auditLog.flush()
+    database.close()
+  })
 }, { name: 'store', dependencies: ['config'] })

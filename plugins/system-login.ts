@@ -7,6 +7,9 @@ export interface SystemLoginOptions {
   source: 'unix' | 'pam'
 }
 
+/** Milliseconds after which an account that the system removed, or moved to other groups, loses what it had here. */
+const reviewInterval = 30_000
+
 /** What --auth unix and --auth pam share: the accounts of the operating system log in, then hold a session like anybody. */
 export default fp<SystemLoginOptions>(async (app, { source }) => {
   const accounts = new SystemAccounts()
@@ -16,4 +19,18 @@ export default fp<SystemLoginOptions>(async (app, { source }) => {
   const login = new SystemLogin({ source, accounts, users: app.users, options: app.config, logger: app.log })
   app.addHook('onRequest', app.guard([app.tokens.identify, app.identifyKey]))
   app.decorate('verifyLogin', (username, password, request) => login.verify(username, password, request.ip))
+  app.decorate('vouchesFor', principal => login.vouchesFor(principal))
+
+  let timer: NodeJS.Timeout | undefined
+  let isClosed = false
+  async function keepReviewing (): Promise<void> {
+    await login.review()
+    if (!isClosed) timer = setTimeout(keepReviewing, reviewInterval).unref()
+  }
+  // Not waited for: a directory service that hangs must not keep the server from starting.
+  app.addHook('onReady', async () => { keepReviewing() })
+  app.addHook('onClose', async () => {
+    isClosed = true
+    clearTimeout(timer)
+  })
 }, { name: 'system-login', dependencies: ['auth', 'tokens', 'keys', 'login'] })

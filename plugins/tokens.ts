@@ -1,6 +1,5 @@
 import fastifyJwt from '@fastify/jwt'
 import fp from 'fastify-plugin'
-import type { FastifyRequest } from 'fastify'
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../errors.ts'
 import { rolePermissions, type AccountRole, type Permission } from '../lib/principals.ts'
@@ -38,8 +37,8 @@ interface Claims {
 /** Issuer and audience of every token; a token of another server fails on its signature. */
 const name = 'stable-diffusion-rest'
 
-/** Seconds that an access token may be from the future, for clocks that differ a little. */
-const clockTolerance = 5
+/** Milliseconds that an access token lives on after its end, for clocks that differ a little. */
+const clockTolerance = 5000
 
 /** Signs and checks access tokens (HS256 only, every claim required). The role is read from the store at each request. */
 export default fp(async (app) => {
@@ -51,7 +50,7 @@ export default fp(async (app) => {
       allowedIss: name,
       allowedAud: name,
       requiredClaims: ['iss', 'aud', 'sub', 'jti', 'sid', 'iat', 'exp', 'typ'],
-      clockTolerance: clockTolerance * 1000
+      clockTolerance
     }
   })
 
@@ -71,7 +70,7 @@ export default fp(async (app) => {
   }
 
   app.decorate('tokens', {
-    async identify (credential, _request: FastifyRequest) {
+    async identify (credential) {
       if (credential.kind !== 'token') return undefined
       const { sub, sid } = verified(credential.value)
       const user = app.sessions.activeUser(sid, sub)

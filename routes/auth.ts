@@ -4,8 +4,12 @@ import { Login, Me, Named, NewPassword, None, Password, Session } from './schema
 
 const tags = ['authentication']
 
+/** Bytes of a body: strangers may send these, and they need a few hundred. */
+const bodyLimit = 16 * 1024
+
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.post('/login', {
+    bodyLimit,
     config: { carriesCredentials: true, rateLimit: app.loginRateLimit },
     schema: {
       public: true,
@@ -21,6 +25,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.logins.login(request.body.username, request.body.password, request))
 
   app.post('/refresh', {
+    bodyLimit,
     config: { carriesCredentials: true, rateLimit: app.loginRateLimit },
     schema: {
       public: true,
@@ -43,12 +48,15 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }, async (request, reply) => {
     const { sessionId, id } = request.principal
-    if (sessionId !== undefined) app.sessions.end(sessionId, id)
-    app.audit(request, { event: 'logout', subject: sessionId })
+    if (sessionId !== undefined) {
+      app.sessions.end(sessionId, id)
+      app.audit(request, { event: 'logout', subject: sessionId })
+    }
     return reply.code(204).send(null)
   })
 
   app.post('/password', {
+    bodyLimit,
     config: { needsAccount: true, rateLimit: app.loginRateLimit },
     schema: {
       operationId: 'changePassword',
@@ -90,7 +98,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     ['/validate', 'validateCredentials', 'Are these credentials valid? Answers who they belong to, or 401']
   ] as const) {
     app.get(path, {
-      config: { needsAccount: true },
+      config: { neverPublic: true },
       schema: { operationId, tags, summary, response: { 200: Named(Me) } }
     }, async request => request.principal)
   }

@@ -2,6 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { apiError } from '../errors.ts'
+import { keyNamePattern } from '../lib/api-keys.ts'
 import { permissions, type AccountRole } from '../lib/principals.ts'
 import { Key, Named, None, OneOf } from './schemas.ts'
 
@@ -20,6 +21,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => ({ keys: app.keys.list(keysOf(request)) }))
 
   app.post('', {
+    bodyLimit: 16 * 1024,
     config,
     schema: {
       operationId: 'createKey',
@@ -27,22 +29,20 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       summary: 'Make an API key of your account',
       description: 'The key is in this answer and never shown again. It can do no more than its owner.',
       body: Type.Object({
-        name: Type.String({ minLength: 1, maxLength: 64, pattern: '^[^\\p{Cc}]+$', description: 'What it is for', examples: ['laptop'] }),
+        name: Type.String({ maxLength: 64, pattern: keyNamePattern, description: 'What it is for', examples: ['laptop'] }),
         permissions: Type.Optional(Type.Array(OneOf(permissions), { maxItems: permissions.length, description: 'All of the owner when absent' })),
-        expires_at: Type.Optional(Type.String({ format: 'date-time', maxLength: 40, description: 'Never when absent' }))
+        expires_at: Type.Optional(Type.String({ format: 'date-time', maxLength: 40, description: 'Never when absent; a key that was made with a key ends with it at the latest' }))
       }, { additionalProperties: false }),
       response: { 201: Type.Intersect([Named(Key), Type.Object({ key: Type.String({ description: 'Shown this once' }) })], { description: 'The key was made' }) }
     }
   }, async (request, reply) => {
-    const { id, role, via, permissions: held } = request.principal
+    const { id, role, via, keyExpiresAt: latest = null } = request.principal
     if (via !== 'jwt' && via !== 'api-key') throw apiError('SDR_FORBIDDEN', 'API keys belong to accounts; log in first.')
-    const { name, permissions: wanted = held, expires_at: expiry } = request.body
-    // A narrow key must not be able to make itself a wide one.
-    const excess = wanted.filter(permission => !held.includes(permission))
-    if (excess.length > 0) throw apiError('SDR_FORBIDDEN', `A key cannot have more permissions than who makes it; missing ${excess.join(', ')}.`)
-    const key = app.keys.create({
-      userId: id, role: role as AccountRole, name, permissions: wanted, expiresAt: expiry === undefined ? undefined : Date.parse(expiry)
-    })
+    const { name, permissions, expires_at: expiry } = request.body
+    // A key for an hour must not be able to make itself one for ever.
+    const expiresAt = expiry === undefined ? latest ?? undefined : Date.parse(expiry)
+    if (latest !== null && expiresAt! > latest) throw apiError('SDR_FORBIDDEN', 'A key that is made with a key ends with it at the latest.')
+    const key = app.keys.create({ userId: id, role: role as AccountRole, name, permissions, expiresAt })
     app.audit(request, { event: 'key.create', subject: key.id, reason: `${name}: ${key.permissions.join(' ')}` })
     return reply.code(201).send(key)
   })

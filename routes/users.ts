@@ -5,6 +5,7 @@ import { Named, NewPassword, None, OneOf, User, Username } from './schemas.ts'
 
 const tags = ['users']
 const config = { permission: 'users:manage', needsAccount: true } as const
+const bodyLimit = 16 * 1024
 
 const UserId = Type.Object({ id: Type.String({ format: 'uuid', description: 'Id of the account' }) })
 
@@ -15,6 +16,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async () => ({ users: app.users.list() }))
 
   app.post('', {
+    bodyLimit,
     config,
     schema: {
       operationId: 'createUser',
@@ -40,6 +42,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.users.get(request.params.id))
 
   app.patch('/:id', {
+    bodyLimit,
     config,
     schema: {
       operationId: 'updateUser',
@@ -55,15 +58,11 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Named(User) }
     }
   }, async request => {
-    const { id } = request.params
-    const { role, disabled, password } = request.body
-    const { username } = app.users.get(id)
-    if (password !== undefined) await app.users.setPassword(id, password)
-    if (role !== undefined) app.users.setRole(id, role)
-    if (disabled !== undefined) app.users.setDisabled(id, disabled)
-    const changed = Object.keys(request.body).map(field => field === 'password' ? field : `${field} ${String(request.body[field as 'role'])}`)
-    app.audit(request, { event: 'user.update', subject: username, reason: changed.join(', ') })
-    return app.users.get(id)
+    const user = await app.users.update(request.params.id, request.body)
+    const { password, ...shown } = request.body
+    const changes = Object.entries(shown).map(([field, value]) => `${field} ${value}`)
+    app.audit(request, { event: 'user.update', subject: user.username, reason: [...changes, ...(password === undefined ? [] : ['password'])].join(', ') })
+    return user
   })
 
   app.delete('/:id', {

@@ -30,7 +30,7 @@ export const key: CommandModule = {
       work: ({ users, keys, audit }, argv) => {
         const { id: userId, username, role } = findUser(users, argv.user)
         const created = keys.create({
-          userId, role, name: argv.name.slice(0, 64), permissions: readPermissions(argv.permissions), expiresAt: readExpiry(argv.expires)
+          userId, role, name: argv.name, permissions: readPermissions(argv.permissions), expiresAt: readExpiry(argv.expires)
         })
         audit({ event: 'key.create', subject: created.id, reason: `${argv.name}, for ${username}: ${created.permissions.join(' ')}` })
         say(created.key)

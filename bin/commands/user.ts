@@ -45,7 +45,7 @@ export const user: CommandModule = {
       builder: withPassword,
       work: async ({ users, audit }, argv) => {
         const { id, username } = findUser(users, argv.name)
-        await users.setPassword(id, await readPassword(argv, `New password for ${username}: `))
+        await users.update(id, { password: await readPassword(argv, `New password for ${username}: `) })
         audit({ event: 'user.password', subject: username })
         say(`Changed the password of ${username}.`)
       }
@@ -55,8 +55,8 @@ export const user: CommandModule = {
       describe: 'Make an account admin or user',
       own,
       builder: yargs => yargs.positional('role', role),
-      work: ({ users, audit }, argv) => {
-        const changed = users.setRole(findUser(users, argv.name).id, argv.role)
+      work: async ({ users, audit }, argv) => {
+        const changed = await users.update(findUser(users, argv.name).id, { role: argv.role })
         audit({ event: 'user.update', subject: changed.username, reason: `role ${changed.role}` })
         say(line(changed))
       }
@@ -83,8 +83,8 @@ function switchCommand (verb: string, describe: string, disabled: boolean): Comm
     command: `${verb} <name>`,
     describe,
     own,
-    work: ({ users, audit }, argv) => {
-      const changed = users.setDisabled(findUser(users, argv.name).id, disabled)
+    work: async ({ users, audit }, argv) => {
+      const changed = await users.update(findUser(users, argv.name).id, { disabled })
       audit({ event: 'user.update', subject: changed.username, reason: verb })
       say(line(changed))
     }
@@ -96,7 +96,7 @@ function withPassword (yargs: Argv): Argv {
 }
 
 function line ({ username, role, source, disabled, last_login_at: lastLogin }: User): string {
-  return [username, role, source, disabled ? 'disabled' : 'enabled', lastLogin === null ? 'never logged in' : `last login ${lastLogin}`].join('\t')
+  return [username, role, source === 'local' ? source : `${source} (external)`, disabled ? 'disabled' : 'enabled', lastLogin === null ? 'never logged in' : `last login ${lastLogin}`].join('\t')
 }
 
 async function readPassword ({ 'password-stdin': fromStdin }: Arguments, prompt: string): Promise<string> {
