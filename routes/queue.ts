@@ -1,8 +1,14 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { FastifyReply } from 'fastify'
 import { Type } from 'typebox'
-import { visibleOwner } from '../lib/principals.ts'
+import { apiError } from '../errors.ts'
+import {
+  chooseVariant, convertImage, entityTag, isOriginal, matches, mediaType, outputFormats, thumbnailWidth
+} from '../lib/images/output.ts'
+import { generationText } from '../lib/jobs/generation-text.ts'
 import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
-import { Job, Named, Nullable, OneOf, Time } from './schemas.ts'
+import { visibleOwner } from '../lib/principals.ts'
+import { ErrorResponse, Job, Named, Nullable, OneOf, Time } from './schemas.ts'
 
 const tags = ['queue']
 const config = { permission: 'queue:read' } as const
@@ -16,9 +22,11 @@ const Queue = Type.Object({
     state: Type.String(),
     job: Nullable(Type.String()),
     loaded_model: Nullable(Type.String()),
-    blocked: Nullable(Type.Object({ reason: Type.String(), retry_at: Time('When the next try is') }))
+    blocked: Nullable(Type.Object({ reason: Type.String(), retry_at: Nullable(Time('When the next try is; null when the engine process sees to that')) }))
   })
 })
+
+const Binary = Type.Unsafe<unknown>({ type: 'string', format: 'binary' })
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.get('/status', {
@@ -89,17 +97,43 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getImage',
       tags,
       summary: 'Get an image of a finished job',
+      description: 'As PNG, or as JPEG or WebP by Accept or format, with the generation data in its text. It never changes: ' +
+        'If-None-Match with its ETag answers 304.',
       params: Type.Object({ ...JobId.properties, index: Type.Integer({ minimum: 0, maximum: 63, description: 'Which image of the batch, from 0' }) }),
-      response: { 200: { description: 'The image, with the generation data in its text', content: { 'image/png': { schema: Type.Unsafe<unknown>({ type: 'string', format: 'binary' }) } } } }
+      querystring: Type.Object({
+        format: Type.Optional(OneOf(outputFormats, { description: 'Goes before Accept' })),
+        quality: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, description: 'Of JPEG and WebP; 90 when absent' })),
+        width: Type.Optional(Type.Integer({ ...thumbnailWidth, description: 'Pixels to scale down to; an image is never enlarged' }))
+      }, { additionalProperties: false }),
+      response: {
+        200: { description: 'The image', content: Object.fromEntries(outputFormats.map(format => [mediaType(format), { schema: Binary }])) },
+        304: Type.Null({ description: 'The image is the one that If-None-Match names' }),
+        406: Named(ErrorResponse, 'Accept allows none of the formats')
+      }
     }
   }, async (request, reply) => {
     const { id, index } = request.params
-    const { handle, size } = await app.jobs.image(id, index, { owner: visibleOwner(request.principal) })
+    const viewer = { owner: visibleOwner(request.principal) }
+    const job = app.jobs.get(id, viewer)
+    const image = job.images.find(image => image.index === index)
+    if (image === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
+    const variant = chooseVariant(request.query, request.headers.accept, image)
+    const etag = entityTag(`${id}-${index}`, variant)
+    const caching = { etag, 'cache-control': 'private, max-age=31536000, immutable', vary: varyByAccept(reply) }
+    if (matches(request.headers['if-none-match'], etag)) return reply.code(304).headers(caching).send()
+
+    const { handle, size } = await app.jobs.image(id, index, viewer)
+    const body = isOriginal(variant) ? handle.createReadStream() : await convertImage(handle, variant, generationText(job, image))
     return reply
-      .type('image/png')
-      .headers({ 'content-length': size, 'content-disposition': `inline; filename="${id}-${index}.png"`, 'cache-control': 'private, max-age=31536000, immutable' })
-      .send(handle.createReadStream())
+      .type(mediaType(variant.format))
+      .headers({ ...caching, 'content-length': Buffer.isBuffer(body) ? body.length : size, 'content-disposition': `inline; filename="${id}-${index}.${variant.format}"` })
+      .send(body)
   })
+}
+
+/** Beside what other parts of the server vary an answer by. */
+function varyByAccept (reply: FastifyReply): string {
+  return [reply.getHeader('vary') ?? [], 'Accept'].flat().join(', ')
 }
 
 export default routes

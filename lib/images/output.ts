@@ -1,0 +1,111 @@
+import type { FileHandle } from 'node:fs/promises'
+import { apiError } from '../../errors.ts'
+import { Gate } from '../gate.ts'
+import { addJpegText, addWebpText } from './exif.ts'
+import { addText } from './png.ts'
+import sharp from './sharp.ts'
+
+/** The images that callers get: as they are kept, or in another format or size. */
+
+export const outputFormats = ['png', 'jpeg', 'webp'] as const
+export type OutputFormat = typeof outputFormats[number]
+
+/** Pixels. */
+export const thumbnailWidth = { minimum: 16, maximum: 2048 } as const
+
+export interface Wanted {
+  format?: OutputFormat
+  /** 1…100, of JPEG and WebP. */
+  quality?: number
+  /** Pixels; images are never enlarged. */
+  width?: number
+}
+
+export interface Variant {
+  format: OutputFormat
+  quality?: number
+  width?: number
+}
+
+const defaultQuality = 90
+
+const conversions = new Gate({ running: 2, waiting: 64, what: 'conversions of images' })
+
+/**
+ * What to send: the format that is asked for, else the one that `accept` likes best, PNG when it likes several best.
+ * @param image the image as it is kept.
+ * @throws {ApiError} SDR_NOT_ACCEPTABLE, SDR_INVALID_REQUEST
+ */
+export function chooseVariant ({ format: wanted, quality, width }: Wanted, accept: string | undefined, image: { width: number }): Variant {
+  const format = wanted ?? acceptedFormat(accept)
+  if (format === undefined) throw apiError('SDR_NOT_ACCEPTABLE', `Images come as ${outputFormats.map(mediaType).join(', ')}; Accept allows none of these.`)
+  if (format === 'png' && quality !== undefined) {
+    throw apiError('SDR_INVALID_REQUEST', 'Expected no quality for a PNG image, which loses nothing; ask for format=jpeg or format=webp.', {
+      details: [{ field: 'quality', expected: 'nothing', received: String(quality) }]
+    })
+  }
+  return {
+    format,
+    ...(format !== 'png' && { quality: quality ?? defaultQuality }),
+    ...(width !== undefined && width < image.width && { width })
+  }
+}
+
+export function mediaType (format: OutputFormat): string {
+  return `image/${format}`
+}
+
+/** Whether a variant is the file as it is kept. */
+export function isOriginal ({ format, width }: Variant): boolean {
+  return format === 'png' && width === undefined
+}
+
+/** A strong entity tag: an image never changes, and a variant of it only with the program that makes it. */
+export function entityTag (name: string, variant: Variant): string {
+  const { format, quality, width } = variant
+  const how = isOriginal(variant) ? [] : [format, quality ?? '', width ?? '', sharp.versions.sharp, sharp.versions.vips]
+  return `"${[name, ...how].join('-')}"`
+}
+
+/** Whether an If-None-Match header names the tag. */
+export function matches (ifNoneMatch: string | undefined, tag: string): boolean {
+  if (ifNoneMatch === undefined) return false
+  return ifNoneMatch.trim() === '*' || ifNoneMatch.split(',').some(one => one.trim().replace(/^W\//, '') === tag)
+}
+
+/**
+ * @param file the image as it is kept, open; it is closed here.
+ * @param text its generation data, which every variant carries.
+ * @throws {ApiError} SDR_UNAVAILABLE when too many wait already.
+ */
+export async function convertImage (file: FileHandle, { format, quality, width }: Variant, text: string): Promise<Buffer> {
+  const { data, info } = await conversions.run(async () => {
+    const image = sharp(await file.readFile())
+    if (width !== undefined) image.resize({ width })
+    return await image.toFormat(format, { quality }).toBuffer({ resolveWithObject: true })
+  }).finally(() => file.close())
+  switch (format) {
+    case 'png': return addText(data, 'parameters', text)
+    case 'jpeg': return addJpegText(data, text)
+    case 'webp': return addWebpText(data, text, info)
+  }
+}
+
+interface Range { type: string, weight: number }
+
+/** The format that an Accept header likes best; undefined when it allows none. */
+function acceptedFormat (accept = ''): OutputFormat | undefined {
+  const ranges = (accept.trim() === '' ? '*/*' : accept).split(',').map(readRange)
+  const weightOf = (format: OutputFormat) => {
+    const fitting = [mediaType(format), 'image/*', '*/*'].map(type => ranges.find(range => range.type === type))
+    return fitting.find(range => range !== undefined)?.weight ?? 0
+  }
+  const best = Math.max(...outputFormats.map(weightOf))
+  return best > 0 ? outputFormats.find(format => weightOf(format) === best) : undefined
+}
+
+function readRange (range: string): Range {
+  const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
+  const weight = parameters.find(parameter => parameter.startsWith('q='))?.slice(2)
+  return { type, weight: weight === undefined ? 1 : Number(weight) || 0 }
+}
