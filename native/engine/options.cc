@@ -139,7 +139,7 @@ void Options::Numbers(const char* key, float*& target, int& count, size_t min_co
 
 void Options::Integers(const char* key, int*& target, size_t& count, size_t max_count, int min, int max) {
   if (!Has(key)) return;
-  Napi::Array elements = Elements(key, 1, max_count);
+  Napi::Array elements = Elements(key, 0, max_count);
   std::vector<int> numbers;
   for (uint32_t index = 0; index < elements.Length(); index++) {
     Napi::Value value = elements.Get(index);

@@ -115,7 +115,7 @@ void Session::Unload() {
 }
 
 void Session::LoadControlNet(const std::string& path) {
-  if (!context_) throw Failure(FailureCode::kInvalidParameters, "No model is loaded for the ControlNet to guide.");
+  if (!context_) throw Failure(FailureCode::kModelLoadFailed, "No model is loaded for the ControlNet to guide.");
   if (!path.empty()) RequireFile(FailureCode::kModelLoadFailed, "ControlNet", path.c_str());
   bool done = false;
   Guard(FailureCode::kModelLoadFailed, "Loading the ControlNet", [&] {
@@ -125,7 +125,7 @@ void Session::LoadControlNet(const std::string& path) {
 }
 
 std::vector<Image> Session::Generate(GenerationParams& params) {
-  if (!context_) throw Failure(FailureCode::kInvalidParameters, "No model is loaded.");
+  if (!context_) throw Failure(FailureCode::kGenerationFailed, "No model is loaded.");
   for (const sd_lora_t& lora : params.loras) RequireFile(FailureCode::kInvalidParameters, "LoRA", lora.path);
   RequireFile(FailureCode::kInvalidParameters, "upscaler", params.params.hires.model_path);
   RequireFile(FailureCode::kInvalidParameters, "PhotoMaker embedding", params.params.pm_params.id_embed_path);
@@ -163,7 +163,7 @@ std::vector<Image> Session::Generate(GenerationParams& params) {
 }
 
 Image Session::Upscale(const UpscaleParams& params) {
-  if (!upscaler_) throw Failure(FailureCode::kInvalidParameters, "No upscaler is loaded.");
+  if (!upscaler_) throw Failure(FailureCode::kGenerationFailed, "No upscaler is loaded.");
   LibraryImages images;
   std::vector<Image> copies;
   bool done = false;

@@ -21,7 +21,7 @@ async function run (
     args?: string[], environment?: NodeJS.ProcessEnv, timeout?: number
   } = {}
 ): Promise<Ending> {
-  const model = join(t.testdir({ model: '' }), 'model')
+  const model = join(t.testdir({ model: 'recording' }), 'model')
   const start = `
     const { Worker } = require('worker_threads')
     const wait = milliseconds => new Promise(resolve => setTimeout(resolve, milliseconds))
@@ -129,7 +129,7 @@ t.test('env-cleanup: a worker ends while it draws', { skip: noCompiler }, async 
 
 t.test('env-cleanup: a worker that alone has loaded the addon ends first', { skip: noCompiler }, async (t) => {
   // The last environment that uses an addon unloads its code, on which the thread still runs.
-  const model = join(t.testdir({ model: '' }), 'model')
+  const model = join(t.testdir({ model: 'recording' }), 'model')
   const child = spawn(process.execPath, ['-e', `
     const worker = new (require('worker_threads').Worker)(\`
       const engine = new (require(${JSON.stringify(addonPath)}).Engine)(() => {})

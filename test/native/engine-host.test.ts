@@ -32,12 +32,12 @@ async function start (t: Test): Promise<{
   generate: (parameters?: Partial<ImageParameters>, attachments?: Record<string, Uint8Array>) =>
   Promise<{ images: EngineImage[], progress: Progress[], previews: Array<{ step: number, png: Uint8Array }> }>
 }> {
-  const folder = t.testdir({ calls: '', model: '' })
+  const folder = t.testdir({ calls: '' })
   const file = (name: string, words = ''): string => {
-    writeFileSync(join(folder, name), words)
+    writeFileSync(join(folder, name), `recording ${words}`)
     return join(folder, name)
   }
-  process.env.GGML_RECORDING_FILE = join(folder, 'calls')
+  const log = process.env.GGML_RECORDING_FILE = join(folder, 'calls')
   const engine = new EngineProcess({ engine: 'native', file: process.execPath, args: [host, addonPath] })
   t.teardown(async () => {
     await engine.stop()
@@ -47,10 +47,10 @@ async function start (t: Test): Promise<{
   return {
     engine,
     file,
-    load: (files = { model: join(folder, 'model') }, options = {}) => engine.run('load', { files, options }),
+    load: (files = { model: file('model') }, options = {}) => engine.run('load', { files, options }),
     calls: () => {
-      const lines = readFileSync(join(folder, 'calls'), 'utf8').trim()
-      file('calls')
+      const lines = readFileSync(log, 'utf8').trim()
+      writeFileSync(log, '')
       return lines === '' ? [] : lines.split('\n').map(line => JSON.parse(line) as Call)
     },
     generate: async (parameters = {}, attachments = {}) => {
@@ -249,7 +249,7 @@ t.test('loads what the options say, and a ControlNet without the rest', { skip: 
   t.strictSame(names(), ['free_sd_ctx', 'new_sd_ctx'], 'after a failure everything is read again')
   await generate()
   await engine.run('unload', {})
-  await t.rejects(generate(), { code: 'invalid_parameters', message: 'No model is loaded.' })
+  await t.rejects(generate(), { code: 'generation_failed', message: 'No model is loaded.' })
   await t.rejects(load({ model: file('model') }, { threads: 0 }), { code: 'invalid_parameters', message: /threads/ })
   await t.rejects(load({ model: file('model') }, { thraeds: 1 }), { code: 'invalid_parameters', message: 'There is no parameter thraeds.' })
   await t.rejects(load({ model: file('bad', 'fail=null@loading') }),
@@ -281,10 +281,10 @@ t.test('upscales, converts, finds edges', { skip: noCompiler }, async (t) => {
   const { engine, load, calls, file } = await start(t)
   const images: EngineImage[] = []
   const options = { attachments: { image: await png(20, 10, '#336699') }, image: (image: EngineImage) => { images.push(image) } }
-  await t.rejects(engine.run('upscale', {}, options), { code: 'invalid_parameters', message: 'No upscaler is loaded.' })
+  await t.rejects(engine.run('upscale', {}, options), { code: 'generation_failed', message: 'No upscaler is loaded.' })
   await load({ esrgan: file('esrgan') }, { threads: 2 })
   await engine.run('upscale', { repeats: 2 }, options)
-  t.match(images, [{ width: 80, height: 40 }])
+  t.match(images, [{ width: 320, height: 160 }])
   await t.rejects(engine.run('upscale', { repeats: 9 }, options), { code: 'invalid_parameters', message: /repeats/ })
   await t.rejects(engine.run('upscale', {}), { code: 'invalid_parameters', message: 'Expected one image but received 0.' })
 
@@ -332,7 +332,7 @@ t.test('cancels without losing the process, and survives whatever the process do
 })
 
 t.test('ends at once when the server is gone, also while the library hangs', { skip: noCompiler }, async (t) => {
-  const model = join(t.testdir({ model: '' }), 'model')
+  const model = join(t.testdir({ model: 'recording' }), 'model')
   for (const prompt of ['fail=hang@sampling', 'step_ms=60000']) {
     const child = spawn(process.execPath, [host, addonPath], { stdio: ['ignore', 'ignore', 'inherit', 'pipe'] })
     const channel = child.stdio[3] as Duplex

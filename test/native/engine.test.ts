@@ -20,10 +20,12 @@ async function open (t: Test, words = ''): Promise<{
 }> {
   const folder = t.testdir({})
   const file = (name: string, words = ''): string => {
-    writeFileSync(join(folder, name), words)
+    writeFileSync(join(folder, name), `recording ${words}`)
     return join(folder, name)
   }
-  process.env.GGML_RECORDING_FILE = file('calls')
+  const log = join(folder, 'calls')
+  process.env.GGML_RECORDING_FILE = log
+  writeFileSync(log, '')
   const events: EngineEvent[] = []
   const engine = new addon.Engine(event => events.push(event))
   t.teardown(() => {
@@ -31,8 +33,8 @@ async function open (t: Test, words = ''): Promise<{
     engine.close()
   })
   const calls = (): Call[] => {
-    const lines = readFileSync(process.env.GGML_RECORDING_FILE!, 'utf8').trim()
-    file('calls')
+    const lines = readFileSync(log, 'utf8').trim()
+    writeFileSync(log, '')
     return lines === '' ? [] : lines.split('\n').map(line => JSON.parse(line) as Call)
   }
   await engine.load({ model: file('model', words) })
@@ -515,20 +517,20 @@ t.test('fails with the reason that the library gives', { skip: noCompiler }, asy
     { code: 'model_load_failed', message: "The model could not be loaded: backend 'absent' was not found." })
   await t.rejects(engine.load({ model: file('video', 'video=1') }),
     { code: 'model_load_failed', message: 'This is a model for videos; it draws no images.' })
-  await t.rejects(engine.generate(simple), { code: 'invalid_parameters', message: 'No model is loaded.' })
+  await t.rejects(engine.generate(simple), { code: 'generation_failed', message: 'No model is loaded.' })
   t.equal(addon.systemInfo(), '0 contexts, 0 upscalers, 0 images')
 })
 
 t.test('upscales, converts, finds edges, changes the ControlNet', { skip: noCompiler }, async (t) => {
   const { engine, events, calls, file } = await open(t)
-  await t.rejects(engine.upscale({ image: picture(3) }), { code: 'invalid_parameters', message: 'No upscaler is loaded.' })
+  await t.rejects(engine.upscale({ image: picture(3) }), { code: 'generation_failed', message: 'No upscaler is loaded.' })
   await engine.loadUpscaler({ esrgan: file('esrgan'), threads: 2, tile_size: 64, direct: true, backend: 'REC0', params_backend: 'cpu' })
   const { images: [upscaled] } = await engine.upscale({ image: picture(3) })
-  t.match(upscaled, { width: 128, height: 128, channels: 3 })
+  t.match(upscaled, { width: 256, height: 256, channels: 3 })
   t.equal((await engine.upscale({ image: picture(3), factor: 3 })).images[0]!.width, 192)
   t.match(calls(), [
     { call: 'new_upscaler_ctx', path: file('esrgan'), threads: 2, tile_size: 64, direct: true, backend: 'REC0', params_backend: 'cpu' },
-    { call: 'upscale', factor: 2, main_thread: false }, { call: 'upscale', factor: 3 }
+    { call: 'upscale', factor: 4, main_thread: false }, { call: 'upscale', factor: 3 }
   ])
   await t.rejects(engine.upscale({ image: { width: 4096, height: 2048, channels: 3, data: Buffer.alloc(4096 * 2048 * 3) }, factor: 3 }),
     { code: 'invalid_parameters', message: /at most 8192 × 8192 pixels when it is 3 times as wide and high/ })
@@ -569,7 +571,7 @@ t.test('upscales, converts, finds edges, changes the ControlNet', { skip: noComp
   t.match(calls(), [{ call: 'sd_ctx_load_control_net', path: file('net') }, { call: 'sd_ctx_unload_control_net' }])
   await t.rejects(engine.loadControlNet({ control_net: file('net', 'fail=null@loading') }), { code: 'model_load_failed' })
   await engine.unload()
-  await t.rejects(engine.loadControlNet({ control_net: file('net') }), { code: 'invalid_parameters' })
+  await t.rejects(engine.loadControlNet({ control_net: file('net') }), { code: 'model_load_failed' })
 })
 
 function withoutBytes (call: Record<string, unknown>): Record<string, unknown> {

@@ -42,7 +42,8 @@ export class NativeLog {
    * @throws {EngineError} invalid_parameters
    */
   checkShape ({ width, height }: ImageParameters): void {
-    if (this.#architecture !== 'MiniT2I' || width === height) return
+    // Of sizes that no model draws the addon knows more to say.
+    if (this.#architecture !== 'MiniT2I' || width === height || width % 8 !== 0 || height % 8 !== 0) return
     throw new EngineError('invalid_parameters',
       `Expected ${width}, because MiniT2I draws squares only, for height but received ${height}.`)
   }
