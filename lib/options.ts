@@ -68,6 +68,11 @@ export const optionTable = {
 
   'queue-capacity': { kind: 'integer', group: 'Jobs', default: 1000, minimum: 1, maximum: 1_000_000, describe: 'Jobs that may wait' },
   'queue-per-owner': { kind: 'integer', group: 'Jobs', default: 100, minimum: 1, maximum: 1_000_000, describe: 'Jobs that may wait for one owner' },
+  'overtake-limit': { kind: 'integer', group: 'Jobs', default: 8, minimum: 0, maximum: 1000, describe: 'Jobs for the model in memory that may overtake a waiting one' },
+  'keep-jobs': { kind: 'integer', group: 'Jobs', default: 10_000, minimum: 1, maximum: 10_000_000, describe: 'Ended jobs that are kept with their images; the oldest go first' },
+  'keep-days': { kind: 'integer', group: 'Jobs', default: 30, minimum: 1, maximum: 36_500, describe: 'Days for which an ended job is kept with its images' },
+  'keep-outputs-size': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 1_000_000_000, describe: 'MiB of all kept images, 0 for any; then the oldest images go, and their jobs stay' },
+  'keep-outputs-per-owner': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 1_000_000_000, describe: 'MiB of the kept images of one owner, 0 for any' },
   'max-width': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192, describe: 'Widest image in pixels' },
   'max-height': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192, describe: 'Highest image in pixels' },
   'max-pixels': { kind: 'integer', group: 'Jobs', default: 2048 * 2048, minimum: 64 * 64, maximum: 4096 * 4096, describe: 'Most pixels of one image that is drawn' },

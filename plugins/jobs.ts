@@ -8,6 +8,11 @@ declare module 'fastify' {
   }
 }
 
+/** @param mebibytes 0 means that there is no limit. */
+function bytes (mebibytes: number): number {
+  return mebibytes === 0 ? Infinity : mebibytes * 1024 * 1024
+}
+
 /** The job queue and its scheduler, in `jobs.db`, `inputs/` and `outputs/` of the data folder. */
 export default fp(async (app) => {
   const jobs = new JobQueue({
@@ -17,6 +22,11 @@ export default fp(async (app) => {
     logger: app.log,
     capacity: app.config.queueCapacity,
     capacityPerOwner: app.config.queuePerOwner,
+    overtakeLimit: app.config.overtakeLimit,
+    keepJobs: app.config.keepJobs,
+    keepDays: app.config.keepDays,
+    keepBytes: bytes(app.config.keepOutputsSize),
+    keepBytesPerOwner: bytes(app.config.keepOutputsPerOwner),
     // The engine's own grace period comes first; this is for an engine that is beyond obeying.
     abortTimeout: (app.config.cancelGrace + 10) * 1000
   })

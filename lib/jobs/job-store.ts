@@ -235,6 +235,9 @@ export class JobStore {
       for (const { index, ...image } of images) {
         this.#statements.insertImage.run({ job: completed.sequence, number: index, ...image })
       }
+      this.#statements.setBytes.run({
+        sequence: completed.sequence, bytes: images.reduce((sum, { bytes }) => sum + bytes, 0)
+      })
       return completed
     })
     return row && this.#toJob(row)
@@ -293,6 +296,35 @@ export class JobStore {
     return oldest
       .filter(({ finished_at: finishedAt }, index) => index < tooMany || finishedAt! < keepAfter)
       .map(({ id, created_at: createdAt }) => ({ id, created_at: toIso(createdAt) }))
+  }
+
+  /**
+   * Ended jobs whose images are beyond what may be kept, those that ended first; at most `limit`. The last job of an
+   * owner, and that of everybody, keeps its images however large they are.
+   */
+  crowdedOut (
+    { keepBytes, keepBytesPerOwner, limit }: { keepBytes: number, keepBytesPerOwner: number, limit: number }
+  ): Array<Pick<Job, 'id' | 'created_at'>> {
+    const { keptAbove, keptOf, kept, keptOfAll } = this.#statements
+    for (const { owner, bytes } of keptAbove.all({ most: keepBytesPerOwner }) as Array<{ owner: string, bytes: number }>) {
+      const jobs = oldestBeyond(keptOf.all({ owner, limit: limit + 1 }), bytes - keepBytesPerOwner)
+      if (jobs.length > 0) return jobs
+    }
+    const { bytes } = kept.get() as { bytes: number }
+    return bytes <= keepBytes ? [] : oldestBeyond(keptOfAll.all({ limit: limit + 1 }), bytes - keepBytes)
+  }
+
+  /** Whether images of this job are kept. */
+  keepsImages (id: string): boolean {
+    return this.#statements.keepsImages.get({ id }) !== undefined
+  }
+
+  /** Forgets the images of jobs; the jobs stay. */
+  dropImages (ids: readonly string[]): void {
+    transaction(this.#database, () => {
+      this.#statements.dropImages.run({ ids: JSON.stringify(ids) })
+      this.#statements.dropBytes.run({ ids: JSON.stringify(ids) })
+    })
   }
 
   /** Forgets ended jobs with their images, and keys that are theirs or too old. */
@@ -386,6 +418,16 @@ function prepareAll (database: Database) {
     imageFile: 'SELECT file FROM images WHERE job = (SELECT sequence FROM jobs WHERE id = $id) AND number = $number',
     insertImage: `INSERT INTO images (job, number, file, width, height, bytes, seed)
       VALUES ($job, $number, $file, $width, $height, $bytes, $seed)`,
+    setBytes: 'UPDATE jobs SET bytes = $bytes WHERE sequence = $sequence',
+    keepsImages: 'SELECT 1 FROM jobs WHERE id = $id AND bytes > 0',
+    kept: 'SELECT coalesce(sum(bytes), 0) AS bytes FROM kept',
+    keptAbove: 'SELECT owner, bytes FROM kept WHERE bytes > $most',
+    keptOf: `SELECT id, created_at, bytes FROM jobs
+      WHERE owner = $owner AND bytes > 0 ORDER BY finished_at LIMIT $limit`,
+    keptOfAll: 'SELECT id, created_at, bytes FROM jobs WHERE bytes > 0 ORDER BY finished_at LIMIT $limit',
+    dropImages: `DELETE FROM images
+      WHERE job IN (SELECT sequence FROM jobs WHERE id IN (SELECT value FROM json_each($ids)))`,
+    dropBytes: 'UPDATE jobs SET bytes = 0 WHERE id IN (SELECT value FROM json_each($ids))',
 
     findKey: `SELECT request_hash AS hash, jobs.id FROM idempotency_keys JOIN jobs ON sequence = job
       WHERE idempotency_keys.owner = $owner AND key = $key AND idempotency_keys.created_at > $after`,
@@ -400,6 +442,17 @@ function prepareAll (database: Database) {
   }
   return Object.fromEntries(Object.entries(all).map(([name, sql]) => [name, database.prepare(sql)])) as
     Record<keyof typeof all, ReturnType<Database['prepare']>>
+}
+
+/** The first jobs that have `excess` bytes together, but never the last one. */
+function oldestBeyond (kept: unknown[], excess: number): Array<Pick<Job, 'id' | 'created_at'>> {
+  const jobs = []
+  for (const { id, created_at: createdAt, bytes } of kept.slice(0, -1) as Array<Pick<JobRow, 'id' | 'created_at'> & { bytes: number }>) {
+    if (excess <= 0) break
+    excess -= bytes
+    jobs.push({ id, created_at: toIso(createdAt) })
+  }
+  return jobs
 }
 
 function toIso (milliseconds: number): string {

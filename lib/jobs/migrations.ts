@@ -4,7 +4,8 @@
  * `sequence` is the order of submission and the cursor of lists. Times are milliseconds since 1970. `service` numbers
  * the starts of all jobs: an owner's highest one says how recently that owner was served. `returned` marks a job that
  * had its turn and came back, `cancelling` a running one that somebody gave up. What stands behind a filter column in
- * an index lets a page be found without touching the rows it leaves out.
+ * an index lets a page be found without touching the rows it leaves out. `bytes` of a job are those of its kept images,
+ * and `kept` holds their sum for each owner.
  */
 export const migrations: readonly string[] = [`
   CREATE TABLE jobs (
@@ -71,5 +72,23 @@ export const migrations: readonly string[] = [`
   END;
   CREATE TRIGGER count_delete AFTER DELETE ON jobs BEGIN
     UPDATE counts SET jobs = jobs - 1 WHERE status = OLD.status;
+  END;
+`, `
+  ALTER TABLE jobs ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+  UPDATE jobs SET bytes = images.bytes
+    FROM (SELECT job, sum(bytes) AS bytes FROM images GROUP BY job) AS images WHERE job = sequence;
+  CREATE INDEX jobs_kept ON jobs (finished_at) WHERE bytes > 0;
+  CREATE INDEX jobs_kept_by_owner ON jobs (owner, finished_at) WHERE bytes > 0;
+
+  CREATE TABLE kept (owner TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+  INSERT INTO kept SELECT owner, sum(bytes) FROM jobs WHERE bytes > 0 GROUP BY owner;
+  CREATE TRIGGER kept_update AFTER UPDATE OF bytes ON jobs BEGIN
+    INSERT INTO kept VALUES (NEW.owner, NEW.bytes - OLD.bytes)
+      ON CONFLICT (owner) DO UPDATE SET bytes = kept.bytes + excluded.bytes;
+    DELETE FROM kept WHERE owner = NEW.owner AND bytes = 0;
+  END;
+  CREATE TRIGGER kept_delete AFTER DELETE ON jobs WHEN OLD.bytes > 0 BEGIN
+    UPDATE kept SET bytes = bytes - OLD.bytes WHERE owner = OLD.owner;
+    DELETE FROM kept WHERE owner = OLD.owner AND bytes = 0;
   END;
 `]

@@ -80,7 +80,7 @@ export class JobQueue {
       await this.#outputs.remove(job)
     }
     await this.#inputs.clean(id => this.#store.position(id) !== null)
-    await this.#outputs.clean(id => this.#store.has(id))
+    await this.#outputs.clean(id => this.#store.keepsImages(id))
     this.#scheduler.start()
     this.#retention.start()
     this.#positionTimer = setInterval(() => this.#publishPositions(), positionInterval).unref()

@@ -1,5 +1,5 @@
 import type { JobStore } from './job-store.ts'
-import type { Outputs } from './outputs.ts'
+import type { OutputOwner, Outputs } from './outputs.ts'
 import type { Logger } from './scheduler.ts'
 
 export interface RetentionOptions {
@@ -7,6 +7,10 @@ export interface RetentionOptions {
   keepJobs?: number
   /** Days for which an ended job is kept. */
   keepDays?: number
+  /** Bytes of all kept images; then those of the jobs that ended first go, and the jobs stay. */
+  keepBytes?: number
+  /** The same for the images of one owner. */
+  keepBytesPerOwner?: number
 }
 
 interface RetentionParts extends RetentionOptions {
@@ -15,6 +19,8 @@ interface RetentionParts extends RetentionOptions {
   logger: Logger
   /** Milliseconds since 1970. */
   now?: () => number
+  /** Milliseconds of a clock that nobody can set. */
+  uptime?: () => number
 }
 
 const hour = 60 * 60 * 1000
@@ -22,15 +28,22 @@ const day = 24 * hour
 /** Jobs that are deleted without a pause; the server answers requests in between. */
 const batch = 100
 
-/** Deletes old jobs together with their images: every hour, and whenever a job has ended. */
+/**
+ * Deletes old jobs together with their images, and images that take too much room: every hour, and whenever a job has
+ * ended. The database goes first: files that a crash leaves behind belong to nobody, and the next start deletes them.
+ */
 export class Retention {
   readonly #parts: RetentionParts
   #timer: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
   #isStopped = false
+  /** The clock against the uptime. */
+  #offset: number
+  #agesCountFrom = 0
 
   constructor (parts: RetentionParts) {
     this.#parts = parts
+    this.#offset = this.#clockOffset()
   }
 
   start (): void {
@@ -54,17 +67,44 @@ export class Retention {
   }
 
   async #sweep (): Promise<void> {
-    const { store, outputs, logger, keepJobs = 10_000, keepDays = 30, now = Date.now } = this.#parts
+    const { store, logger, keepJobs = 10_000, keepBytes = Infinity, keepBytesPerOwner = Infinity } = this.#parts
     while (!this.#isStopped) {
-      const jobs = store.expired({ keepJobs, keepAfter: now() - keepDays * day, limit: batch })
-      if (jobs.length === 0) return
-      for (const job of jobs) {
-        await outputs.remove(job).catch(error => {
-          logger.warn({ job: job.id, err: error }, 'The images of a deleted job remain until the next start')
-        })
+      const old = store.expired({ keepJobs, keepAfter: this.#keepAfter(), limit: batch })
+      const large = old.length > 0 ? [] : store.crowdedOut({ keepBytes, keepBytesPerOwner, limit: batch })
+      if (old.length > 0) {
+        store.remove(old.map(({ id }) => id))
+        logger.info({ jobs: old.length }, 'Old jobs deleted')
+      } else if (large.length > 0) {
+        store.dropImages(large.map(({ id }) => id))
+        logger.info({ jobs: large.length }, 'The oldest images deleted to make room')
+      } else {
+        return
       }
-      store.remove(jobs.map(({ id }) => id))
-      logger.info({ jobs: jobs.length }, 'Old jobs deleted')
+      for (const job of [...old, ...large]) await this.#removeFiles(job)
     }
+  }
+
+  async #removeFiles (job: OutputOwner): Promise<void> {
+    const { outputs, logger } = this.#parts
+    await outputs.remove(job).catch(error => {
+      logger.warn({ job: job.id, err: error }, 'Deleted images remain until the next start')
+    })
+  }
+
+  /** A clock that was just set forward does not make jobs old: for an hour nobody is deleted for age. */
+  #keepAfter (): number {
+    const { keepDays = 30, now = Date.now } = this.#parts
+    const offset = this.#clockOffset()
+    if (offset - this.#offset > hour) this.#agesCountFrom = this.#uptime() + hour
+    this.#offset = offset
+    return this.#uptime() < this.#agesCountFrom ? -Infinity : now() - keepDays * day
+  }
+
+  #clockOffset (): number {
+    return (this.#parts.now ?? Date.now)() - this.#uptime()
+  }
+
+  #uptime (): number {
+    return this.#parts.uptime?.() ?? performance.now()
   }
 }

@@ -41,8 +41,8 @@ export interface SchedulerStatus {
   job: string | null
   /** Id of the model that the engine holds. */
   loaded_model: string | null
-  /** Why jobs have to wait, though none runs, and when that is tried again. */
-  blocked: { reason: string, retry_at: string } | null
+  /** Why jobs have to wait, though none runs, and when that is tried again; null when the engine sees to that itself. */
+  blocked: { reason: string, retry_at: string | null } | null
 }
 
 /** Something else than a job that is to be done on the engine. */
@@ -75,7 +75,8 @@ export class Scheduler {
     this.#parts = parts
     this.#now = parts.now ?? Date.now
     this.#loadedModel = new LoadedModel(parts.engine)
-    this.#stepTimes = new StepTimes(this.#now)
+    // Not the clock of the wall, which somebody may set while a job runs.
+    this.#stepTimes = new StepTimes(() => performance.now())
   }
 
   get status (): SchedulerStatus {
@@ -83,7 +84,7 @@ export class Scheduler {
       state: this.#state,
       job: this.#run?.job.id ?? null,
       loaded_model: this.#loadedModel.id ?? null,
-      blocked: this.#blocked
+      blocked: this.#blocked ?? this.#engineTrouble
     }
   }
 
@@ -144,7 +145,13 @@ export class Scheduler {
     if (this.#loop === undefined) return 'stopped'
     if (this.isDraining) return 'draining'
     if (this.#run !== undefined) return 'running'
-    return this.#blocked === null ? 'idle' : 'blocked'
+    return this.#blocked === null && this.#engineTrouble === null ? 'idle' : 'blocked'
+  }
+
+  get #engineTrouble (): SchedulerStatus['blocked'] {
+    const { engine: { status: { state, last_crash: crash } }, store } = this.#parts
+    if (state !== 'backing_off' || store.waiting === 0) return null
+    return { reason: `The engine crashed and is about to be started again. ${crash?.reason ?? ''}`.trimEnd(), retry_at: null }
   }
 
   async #work (): Promise<void> {

@@ -397,12 +397,25 @@ t.test('jobs wait for an engine that cannot be started, and say why', async t =>
   const { state, blocked } = queue.status.scheduler
   t.equal(state, 'blocked')
   t.equal(blocked?.reason, 'libcuda.so.1: not found')
-  t.ok(Date.parse(blocked!.retry_at) > Date.now() - 1000)
+  t.ok(Date.parse(blocked!.retry_at!) > Date.now() - 1000)
   t.match(queue.get(job.id), { status: 'queued', attempts: 0, position: 1 })
   t.match(await ended(queue, job), { status: 'completed', attempts: 1 })
   t.same(log, [...Array(3).fill('Jobs have to wait: libcuda.so.1: not found'), 'Jobs have to wait: gone again'])
   await until(() => queue.status.scheduler.state === 'idle')
   t.equal(queue.status.scheduler.blocked, null)
+})
+
+t.test('while a crashed engine waits for its restart the status says why jobs wait', async t => {
+  const { queue, engine } = open(t)
+  await queue.submit(request('x'))
+  t.match(queue.status.scheduler, { blocked: null })
+  engine.state = 'backing_off'
+  t.match(queue.status.scheduler.blocked, { reason: /^The engine crashed and is about to be started again\./, retry_at: null })
+  engine.state = 'stopped'
+  await queue.start()
+  await until(() => queue.status.completed === 1)
+  engine.state = 'backing_off'
+  t.match(queue.status.scheduler, { state: 'idle', blocked: null }, 'nobody waits')
 })
 
 t.test('draining ends a wait for the engine', async t => {
@@ -510,13 +523,76 @@ t.test('old jobs go with their images', async t => {
   await until(() => queue.status.completed === 2)
   t.same(queue.list().jobs.map(({ id }) => id), [jobs[3]!.id, jobs[2]!.id])
   const [day] = readdirSync(join(dataDir, 'outputs'))
+  await until(() => readdirSync(join(dataDir, 'outputs', day!)).length === 2)
   t.same(readdirSync(join(dataDir, 'outputs', day!)).sort(), [jobs[2]!.id, jobs[3]!.id].sort())
   await queue.close()
 
   const nextMonth = Date.now() + 31 * 24 * 60 * 60 * 1000
   const later = await opened(t, { dataDir, now: () => nextMonth })
-  await until(() => later.queue.status.completed === 0)
-  t.same(readdirSync(join(dataDir, 'outputs')), [])
+  await until(() => readdirSync(join(dataDir, 'outputs')).length === 0)
+  t.equal(later.queue.status.completed, 0)
+})
+
+t.test('images that take too much room go, and their jobs stay', async t => {
+  const { queue, dataDir } = await opened(t, { keepBytesPerOwner: 250, keepBytes: 350 })
+  const draw = async (owner: string) => await ended(queue, await queue.submit(request('x', { owner })))
+  const size = (await draw('ann')).images[0]!.bytes
+  t.ok(size > 125 && size <= 175, `${size} bytes: two are too many for one owner, three for all`)
+  const bobs = await draw('bob')
+  const anns = await draw('ann')
+  await until(() => queue.list().jobs.filter(({ images }) => images.length > 0).length === 2)
+  t.same(queue.list().jobs.map(({ owner, images }) => [owner, images.length]), [['ann', 1], ['bob', 1], ['ann', 0]])
+  const cids = await draw('cid')
+  await until(() => queue.get(bobs.id).images.length === 0)
+  t.same(queue.list().jobs.map(({ images }) => images.length), [1, 1, 0, 0])
+  await t.rejects(queue.image(bobs.id, 0), { code: 'SDR_IMAGE_NOT_FOUND' })
+  const [day] = readdirSync(join(dataDir, 'outputs'))
+  await until(() => readdirSync(join(dataDir, 'outputs', day!)).length === 2)
+  t.same(readdirSync(join(dataDir, 'outputs', day!)).sort(), [anns.id, cids.id].sort())
+  await queue.close()
+
+  // A crash between the database and the files leaves files that the next start deletes.
+  const store = new JobStore(join(dataDir, 'jobs.db'))
+  store.dropImages([anns.id])
+  store.close()
+  const next = await opened(t, { dataDir, keepBytes: 1 })
+  await until(() => readdirSync(join(dataDir, 'outputs', day!)).length === 1)
+  t.same(next.queue.get(cids.id).images.length, 1, 'the newest one is kept whatever its size')
+})
+
+t.test('a clock that jumps loses neither jobs nor images', async t => {
+  const year = 365 * 24 * 60 * 60 * 1000
+  let now = Date.now()
+  let uptime = 0
+  const { queue, engine } = await opened(t, { now: () => now, uptime: () => uptime, keepDays: 30 })
+  const before = await ended(queue, await queue.submit(request('before')))
+  const held = hold()
+  engine.script.generate = [held.step]
+  const running = await queue.submit(request('running', { idempotencyKey: 'k' }))
+  await until(() => engine.prompts.length === 2)
+  const waiting = await queue.submit(request('waiting'))
+  now += 10 * year
+  const ahead = await queue.submit(request('ahead'))
+  held.release()
+  for (const job of [running, waiting, ahead]) t.match(await ended(queue, job), { status: 'completed', attempts: 1 })
+  t.equal(queue.get(before.id).images.length, 1, 'ten years in one leap make nothing old')
+  now -= 11 * year
+  const behind = await queue.submit(request('behind'))
+  t.match(await ended(queue, behind), { status: 'completed' })
+  t.same(queue.list().jobs.map(({ parameters }) => parameters['prompt']), ['behind', 'ahead', 'waiting', 'running', 'before'])
+  t.equal((await queue.submit(request('running', { idempotencyKey: 'k' }))).id, running.id)
+  const again = await ended(queue, await queue.submit(request('again')))
+  t.ok(Date.parse(again.finished_at!) < Date.parse(before.finished_at!))
+
+  now += 12 * year
+  uptime += 2 * 60 * 60 * 1000
+  await ended(queue, await queue.submit(request('x')))
+  t.equal(queue.get(before.id).images.length, 1, 'another leap')
+  now += 2 * 60 * 60 * 1000
+  uptime += 2 * 60 * 60 * 1000
+  await ended(queue, await queue.submit(request('x')))
+  await until(() => queue.status.completed === 2)
+  t.throws(() => queue.get(before.id), { code: 'SDR_JOB_NOT_FOUND' }, 'a clock that was right for two hours is believed')
 })
 
 t.test('two servers cannot share a queue', async t => {
