@@ -3,6 +3,7 @@ import { fastifySSE } from '@fastify/sse'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import type { Options } from './lib/options.ts'
+import { trustedProxies } from './lib/trusted-proxies.ts'
 import audit from './plugins/audit.ts'
 import authApiKey from './plugins/auth-api-key.ts'
 import authJwt from './plugins/auth-jwt.ts'
@@ -57,7 +58,7 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     https,
     bodyLimit,
-    trustProxy: options.trustProxy.length > 0 ? [...options.trustProxy] : false,
+    trustProxy: trustedProxies(options.trustProxy),
     genReqId: () => randomUUID(),
     requestIdHeader: false,
     // Health checks come every few seconds; `access` lines (--verbose) and the audit log say what matters.
@@ -65,7 +66,8 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
     connectionTimeout: 120_000,
     requestTimeout: 120_000,
     keepAliveTimeout: 72_000,
-    routerOptions: { maxParamLength: 1024 },
+    // As long as a URL can be: the router would say before the guard that there is a route. Schemas are stricter.
+    routerOptions: { maxParamLength: 16 * 1024 },
     frameworkErrors: sendError
   }).withTypeProvider<TypeBoxTypeProvider>() as unknown as FastifyInstance
 

@@ -9,7 +9,8 @@ import { selectEngine } from '../../lib/engine/select.ts'
 import { dataFolders, modelRoots } from '../../lib/folders.ts'
 import { ModelCatalog } from '../../lib/models/catalog.ts'
 import type { Options } from '../../lib/options.ts'
-import { findAuthAddon, findEngineAddon } from '../../native/index.ts'
+import { SystemAccounts } from '../../lib/system-accounts.ts'
+import { findEngineAddon } from '../../native/index.ts'
 import { optionsOf, withOptions } from '../command-options.ts'
 
 interface Finding {
@@ -111,11 +112,12 @@ function isWritable (folder: string): boolean {
   }
 }
 
-async function checkSystemLogins ({ auth }: Options): Promise<Finding> {
-  const isNeeded = auth === 'unix' || auth === 'pam'
-  const found = await findAuthAddon()
-  if (!found.ok) return isNeeded ? fail(found.reason) : warn(`--auth unix and pam are not available: ${found.reason}`)
-  return ok(found.path)
+async function checkSystemLogins ({ auth, pamServiceName }: Options): Promise<Finding> {
+  const { unix, pam } = await new SystemAccounts().support(auth === 'pam' ? pamServiceName : undefined)
+  const needed = auth === 'unix' ? unix : auth === 'pam' ? pam : true
+  if (needed !== true) return fail(needed)
+  const problems = [...new Set([unix, pam])].filter(problem => problem !== true)
+  return problems.length === 0 ? ok('--auth unix and pam can be used') : warn(`not everything of --auth unix and pam can be used: ${problems.join('; ')}`)
 }
 
 async function checkPort ({ host, port }: Options): Promise<Finding> {

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import type { FastifyInstance } from 'fastify'
+import type { Logger } from 'pino'
 import type { CommandModule } from 'yargs'
 import { buildApp } from '../../app.ts'
 import { CommandError, exitCodes } from '../../errors.ts'
@@ -27,7 +28,9 @@ const closingTime = 40
 
 async function startServer (options: Options): Promise<void> {
   refuseOpenDoor(options)
+  process.umask(0o077) // every file this makes is its owner's alone
   const logger = createLogger(options)
+  hideSecret(logger)
   const app = await buildApp(options, { logger, https: readTls(options) })
   try {
     await app.listen({ host: options.host, port: options.port })
@@ -35,15 +38,23 @@ async function startServer (options: Options): Promise<void> {
     await app.close()
     throw inWords(error as NodeJS.ErrnoException, options)
   }
-  closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false }, async ({ signal, err }) => {
+  const reloadsTls = options.tlsCert !== undefined
+  closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false, skip: reloadsTls ? ['SIGHUP'] : [] }, async ({ signal, err }) => {
     if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
     else logger.info({ signal }, 'Shutting down')
     await app.close()
     if (err === undefined) process.exit(exitCodes.ok)
     process.exit(exitCodes.internal)
   })
-  if (options.tlsCert !== undefined) process.on('SIGHUP', () => reloadTls(app, options))
+  if (reloadsTls) process.on('SIGHUP', () => reloadTls(app, options))
   await greetFirstAdmin(app)
+}
+
+/** Every user of the machine can read command lines in `ps`; this one no longer shows there. */
+function hideSecret (logger: Logger): void {
+  if (!process.argv.some(word => /^--jwt-secret(=|$)/.test(word))) return
+  process.title = 'stable-diffusion-rest'
+  logger.warn('Other users could read --jwt-secret while the server started; --jwt-secret-file and SDREST_JWT_SECRET keep it to yourself')
 }
 
 /** An open server on a network is a mistake until somebody says that it is none. */
@@ -92,10 +103,11 @@ function inWords (error: NodeJS.ErrnoException, { host, port }: Options): Error 
 
 /** No default account: an empty store gets an administrator whose password is shown once, to a person only. */
 async function greetFirstAdmin (app: FastifyInstance): Promise<void> {
-  const usesLocalAccounts = app.config.auth === 'jwt' || app.config.auth === 'optional'
-  if (!usesLocalAccounts || !app.users.isEmpty) return
-  if (!process.stdout.isTTY) {
-    app.log.warn('There are no accounts yet; make one with: stable-diffusion-rest user add NAME --role admin')
+  const { auth } = app.config
+  if (!['jwt', 'optional', 'api-key'].includes(auth) || !app.users.isEmpty) return
+  if (auth === 'api-key' || !process.stdout.isTTY) {
+    const key = auth === 'api-key' ? ', and then a key with: stable-diffusion-rest key create --user NAME' : ''
+    app.log.warn(`There are no accounts yet; make one with: stable-diffusion-rest user add NAME --role admin${key}`)
     return
   }
   const password = randomBytes(15).toString('base64url')
