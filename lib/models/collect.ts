@@ -21,13 +21,13 @@ export async function collectModels (scan: ScanResult): Promise<Map<string, Mode
 
   const models = new Map<string, Model>()
   const pacer = new Pacer()
-  for (const [index, { file, model }] of [...files, ...bundles].entries()) {
-    if (index % 512 === 511) await pacer.pause()
+  for (const { file, model } of [...files, ...bundles]) {
+    if (models.size % 512 === 0) await pacer.pause()
     const id = idsOf(model.type, file).find(id => !models.has(id))
-    if (id !== undefined) models.set(id, { id, ...model })
+    if (id !== undefined) models.set(id, Object.assign(model, { id }))
     else scan.warnings.push({ path: file.path, message: 'Not listed: a file in another root has the same id.' })
   }
-  return new Map([...models].sort(([a], [b]) => a < b ? -1 : 1))
+  return new Map([...models.keys()].sort().map(id => [id, models.get(id)!]))
 }
 
 async function modelOfDescription (

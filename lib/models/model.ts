@@ -96,12 +96,13 @@ export function modelOfFile (file: ScannedFile): FileModel {
   const summary = content !== undefined && 'type' in content ? content : undefined
   const proven = summary === undefined || summary.type === 'unknown' ? undefined : summary.type
   const type = proven ?? file.folderType ?? 'unknown'
-  const model = { type, name: nameOf(relative), format, size, modified, path, sha256, ...knowledgeOf(type, summary) }
-  return summary === undefined ? { ...model, ...content } : { ...model, error: unusable(relative, type, summary) }
+  const known = { name: nameOf(relative), format, size, modified, path, sha256 }
+  if (summary === undefined) return { type, architecture: null, ...known, ...content }
+  return { type, ...known, ...knowledgeOf(type, summary), error: objectionTo(relative, type, summary) }
 }
 
 /** Why a file with a good header can't be used all the same. */
-function unusable (relative: string, type: ModelType, { architecture }: Summary): string | undefined {
+function objectionTo (relative: string, type: ModelType, { architecture }: Summary): string | undefined {
   const split = /-0*(\d{1,5})-of-0*(\d{1,5})\.[^.]+$/.exec(relative)
   if (split !== null) {
     return `This is part ${split[1]} of ${split[2]} of a split model. Merge the parts, or download it in one file.`
@@ -149,11 +150,11 @@ function emptyBundle ({ relative, size, modified, path }: ScannedFile): FileMode
 
 type Knowledge = Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'>
 
-function knowledgeOf (type: ModelType, summary: Summary | undefined): Knowledge {
-  const architecture = summary?.architecture ?? null
+function knowledgeOf (type: ModelType, summary: Summary): Knowledge {
+  const { architecture, variant } = summary
   const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined
   if (known === undefined) return { architecture, summary }
-  return { architecture, summary, defaults: defaultsOf(architecture, summary?.variant), limits: known.limits }
+  return { architecture, summary, defaults: defaultsOf(architecture, variant), limits: known.limits }
 }
 
 function nameOf (relative: string): string {

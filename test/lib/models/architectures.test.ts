@@ -1,9 +1,11 @@
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { architectures, defaultsOf } from '../../../lib/models/architectures.ts'
 import { type Summary, inspectHeader } from '../../../lib/models/inspect.ts'
 import { readHeader, readHeaderOf } from '../../../lib/models/read-header.ts'
 import { rules } from '../../../lib/models/rules.ts'
+import { modelTypes, typeOfFolder } from '../../../lib/models/types.ts'
 import { type CheckpointKind, writeCheckpoint } from '../../fixtures/checkpoints.ts'
 import { type FixtureTensor, gguf, safetensors, sourceOf, typical } from '../../fixtures/headers.ts'
 
@@ -287,4 +289,26 @@ t.test('defaults and limits', async t => {
   t.equal(defaultsOf('flux1', 'constructor')?.steps, 20)
   t.equal(defaultsOf('constructor'), undefined)
   t.equal(defaultsOf(null), undefined)
+})
+
+t.test('docs/models.md says what the tables say', async t => {
+  const text = readFileSync(new URL('../../../docs/models.md', import.meta.url), 'utf8')
+  const lines = text.split('\n').filter(line => line.startsWith('| `'))
+  const rows = lines.map(line => line.split('|').map(cell => cell.trim()))
+  for (const [name, { defaults, parts, ...rest }] of Object.entries(architectures)) {
+    const { width, height, steps, cfg_scale } = defaults
+    const row = rows.find(([, cell]) => cell?.startsWith(`\`${name}\` `)) ?? []
+    const [, , size, documentedSteps, cfg, documentedParts] = row
+    if ('video' in rest) {
+      t.match(documentedParts, /videos/, name)
+    } else {
+      const expected = [`${width}×${height}`, new RegExp(`^${steps}\\b`), `${cfg_scale}`, parts.join(', ')]
+      t.match([size, documentedSteps, cfg, documentedParts], expected, name)
+    }
+  }
+  for (const type of modelTypes.filter(type => type !== 'unknown')) {
+    const [, , folders = ''] = rows.find(([, cell]) => cell === `\`${type}\``) ?? []
+    const names = [...folders.matchAll(/`([^`]+)`/g)].map(([, name]) => name!)
+    t.ok(names.length > 0 && names.every(name => typeOfFolder(name) === type), `${type}: ${names.join()}`)
+  }
 })
