@@ -103,19 +103,25 @@ export class EngineChild {
 
   #readChannel (): void {
     const decoder = new FrameDecoder()
-    this.#channel.on('data', (chunk: Buffer) => {
-      if (this.#isGone || this.#verdict !== undefined) return
-      try {
-        this.#listener.life()
-        for (const frame of decoder.push(chunk)) this.#listener.message(decodeHostMessage(frame))
-      } catch (error) {
-        if (!(error instanceof ProtocolError)) throw error
-        this.kill(error.message)
-      }
-    })
+    this.#channel.on('data', (chunk: Buffer) => this.#guard(() => {
+      this.#listener.life()
+      for (const frame of decoder.push(chunk)) this.#listener.message(decodeHostMessage(frame))
+    }))
+    this.#channel.on('end', () => this.#guard(() => decoder.end()))
     this.#channel.on('error', () => {}) // as above: writing to a process that has just died
     // A process that can't be talked to is of no use.
     this.#channel.on('close', () => this.#after(drainDelay, () => this.kill('It closed its connection to the server.')))
+  }
+
+  /** A process that breaks the protocol once is not listened to again. */
+  #guard (action: () => void): void {
+    if (this.#isGone || this.#verdict !== undefined) return
+    try {
+      action()
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error
+      this.kill(error.message)
+    }
   }
 
   #watchEnd (): void {

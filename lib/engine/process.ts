@@ -101,7 +101,7 @@ export class EngineProcess implements Engine {
    * @throws {EngineError} engine_unavailable. After a failed first start nothing is tried again until the next call.
    */
   async start (): Promise<EngineInfo> {
-    await this.#stopping
+    if (this.#stopping !== undefined) await this.#stopping
     if (this.#start === undefined) {
       this.#generation++
       const start = this.#start = this.#launch()

@@ -2,7 +2,9 @@ import { writeFileSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import sharp from 'sharp'
 import type { Test } from 'tap'
-import { capabilityNames, phases, type EngineInfo, type ImageParameters, type Progress } from '../../../lib/engine/engine.ts'
+import {
+  capabilityNames, phases, type EngineInfo, type ImageParameters, type Progress
+} from '../../../lib/engine/engine.ts'
 import type { EngineProcess } from '../../../lib/engine/process.ts'
 import { checkpoint, draw, drawOne, failure, fox, isAlive, load, temporaryFolder, until } from './helper.ts'
 
@@ -29,7 +31,8 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     await t.test('one image, with every step told', async (t) => {
       const { images, progress } = await draw(engine, { steps: 3 })
       t.match(images, [{ index: 0, width: 64, height: 64, seed: fox.seed }])
-      t.match(await sharp(images[0]!.png).metadata(), { format: 'png', width: 64, height: 64, channels: 3, depth: 'uchar' })
+      const format = { format: 'png', width: 64, height: 64, channels: 3, depth: 'uchar' }
+      t.match(await sharp(images[0]!.png).metadata(), format)
       checkProgress(t, progress, { steps: 3, batch: 1 })
     })
 
@@ -144,8 +147,7 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     const plain = await drawOne(engine)
 
     if (info!.capabilities.includes('img2img')) {
-      const initImage = await sharp({ create: { width: 64, height: 64, channels: 3, background: 'teal' } }).png().toBuffer()
-      const attachments = { init_image: initImage }
+      const attachments = { init_image: await picture(64, 64) }
       const { images, progress } = await draw(engine, { steps: 4, strength: 0.5 }, { attachments })
       checkProgress(t, progress, { batch: 1 })
       t.notOk(plain.equals(images[0]!.png))
@@ -165,14 +167,12 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
   await t.test('makes images larger', async (t) => {
     const engine = await create(t)
     if (!engine.info!.capabilities.includes('upscale')) return t.pass('not this one')
-    const image = await sharp({ create: { width: 8, height: 12, channels: 3, background: 'teal' } }).png().toBuffer()
+    const attachments = { init_image: await picture(8, 12) }
     await load(engine, { esrgan: checkpoint(folder, 'esrgan') })
     const sizes: number[][] = []
-    await engine.run('upscale', {}, {
-      attachments: { init_image: image }, image: ({ width, height }) => sizes.push([width, height])
-    })
+    await engine.run('upscale', {}, { attachments, image: ({ width, height }) => sizes.push([width, height]) })
     t.same(sizes, [[32, 48]])
-    await failure(t, engine.run('upscale', { repeats: 99 }, { attachments: { init_image: image } }), 'invalid_parameters')
+    await failure(t, engine.run('upscale', { repeats: 99 }, { attachments }), 'invalid_parameters', /repeats/)
     const noImage = { attachments: { init_image: Buffer.from('text') } }
     await failure(t, engine.run('upscale', {}, noImage), 'invalid_parameters')
     await failure(t, engine.run('upscale', {}), 'invalid_parameters')
@@ -204,6 +204,10 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     await load(engine, minit2i)
     t.ok(await drawOne(engine), 'and can be started again')
   })
+}
+
+function picture (width: number, height: number): Promise<Buffer> {
+  return sharp({ create: { width, height, channels: 3, background: 'teal' } }).png().toBuffer()
 }
 
 function checkInfo (t: Test, info: EngineInfo): void {

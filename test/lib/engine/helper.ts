@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import {
-  EngineError, type EngineErrorCode, type EngineImage, type ImageParameters, type ModelFiles, type Progress, type RunOptions
+  EngineError, type EngineErrorCode, type EngineImage, type ImageParameters, type ModelFiles, type Progress,
+  type RunOptions
 } from '../../../lib/engine/engine.ts'
 import { EngineProcess, type EngineProcessOptions } from '../../../lib/engine/process.ts'
 import { selectEngine } from '../../../lib/engine/select.ts'
@@ -72,7 +73,9 @@ export async function drawOne (
 }
 
 /** Checks that `promise` is rejected with an EngineError of this code, and returns its message. */
-export async function failure (t: Test, promise: Promise<unknown>, code: EngineErrorCode, message?: RegExp): Promise<string> {
+export async function failure (
+  t: Test, promise: Promise<unknown>, code: EngineErrorCode, message?: RegExp
+): Promise<string> {
   try {
     await promise
     t.fail(`expected ${code}`)
