@@ -82,7 +82,7 @@ export const optionTable = {
   'max-prompt-length': { kind: 'integer', group: 'Jobs', default: 8000, minimum: 1, maximum: 16_000, describe: 'Longest prompt in characters' },
   'max-loras': { kind: 'integer', group: 'Jobs', default: 8, minimum: 0, maximum: 64, describe: 'Most LoRAs of one job' },
   'max-upload-size': { kind: 'integer', group: 'Jobs', default: 20, minimum: 1, maximum: 64, describe: 'Largest image that may be sent, in MiB' },
-  'max-upload-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 8192, minimum: 64 * 64, maximum: 16384 * 16384, describe: 'Most pixels of an image that is sent' },
+  'max-upload-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 4096, minimum: 64 * 64, maximum: 16384 * 16384, describe: 'Most pixels of an image that is sent' },
   'max-upscaled-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 8192, minimum: 64 * 64, maximum: 8192 * 8192, describe: 'Most pixels of an upscaled image' },
 
   'data-dir': { kind: 'string', group: 'Data', describe: 'Folder of the queue and the images (default: stable-diffusion-rest in the XDG data directory)' },

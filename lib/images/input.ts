@@ -104,7 +104,7 @@ async function decode<Result> (field: string, work: () => Promise<Result>): Prom
     try {
       return await work()
     } catch (error) {
-      throw refuse(field, 'an image that can be decoded', `a damaged one (${(error as Error).message.split('\n', 1)[0]!.slice(0, 120)})`, error)
+      throw refuse(field, 'an image that can be decoded', `one that cannot (${(error as Error).message.split('\n', 1)[0]!.slice(0, 120)})`, error)
     }
   })
 }
