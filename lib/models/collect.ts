@@ -1,5 +1,6 @@
 import { readBundle } from './bundle.ts'
-import { ModelFileError, Pacer } from './header.ts'
+import { Pacer } from './concurrency.ts'
+import { ModelFileError } from './header.ts'
 import { type FileModel, type Model, failedBundle, modelOfBundle, modelOfFile } from './model.ts'
 import type { ScanResult, ScannedFile } from './scan.ts'
 import type { ModelType } from './types.ts'

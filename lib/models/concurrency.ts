@@ -29,3 +29,14 @@ export class Slots {
     else next()
   }
 }
+
+/** Lets the event loop turn when parsing has held it for a while. */
+export class Pacer {
+  #turn = performance.now()
+
+  async pause (): Promise<void> {
+    if (performance.now() - this.#turn < 8) return
+    await new Promise(resolve => { setImmediate(resolve) })
+    this.#turn = performance.now()
+  }
+}

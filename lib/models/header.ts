@@ -80,14 +80,3 @@ export function printable (text: string, substitute = '?'): string {
 export function quote (name: string): string {
   return `"${printable(name.length > 80 ? `${name.slice(0, 80)}…` : name)}"`
 }
-
-/** Lets the event loop turn when parsing has held it for a while. */
-export class Pacer {
-  #turn = performance.now()
-
-  async pause (): Promise<void> {
-    if (performance.now() - this.#turn < 8) return
-    await new Promise(resolve => { setImmediate(resolve) })
-    this.#turn = performance.now()
-  }
-}

@@ -1,6 +1,7 @@
 import { isAscii, isUtf8 } from 'node:buffer'
+import { Pacer } from './concurrency.ts'
 import {
-  type Header, type TensorInfo, ModelFileError, Pacer, beyondLimit, cutOff, elementCount, limits, quote
+  type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount, limits, quote
 } from './header.ts'
 import type { Source } from './source.ts'
 

@@ -8,7 +8,7 @@ import { type Summary, inspectHeader } from './inspect.ts'
 import { type FileFormat, formatOfName, readHeader } from './read-header.ts'
 import { type ModelType, typeOfFolder } from './types.ts'
 
-/** A folder that is searched for models. `type` says what its files are when neither they nor their folders tell. */
+/** A folder that is searched for models. `type` says what all files in it are that do not prove otherwise. */
 export interface ScanRoot {
   path: string
   type?: ModelType
@@ -115,6 +115,7 @@ class Scan {
   readonly #roots: readonly ScanRoot[]
   readonly #cache: ScanCache
   readonly #seenPaths = new Set<string>()
+  readonly #exceeded = new Set<string>()
   readonly #result: ScanResult = { files: [], warnings: [], roots: [], folders: [], cacheChanged: false }
   #pending: Folder[] = []
   #links: Folder[] = []
@@ -122,7 +123,6 @@ class Scan {
   #foundLinks: ScannedFile[] = []
   #unread: UnreadFile[] = []
   #files = 0
-  #full = false
   #entries = 0
 
   constructor (roots: readonly ScanRoot[], cache: ScanCache) {
@@ -182,10 +182,7 @@ class Scan {
     this.#seenPaths.add(folder.path)
     try {
       for await (const entry of await opendir(folder.path, { bufferSize: 256 })) {
-        if (++this.#entries > scanLimits.entries) {
-          this.#warn(folder.path, `More than ${scanLimits.entries} entries in all folders: the rest is not listed.`)
-          return
-        }
+        if (++this.#entries > scanLimits.entries) return this.#warnOnce('entries', folder.path)
         if (!entry.name.startsWith('.')) this.#visit(folder, entry)
       }
       this.#result.folders.push(folder.path)
@@ -209,8 +206,7 @@ class Scan {
       const file: ScannedFile = { root, path, relative, folderType, folderDepth, format, size: 0, modified: 0 }
       const files = link ? this.#foundLinks : this.#found
       if (++this.#files <= scanLimits.files) files.push(file)
-      else if (!this.#full) this.#warn(path, `More than ${scanLimits.files} model files: the rest is not listed.`)
-      this.#full = this.#files > scanLimits.files
+      else this.#warnOnce('files', path)
     } else if (folder.depth === scanLimits.depth) {
       this.#warn(path, `The folder lies more than ${scanLimits.depth} levels deep and is not searched.`)
     } else {
@@ -301,6 +297,12 @@ class Scan {
       this.#cache.delete(path)
       this.#result.cacheChanged = true
     }
+  }
+
+  #warnOnce (limit: 'entries' | 'files', path: string): void {
+    if (this.#exceeded.has(limit)) return
+    this.#exceeded.add(limit)
+    this.#warn(path, `There are more than ${scanLimits[limit]} ${limit} in the models folders: the rest is not listed.`)
   }
 
   #warn (path: string, message: string): void {

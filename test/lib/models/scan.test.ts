@@ -182,6 +182,6 @@ t.test('ten thousand files', async t => {
     t.equal(cacheChanged, round === 0, 'only the first scan reads')
   }
   t.comment(`cold ${times[0]} ms, then ${times.slice(1).join(' and ')} ms`)
-  // Far from what it takes alone (about 1.2 s and 0.1 s on two cores): the machine does other things meanwhile.
-  t.ok(times[0]! < 15_000 && times[2]! < 3000, times.join())
+  // Against each other, because the machine does other things meanwhile. Alone, two cores take about 1.5 s and 0.1 s.
+  t.ok(times[2]! < times[0]! / 2, 'what is known is not read again')
 })
