@@ -2,6 +2,7 @@ import type { Engine, ImageParameters, LoadOptions, ModelFiles } from '../engine
 import type { Attachments, Job } from '../jobs/job.ts'
 import type { ResolvedJob } from '../jobs/run.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
+import type { Model } from '../models/model.ts'
 import type { ModelType } from '../models/types.ts'
 import type { Options } from '../options.ts'
 import { hiresMethods } from './parameters.ts'
@@ -41,16 +42,19 @@ async function toUpscaling (job: Job, attachments: Attachments, { catalog, optio
   return { files, options: loadOptions(options), parameters: { repeats: job.parameters.repeats as number }, attachments }
 }
 
-async function toDrawing (job: Job, attachments: Attachments, { catalog, engine, options }: EngineTermsParts): Promise<ResolvedJob> {
+/** What the engine is told to hold in memory for a drawing model, the same for POST /api/models/load as for a job. */
+export async function toLoad (model: Model, { catalog, engine, options }: EngineTermsParts): Promise<{ files: ModelFiles, options: LoadOptions }> {
+  return { files: await catalog.files(model), options: { ...loadOptions(options), ...await embeddings(catalog, engine) } }
+}
+
+async function toDrawing (job: Job, attachments: Attachments, parts: EngineTermsParts): Promise<ResolvedJob> {
+  const { catalog, engine } = parts
   const { model, loras = [], control_net: controlNet, hires, canny, ...parameters } = job.parameters as unknown as NamedParameters
   const pathOf = async (id: string, type: ModelType) => await catalog.path(catalog.resolve(id, { types: [type] }))
-  const files: ModelFiles = {
-    ...await catalog.files(catalog.resolve(model)),
-    ...(controlNet !== undefined && { control_net: await pathOf(controlNet, 'controlnet') })
-  }
+  const { files, options } = await toLoad(catalog.resolve(model), parts)
   return {
-    files,
-    options: { ...loadOptions(options), ...await embeddings(catalog, engine) },
+    files: { ...files, ...(controlNet !== undefined && { control_net: await pathOf(controlNet, 'controlnet') }) },
+    options,
     parameters: {
       ...parameters as unknown as ImageParameters,
       loras: await Promise.all(loras.map(async ({ name, weight }) => ({ path: await pathOf(name, 'lora'), weight }))),

@@ -16,6 +16,8 @@ export interface Form {
 /** The field that holds many, as JSON: what a job has as `parameters`, for example. Others go before what is in it. */
 const manyFields = 'parameters'
 
+const decimal = /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
+
 /**
  * Reads a multipart form: images as files, everything else as fields, lists and objects among them as JSON.
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE naming the field.
@@ -68,7 +70,7 @@ function readValue (value: unknown, parameter: Parameter | undefined): unknown {
   switch (type) {
     case 'integer':
     case 'number':
-      return /^\s*[+-]?[\d.]+(e[+-]?\d+)?\s*$/i.test(value) ? Number(value) : value
+      return decimal.test(value) ? Number(value) : value
     case 'boolean':
     case 'array':
     case 'object':

@@ -99,7 +99,7 @@ t.test('images in every format and size', async t => {
       ['IMAGE/WEBP', 'webp'],
       ['image/png;q=0, image/*', 'jpeg'],
       ['text/html, image/webp;q=0.2, */*;q=0.1', 'webp']
-    ]) {
+    ] as const) {
       const { headers } = await app.inject({ url, headers: { accept } })
       t.equal(headers['content-type'], `image/${format}`, accept)
     }
