@@ -1,6 +1,7 @@
 import fp from 'fastify-plugin'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { apiError, errorTable, type ApiError, type ErrorCode } from '../errors.ts'
+import { EngineError, type EngineErrorCode } from '../lib/engine/engine.ts'
 
 /** What the framework's own refusals are called here. */
 const frameworkCodes: Readonly<Record<string, ErrorCode>> = {
@@ -25,6 +26,9 @@ const statusCodes: Readonly<Record<number, ErrorCode>> = {
   503: 'SDR_UNAVAILABLE'
 }
 
+/** What an engine says of the model or the request; everything else is about the engine. */
+const engineRefusals: readonly EngineErrorCode[] = ['model_load_failed', 'invalid_parameters', 'unsupported']
+
 /** One shape for every error: `{"error": {code, message, details?, request_id}}`. */
 export default fp(async (app) => {
   app.setErrorHandler((error: FastifyError, request, reply) => sendError(error, request, reply))
@@ -37,7 +41,8 @@ export default fp(async (app) => {
 export function sendError (thrown: Error, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const error = toApiError(thrown)
   const status = errorTable[error.code as ErrorCode][0]
-  if (status >= 500) request.log.error({ err: thrown }, error.message)
+  if (status === 500) request.log.error({ err: thrown }, error.message)
+  else if (status > 500) request.log.warn({ code: error.code }, error.message) // foreseen, and there may be many
   if (error.retryAfter !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfter)))
   if (status === 401) reply.header('www-authenticate', challenge(request))
   return reply.code(status).type('application/json; charset=utf-8').send({
@@ -47,6 +52,9 @@ export function sendError (thrown: Error, request: FastifyRequest, reply: Fastif
 
 function toApiError (error: Error & Partial<ApiError>): ApiError {
   if (error.code !== undefined && error.code in errorTable) return error as ApiError
+  if (error instanceof EngineError) {
+    return apiError(engineRefusals.includes(error.code) ? 'SDR_UNSUPPORTED_MODEL' : 'SDR_UNAVAILABLE', error.message, { cause: error })
+  }
   const status = error.statusCode ?? 500
   const code = frameworkCodes[error.code ?? ''] ?? statusCodes[status] ?? (status < 500 ? 'SDR_INVALID_REQUEST' : 'SDR_INTERNAL')
   // The message of an unforeseen error may tell of the inside of the server; some of the framework's say less than the table.

@@ -2,9 +2,10 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { apiError } from '../errors.ts'
+import { toLoad } from '../lib/generation/engine-terms.ts'
 import { describe, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
-import { Model as ModelSchema, Named, Nullable, OneOf } from './schemas.ts'
+import { Model as ModelSchema, Named, None, Nullable, OneOf } from './schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
@@ -98,6 +99,31 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       }
     }
   }, async () => app.models.refresh())
+
+  app.post('/load', {
+    config: { permission: 'models:manage' },
+    schema: {
+      operationId: 'loadModel',
+      tags,
+      summary: 'Load a model into the memory of the engine, so that its next job starts sooner',
+      description: 'Waits for the running job to end. Jobs load their models by themselves; this is for the first one.',
+      body: Type.Object({ model: Type.String({ minLength: 1, maxLength: 512, description: 'Id or name' }) }, { additionalProperties: false }),
+      response: { 200: Named(ModelSchema) }
+    }
+  }, async request => {
+    const model = app.models.resolve(request.body.model)
+    const { files, options } = await toLoad(model, { catalog: app.models, engine: app.engine, options: app.config })
+    await app.jobs.loadModel(model.id, files, options)
+    return onWire(model, request)
+  })
+
+  app.post('/unload', {
+    config: { permission: 'models:manage' },
+    schema: { operationId: 'unloadModel', tags, summary: 'Free the memory of the loaded model', response: { 204: None } }
+  }, async (_request, reply) => {
+    await app.jobs.unloadModel()
+    return reply.code(204).send(null)
+  })
 
   /** An id has slashes; clients that encode them and people who do not both get their model. */
   const getModel = async (request: FastifyRequest, id: string) => {

@@ -134,6 +134,7 @@ export const Model = named('Model', Type.Object({
   parameters: Nullable(Type.Integer({ description: 'Number of weights' })),
   prediction: Nullable(Type.String()),
   resolution: Nullable(Type.Integer({ description: 'Pixels of one side that it was trained for' })),
+  sha256: Nullable(Type.String({ description: 'Known once it was asked for' })),
   modified_at: Time('When the file was changed'),
   blocked: Nullable(Type.String({ description: 'Why it is never loaded' })),
   error: Nullable(Type.String({ description: 'Why it cannot be loaded as it is' })),

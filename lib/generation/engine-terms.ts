@@ -78,8 +78,7 @@ async function embeddings (catalog: ModelCatalog, engine: Engine): Promise<LoadO
 }
 
 /** The attachments with the edges of the control image in its place. */
-async function withEdges (attachments: Attachments, { enabled = true, ...settings }: { enabled?: boolean }, engine: Engine): Promise<Attachments> {
-  if (!enabled) return attachments
+async function withEdges (attachments: Attachments, { enabled: _, ...settings }: { enabled?: boolean }, engine: Engine): Promise<Attachments> {
   let edges: Uint8Array | undefined
   await engine.run('canny', settings, {
     attachments: { control_image: attachments.control_image! },
