@@ -46,12 +46,16 @@ export class LoginThrottle {
   /**
    * Asks to try a password. The try counts as failed until `takeBack` or `succeed` says otherwise, so that many at once
    * are no way around the wait.
-   * @param isKnown whether the account has logged in from this address before; then strangers elsewhere do not matter
+   * @param isKnown whether the account is logged in from this address; then strangers elsewhere do not matter. Asked only
+   *   when it makes a difference.
    * @returns seconds to wait, or 0 when the password may be looked at now
    */
-  attempt (username: string, address: string, isKnown: boolean): number {
+  attempt (username: string, address: string, isKnown: () => boolean): number {
     const keys = keysOf(username, address)
-    const wait = Math.max(...keys.map(([meter, key]) => meter === 'account' && isKnown ? 0 : this.#waitFor(meter, key)))
+    const wait = Math.max(...keys.map(([meter, key]) => {
+      const wait = this.#waitFor(meter, key)
+      return wait > 0 && meter === 'account' && isKnown() ? 0 : wait
+    }))
     if (wait === 0) for (const [meter, key] of keys) this.#count(meter, key, 1)
     return wait
   }

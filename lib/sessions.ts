@@ -54,6 +54,7 @@ export class SessionStore {
   readonly #database: Database
   readonly #lifetime: number
   readonly #active
+  readonly #addresses
 
   /** @param lifetime milliseconds that a session lives on after its last refresh. */
   constructor (database: Database, lifetime: number) {
@@ -62,6 +63,8 @@ export class SessionStore {
     this.#active = database.prepare(`
       SELECT users.id, users.username, users.role, users.source FROM sessions JOIN users ON users.id = sessions.user_id
       WHERE sessions.id = ? AND sessions.user_id = ? AND sessions.expires_at > ? AND users.disabled = 0`)
+    this.#addresses = database.prepare(`
+      SELECT DISTINCT address FROM sessions JOIN users ON users.id = user_id WHERE username = ? COLLATE NOCASE AND expires_at > ?`)
   }
 
   open (userId: string, address: string, userAgent: string): OpenedSession {
@@ -115,9 +118,7 @@ export class SessionStore {
 
   /** The addresses from which an account of that name is logged in. */
   addressesOf (username: string): string[] {
-    const rows = this.#database.prepare(`
-      SELECT DISTINCT address FROM sessions JOIN users ON users.id = user_id WHERE username = ? COLLATE NOCASE AND expires_at > ?`)
-      .all(username, Date.now()) as Array<{ address: string }>
+    const rows = this.#addresses.all(username, Date.now()) as Array<{ address: string }>
     return rows.map(({ address }) => address)
   }
 

@@ -40,12 +40,17 @@ export class UserStore {
   readonly #database: Database
   readonly #hasher: PasswordHasher
   readonly #sources: readonly AccountSource[]
+  /** Made once: a flood of logins asks them over and over. */
+  readonly #named
 
   /** @param sources those whose administrators can come in; the last of them stays */
   constructor (database: Database, hasher: PasswordHasher, sources = accountSources as readonly AccountSource[]) {
     this.#database = database
     this.#hasher = hasher
     this.#sources = sources
+    const named = (source: AccountSource, collation: string) =>
+      database.prepare(`SELECT * FROM users WHERE username = ? COLLATE ${collation} AND source = '${source}'`)
+    this.#named = { local: named('local', 'NOCASE'), unix: named('unix', 'BINARY'), pam: named('pam', 'BINARY') }
   }
 
   /** @throws SDR_INVALID_REQUEST for a bad name or password, SDR_CONFLICT when the name is taken. */
@@ -137,8 +142,7 @@ export class UserStore {
   }
 
   #row (username: string, source: AccountSource): UserRow | undefined {
-    const collation = source === 'local' ? 'NOCASE' : 'BINARY'
-    return this.#database.prepare(`SELECT * FROM users WHERE username = ? COLLATE ${collation} AND source = ?`).get(username, source) as UserRow | undefined
+    return this.#named[source].get(username) as UserRow | undefined
   }
 
   /** Without an administrator nobody could make one over the API any more. */

@@ -34,7 +34,7 @@ export default fp(async (app) => {
   async function check (username: string, password: string, request: FastifyRequest): Promise<User> {
     const verify = verifier()
     const address = app.addressOf(request)
-    const isKnown = app.sessions.addressesOf(username).some(known => app.addressOf({ ip: known }) === address)
+    const isKnown = () => app.sessions.addressesOf(username).some(known => app.addressOf({ ip: known }) === address)
     const wait = throttle.attempt(username, address, isKnown)
     if (wait > 0) throw apiError('SDR_RATE_LIMITED', `Too many failed logins; try again in ${wait} s.`, { retryAfter: wait })
     const user = await verify(username, password, request).catch(error => {

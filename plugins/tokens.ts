@@ -31,14 +31,15 @@ interface Claims {
   sid: string
   jti: string
   typ: string
+  iat: number
   exp: number
 }
 
 /** Issuer and audience of every token; a token of another server fails on its signature. */
 const name = 'stable-diffusion-rest'
 
-/** Milliseconds that an access token lives on after its end, for clocks that differ a little. */
-const clockTolerance = 5000
+/** Seconds that an access token lives on after its end, or may come from the future, for clocks that differ a little. */
+const clockTolerance = 5
 
 /** Signs and checks access tokens (HS256 only, every claim required). The role is read from the store at each request. */
 export default fp(async (app) => {
@@ -50,7 +51,7 @@ export default fp(async (app) => {
       allowedIss: name,
       allowedAud: name,
       requiredClaims: ['iss', 'aud', 'sub', 'jti', 'sid', 'iat', 'exp', 'typ'],
-      clockTolerance
+      clockTolerance: clockTolerance * 1000
     }
   })
 
@@ -62,10 +63,12 @@ export default fp(async (app) => {
       const isExpired = (error as { code?: string }).code === 'FAST_JWT_EXPIRED'
       throw apiError(isExpired ? 'SDR_TOKEN_EXPIRED' : 'SDR_INVALID_TOKEN', undefined, { cause: error })
     }
-    // What the library leaves open: a token made for another purpose, and times that are no whole seconds.
-    const texts = [claims.sub, claims.sid, claims.jti]
-    const isWellFormed = claims.typ === 'access' && texts.every(text => typeof text === 'string') && Number.isSafeInteger(claims.exp)
-    if (!isWellFormed) throw apiError('SDR_INVALID_TOKEN')
+    // What the library leaves open: a token made for another purpose, times that are no whole seconds, and a life that is
+    // longer than any that is given here.
+    const { sub, sid, jti, typ, iat, exp } = claims
+    const isWellFormed = typ === 'access' && [sub, sid, jti].every(text => typeof text === 'string' && text !== '') && [iat, exp].every(Number.isSafeInteger)
+    const isOfThisServer = exp - iat <= app.config.jwtExpiration * 60 && iat <= Date.now() / 1000 + clockTolerance
+    if (!isWellFormed || !isOfThisServer) throw apiError('SDR_INVALID_TOKEN')
     return claims
   }
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from 'fastify'
 import type { Test } from 'tap'
-import { buildApp } from '../app.ts'
+import { buildApp, type AppParts } from '../app.ts'
 import type { ErrorCode } from '../errors.ts'
 import { resolveOptions, type Options } from '../lib/options.ts'
 import type { AccountRole } from '../lib/principals.ts'
@@ -25,9 +25,11 @@ export function workspace (t: Test, { models = true } = {}): { folder: string, m
 }
 
 /** Builds the real application on a folder of its own. */
-export async function build (t: Test, options: Partial<Record<string, unknown>> = {}, { models = true } = {}): Promise<FastifyInstance> {
+export async function build (
+  t: Test, options: Partial<Record<string, unknown>> = {}, { models = true, ...parts }: AppParts & { models?: boolean } = {}
+): Promise<FastifyInstance> {
   const { models: modelsDir, data } = workspace(t, { models })
-  const app = await buildApp(testOptions({ 'models-dir': [modelsDir], 'data-dir': data, ...options }), { passwordCost: testPasswordCost })
+  const app = await buildApp(testOptions({ 'models-dir': [modelsDir], 'data-dir': data, ...options }), { passwordCost: testPasswordCost, ...parts })
   t.teardown(() => app.close())
   await app.ready()
   return app
