@@ -1,5 +1,5 @@
 import { apiError } from '../../errors.ts'
-import type { Parameter } from './parameters.ts'
+import { isImage, type Parameter } from './parameters.ts'
 import { badValue } from './refusals.ts'
 
 /** What of a multipart form is read here; @fastify/multipart has more to say about each part. */
@@ -30,6 +30,7 @@ export async function readForm (parts: AsyncIterable<FormPart>, parameters: Reco
       const name = part.fieldname
       if (fields.has(name)) throw badValue(name, 'one value', 'several')
       if (part.type === 'file') {
+        if (name === manyFields || (name in parameters && !isImage(name))) throw badValue(name, 'a field without a file name', 'a file')
         files.set(name, await readFile(part))
         fields.set(name, '(file)')
       } else {

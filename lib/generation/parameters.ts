@@ -31,6 +31,10 @@ export const defaultStrength = 0.75
 export const imageNames = ['init_image', 'mask', 'control_image'] as const
 export type ImageName = typeof imageNames[number]
 
+export function isImage (name: string): name is ImageName {
+  return (imageNames as readonly string[]).includes(name)
+}
+
 export interface Parameter {
   schema: TSchema
   /** The types of jobs that take it. */
@@ -75,8 +79,8 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
       priority: Type.Integer({ minimum: -10, maximum: 10, default: 0, description: 'Higher runs first; above 0 is for those who may manage all jobs' })
     }),
     ...ofTypes(drawing, {
-      prompt: text({ minLength: 1, maxLength: longestPrompt, description: 'What to draw; <lora:name:weight> adds a LoRA, embedding:name an embedding', examples: ['a red fox in the snow'] }),
-      negative_prompt: text({ maxLength: longestPrompt, default: '', description: 'What not to draw' }),
+      prompt: Type.String({ minLength: 1, maxLength: longestPrompt, description: 'What to draw; <lora:name:weight> adds a LoRA, embedding:name an embedding', examples: ['a red fox in the snow'] }),
+      negative_prompt: Type.String({ maxLength: longestPrompt, default: '', description: 'What not to draw' }),
       width: side(limits.maxWidth, 'Width; when absent, as the model or the image has it'),
       height: side(limits.maxHeight, 'Height; when absent, as the model or the image has it'),
       steps: Type.Integer({ minimum: 1, maximum: maxSteps, description: "Sampling steps; the model's own when absent", examples: [20] }),
@@ -163,11 +167,6 @@ export function bodySchema (type: JobType, parameters: Record<string, Parameter>
 
 function ofTypes (types: readonly JobType[], schemas: Record<string, TSchema>, feature?: Capability): Record<string, Parameter> {
   return Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, { schema, types, ...(feature && { feature }) }]))
-}
-
-/** A NUL ends a text for the engines. */
-function text (options: object): TSchema {
-  return Type.String({ pattern: '^[^\\u0000]*$', ...options })
 }
 
 function choice (names: readonly string[], description: string) {

@@ -90,8 +90,8 @@ function requireFeatures (type: JobType, request: ImageRequest, uploads: Uploads
   requireFeature(type, engine)
   if (type === 'controlnet' && uploads.init_image !== undefined) requireFeature('img2img', engine, 'init_image')
   for (const [name, { feature }] of Object.entries(requestParameters(limits, engine))) {
-    const value = request[name] as { enabled?: boolean } | undefined
-    if (feature !== undefined && value !== undefined && value.enabled !== false) requireFeature(feature, engine, name)
+    const value = request[name]
+    if (feature !== undefined && value !== undefined && !isOff(value)) requireFeature(feature, engine, name)
   }
 }
 
@@ -117,7 +117,7 @@ async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting:
   const model = chooseModel(request.model, drawingTypes, setting)
   const prompts = readPrompts(request, setting)
   const images = await openImages(uploads, setting)
-  const parameters = definedOnly({
+  const parameters = inUse({
     ...withDefaults(request, model, images, setting),
     ...prompts,
     control_net: images.control_image && chooseControlNet(request.control_net, setting),
@@ -216,6 +216,11 @@ async function unpack ({ init_image: init, mask, control_image: control }: Image
   }
 }
 
-function definedOnly<Values extends object> (values: Values): Values {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Values
+/** Without what is not there, and what is switched off. */
+function inUse<Values extends object> (values: Values): Values {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined && !isOff(value))) as Values
+}
+
+function isOff (value: unknown): boolean {
+  return typeof value === 'object' && value !== null && 'enabled' in value && value.enabled === false
 }

@@ -23,6 +23,7 @@ const foreignArguments = /<\s*\/?\s*sd_cpp_extra_args/i
  * @throws {ApiError} SDR_INVALID_REQUEST
  */
 export function readPrompt (prompt: string, { maxLoras }: { maxLoras: number }): PromptParts {
+  refuseNul('prompt', prompt)
   const loras: LoraRequest[] = []
   let text = prompt
   // One after the other, because what is left when a tag is gone may be a tag.
@@ -39,6 +40,7 @@ export function readPrompt (prompt: string, { maxLoras }: { maxLoras: number }):
 
 /** @throws {ApiError} SDR_INVALID_REQUEST for what has no meaning in a negative prompt. */
 export function checkNegativePrompt (prompt: string): void {
+  refuseNul('negative_prompt', prompt)
   const [tag] = loraTag.exec(prompt) ?? []
   if (tag !== undefined) throw badValue('negative_prompt', 'no LoRA (a LoRA belongs in prompt or loras; a negative weight turns it around)', tag)
   refuseForeignArguments('negative_prompt', prompt)
@@ -57,6 +59,11 @@ function readTag (content: string): LoraRequest {
     throw badValue('prompt', `<lora:name:weight> with a weight from −${largestWeight} to ${largestWeight}`, `<lora:${content}>`)
   }
   return { name, weight: Number(weight) }
+}
+
+/** It ends a text for the engines. */
+function refuseNul (field: string, prompt: string): void {
+  if (prompt.includes('\0')) throw badValue(field, 'a text without NUL characters', JSON.stringify(prompt))
 }
 
 function refuseForeignArguments (field: string, prompt: string): void {

@@ -47,7 +47,6 @@ export interface Work extends Size {
 }
 
 export interface Hires {
-  enabled?: boolean
   scale?: number
   target_width?: number
   target_height?: number
@@ -63,7 +62,7 @@ export function checkWork ({ seed, batch_count: images, ...work }: Work, model: 
   checkModelLimits(work, model)
   checkPixels('width × height', work, limits)
   let pixelSteps = width * height * steps
-  if (hires !== undefined && hires.enabled !== false) {
+  if (hires !== undefined) {
     const final = hiresSize(work, hires)
     checkPixels('hires', final, limits)
     pixelSteps += final.width * final.height * (hires.steps ?? steps)

@@ -54,6 +54,11 @@ t.test('the arguments of another server are refused', async t => {
   }
 })
 
+t.test('a NUL is refused', async t => {
+  t.throws(() => readPrompt('a\0 fox', limits), refusal('SDR_INVALID_REQUEST', /without NUL characters for prompt but received "a\\u0000 fox"/))
+  t.throws(() => checkNegativePrompt('\0'), refusal('SDR_INVALID_REQUEST', / for negative_prompt/))
+})
+
 t.test('no tag is ever left, and reading again changes nothing', async t => {
   const part = fc.constantFrom('<lora:', 'a', ':1', '>', '<', ' ', '\n', 'lora:', 'fox', '<lora:b:0.5>', '<lo', 'ra:', '\0', '🦊')
   fc.assert(fc.property(fc.array(part, { maxLength: 30 }), parts => {
@@ -130,7 +135,6 @@ t.test('the work of a job is bounded, and the refusal says by what', async t => 
   ] as const) t.throws(check(changes), refusal('SDR_INVALID_REQUEST', message), JSON.stringify(changes))
   t.throws(check({}, model(), { maxPixels: 512 * 512 - 1 }), refusal('SDR_INVALID_REQUEST', /width × height but received 512 × 512/))
   t.throws(check({ width: 1024 }, model({ square_only: true })), refusal('SDR_INVALID_REQUEST', /1024, because checkpoint\/x draws squares only, for height/))
-  t.doesNotThrow(check({ hires: { enabled: false, scale: 8 } }))
   t.doesNotThrow(check({ seed: 2 ** 31 - 1 }))
   t.doesNotThrow(check({ width: 8192, height: 64 }, { id: 'x' } as Model))
 })
@@ -169,6 +173,8 @@ t.test('forms', async t => {
     [[field('parameters', 'null')], 400, /an object in JSON for parameters/],
     [[field('parameters', '{')], 400, /an object in JSON for parameters/],
     [[field('init_image', 'abc', { valueTruncated: true })], 413, /init_image is too large/],
+    [[file('prompt', Buffer.from('a fox'))], 400, /a field without a file name for prompt but received a file/],
+    [[file('parameters', Buffer.from('{}'))], 400, /a field without a file name for parameters/],
     [[file('mask', Buffer.alloc(0), true)], 413, /mask is too large as a file \(--max-upload-size\)/]
   ] as const) await t.rejects(read(...parts), { statusCode: status, message } as unknown as Error)
   const broken = (async function * (): AsyncGenerator<FormPart> {
