@@ -2,8 +2,8 @@
 const mostLines = 40
 const longestLine = 500
 
-/** What marks a line as the reason of a crash: assertions, fatal errors, uncaught C++ and JavaScript exceptions. */
-const complaint = /assert|fatal|abort|terminate called|what\(\)|exception|error|panic|cannot open shared object/i
+/** What marks a line as the reason of a crash: a place in C++ sources, words of assertions, errors and exceptions. */
+const complaint = /\.(?:c|cc|cpp|cu|cuh|h|hpp|m|mm):\d+: |assert|fatal|abort|terminate called|what\(\)|exception|error/i
 
 /** The folders before the name of a source file: those of the machine that built the engine. */
 const buildFolders = /(?:[A-Za-z]:)?(?:[\\/][^\\/\s:]+)+[\\/](?=[^\\/\s:]+:\d)/

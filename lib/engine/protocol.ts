@@ -105,7 +105,8 @@ export class FrameDecoder {
    * @throws {ProtocolError} when a length exceeds its cap or the text is not JSON.
    */
   push (chunk: Uint8Array): Frame[] {
-    this.#chunks.push(chunk)
+    // A plain array also where the chunk is a Buffer: frames are the same in both runtimes.
+    this.#chunks.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength))
     this.#available += chunk.byteLength
     const frames: Frame[] = []
     for (;;) {

@@ -63,6 +63,7 @@ declare module '@qvac/diffusion-cpp' {
 }
 
 declare const Bare: {
+  argv: string[]
   exit (code?: number): never
   Thread: new (file: string, options: { data: unknown }) => unknown
 }

@@ -269,9 +269,9 @@ export function isProcessor (device: string): boolean {
 }
 
 /**
- * Refuses weights that end the process at the first step.
+ * Refuses weights that end the process at the first step: converted to any other type, even that of the file.
  * @throws {EngineError} invalid_parameters
  */
 export function checkWeightType (type: unknown, architecture: string): void {
-  if (architecture === 'MiniT2I' && type !== undefined) oneOf(['f32', 'f16'])('the weight_type of MiniT2I', type)
+  if (architecture === 'MiniT2I' && type !== undefined) oneOf(['f32'])('the weight_type of MiniT2I', type)
 }

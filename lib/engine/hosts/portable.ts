@@ -201,9 +201,9 @@ function mainDevice (names: string[]): string | undefined {
   return names.find((name) => !isProcessor(name)) ?? names[0]
 }
 
-/** Gives the event loop its turn. */
-function turn (): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0))
+/** Lets everything arrive that happened until now. The first timer may fire before the events of its turn. */
+async function turn (): Promise<void> {
+  for (let n = 0; n < 2; n++) await new Promise((resolve) => setTimeout(resolve, 0))
 }
 
 function checkFile (what: string, path: string, code: EngineErrorCode): void {

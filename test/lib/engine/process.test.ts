@@ -198,6 +198,8 @@ t.test('output fills neither pipe nor memory', async (t) => {
   t.equal(tail.complaint, undefined)
   tail.add(Buffer.from("\nterminate called after throwing 'std::bad_alloc'\n"))
   t.match(tail.complaint, /bad_alloc/)
+  tail.add(Buffer.from('/build/src/ops.cpp:136: unsupported types\n\n'))
+  t.equal(tail.complaint, 'ops.cpp:136: unsupported types')
   for (let n = 0; n < 1000; n++) tail.add(Buffer.from(`${n} ${'x'.repeat(10_000)}\n`))
   t.ok(tail.lines.join('').length < 50_000)
   t.match(tail.lines.at(-1), /^999 x/)

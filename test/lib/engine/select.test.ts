@@ -1,0 +1,69 @@
+import { chmodSync, cpSync, mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import t, { type Test } from 'tap'
+import { CommandError } from '../../../errors.ts'
+import { findPortable, selectEngine } from '../../../lib/engine/select.ts'
+import { packageRoot } from '../../../lib/package-root.ts'
+import { findEngineAddon } from '../../../native/index.ts'
+import { temporaryFolder } from './helper.ts'
+
+t.test('the engine that is asked for', async (t) => {
+  const portable = await selectEngine({ engine: 'portable' })
+  t.match(portable, { engine: 'portable', reason: /--engine/, args: [/dist\/lib\/engine\/hosts\/portable\.js$/] })
+  t.ok(statSync(portable.file).mode & 0o100, 'its runtime can be executed')
+
+  const native = await findEngineAddon()
+  const any = await selectEngine({ engine: 'auto' })
+  if (native.ok) {
+    const expected = { engine: 'native', file: process.execPath, args: [/native\.js$/, native.path] }
+    t.match(await selectEngine({ engine: 'native' }), expected)
+    t.match(any, { engine: 'native', reason: /is built/ })
+  } else {
+    const expected = { constructor: CommandError, exitCode: 5, message: native.reason }
+    await t.rejects(selectEngine({ engine: 'native' }), expected)
+    t.match(any, { engine: 'portable' })
+    t.ok(any.reason.includes(native.reason), 'says why not the other one')
+  }
+})
+
+/** A package folder without anything in it. */
+function emptyPackage (t: Test): string {
+  const root = temporaryFolder(t)
+  writeFileSync(join(root, 'package.json'), '{"name":"stable-diffusion-rest"}')
+  return root
+}
+
+function link (root: string, name: string): void {
+  const target = join(root, 'node_modules', name)
+  mkdirSync(dirname(target), { recursive: true })
+  symlinkSync(join(packageRoot, 'node_modules', name), target)
+}
+
+t.test('what is missing is said, with what to type', async (t) => {
+  const root = emptyPackage(t)
+  const advice = new RegExp(`not installed.*npm install --include=optional.*${root}`)
+  t.match(findPortable(root), { ok: false, reason: advice })
+  link(root, 'bare-runtime')
+  t.match(findPortable(root), { ok: false, reason: /not installed/ }, 'one of the two packages is not enough')
+  link(root, '@qvac/diffusion-cpp')
+  t.match(findPortable(root), { ok: false, reason: /portable\.js is missing.*npm run build/ })
+})
+
+t.test('a runtime without its execute bit', async (t) => {
+  const root = emptyPackage(t)
+  link(root, '@qvac/diffusion-cpp')
+  const modules = join(root, 'node_modules')
+  cpSync(join(packageRoot, 'node_modules', 'bare-runtime'), join(modules, 'bare-runtime'), { recursive: true })
+  const binaries = join(modules, `bare-runtime-${process.platform}-${process.arch}`)
+  const bare = join(binaries, 'bare')
+  mkdirSync(binaries)
+  t.match(findPortable(root), { ok: false, reason: /No binaries found for target/ }, 'and one of another platform')
+  writeFileSync(join(binaries, 'index.js'), `exports.bare = ${JSON.stringify(bare)}`)
+  writeFileSync(bare, '#!/bin/sh\n')
+  chmodSync(bare, 0o644)
+  const host = join(root, 'dist', 'lib', 'engine', 'hosts', 'portable.js')
+  mkdirSync(dirname(host), { recursive: true })
+  writeFileSync(host, '')
+  t.match(findPortable(root), { ok: true, command: { engine: 'portable', file: bare, args: [host] } })
+  t.equal(statSync(bare).mode & 0o777, 0o755)
+})
