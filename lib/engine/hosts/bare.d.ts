@@ -64,6 +64,9 @@ declare module '@qvac/diffusion-cpp' {
 
 declare const Bare: {
   argv: string[]
-  exit (code?: number): never
-  Thread: new (file: string, options: { data: unknown }) => unknown
+  Thread: {
+    new (file: string, options: { data: unknown }): unknown
+    /** Of the thread that asks. */
+    self: { data: unknown }
+  }
 }

@@ -2,7 +2,7 @@ import addon from '@qvac/diffusion-cpp'
 import logging from '@qvac/diffusion-cpp/addonLogging'
 import description from '@qvac/diffusion-cpp/package'
 import { statSync } from 'bare-fs'
-import { kill, pid } from 'bare-os'
+import { kill, pid, ppid } from 'bare-os'
 import Pipe from 'bare-pipe'
 import { EngineError, type EngineErrorCode, type EngineInfo, type Operations } from '../engine.ts'
 import { serveHost, type Attachments, type HostEngine, type Reporter } from './host.ts'
@@ -233,9 +233,10 @@ async function listDevices (): Promise<void> {
   await turn()
 }
 
+const server = ppid()
 const log = new PortableLog()
 logging.setLogger((priority, message) => log.add(priority, message))
 await listDevices()
-new Bare.Thread(`${import.meta.dirname}/portable-watch.js`, { data: null }) // eslint-disable-line no-new
+new Bare.Thread(`${import.meta.dirname}/portable-watch.js`, { data: server }) // eslint-disable-line no-new
 // An orderly exit would wait for the addon and for the thread, and there is nothing to put in order.
 serveHost(new PortableHost(log), new Pipe(3), () => kill(pid(), 'SIGKILL'))
