@@ -2,6 +2,7 @@ import multipart from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
+import { checkDepth } from '../lib/generation/depth.ts'
 import { readForm } from '../lib/generation/form.ts'
 import { bodySchema, imageNames, requestParameters } from '../lib/generation/parameters.ts'
 import { prepareJob, type ImageRequest, type Uploads } from '../lib/generation/prepare.ts'
@@ -41,11 +42,14 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   })
   app.decorateRequest('uploads')
 
-  async function takeForm (request: FastifyRequest): Promise<void> {
+  /** Brings forms into the shape of JSON, and refuses what the validation could not survive. */
+  async function takeBody (request: FastifyRequest): Promise<void> {
     request.uploads = {}
-    if (!request.isMultipart()) return
-    const { fields, files } = await readForm(request.parts(), parameters)
-    Object.assign(request, { body: fields, uploads: files })
+    if (request.isMultipart()) {
+      const { fields, files } = await readForm(request.parts(), parameters)
+      Object.assign(request, { body: fields, uploads: files })
+    }
+    checkDepth(request.body)
   }
 
   for (const type of jobTypes) {
@@ -55,7 +59,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     app.post(`/${type}`, {
       config: { permission: 'generate' },
       bodyLimit: textBytes + imageCount * Math.ceil(maxFileBytes * 1.5),
-      preValidation: [async () => requireFeature(type, engine), takeForm],
+      preValidation: [async () => requireFeature(type, engine), takeBody],
       schema: {
         operationId: `generate${name}`,
         tags: ['generate'],
