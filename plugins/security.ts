@@ -38,9 +38,9 @@ export default fp(async (app) => {
 
   app.addHook('onRequest', async request => {
     if (checksHost) {
-      const name = request.hostname.toLowerCase().replace(/\.$/, '')
+      const [, name = ''] = /^([^:[\]]*?|\[[\da-f:.]+\])\.?(?::\d{1,5})?$/.exec(request.host.toLowerCase()) ?? []
       if (isIP(name.replace(/^\[|\]$/g, '')) === 0 && !names.has(name)) {
-        throw apiError('SDR_HOST_NOT_ALLOWED', `This server does not answer for the host name ${JSON.stringify(name.slice(0, 100))}; --allowed-hosts adds it.`)
+        throw apiError('SDR_HOST_NOT_ALLOWED', `This server does not answer for the host name ${JSON.stringify(request.host.slice(0, 100))}; --allowed-hosts adds it.`)
       }
     }
     if (isFromForeignPage(request, corsOrigins)) {
