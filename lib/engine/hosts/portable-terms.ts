@@ -156,7 +156,8 @@ function tilingTerms (tiling: SpecialParameters['vae_tiling']): Record<string, u
   const { tile_size_x: x = 0, tile_size_y: y = 0, target_overlap: overlap } = tiling
   return {
     vae_tiling: true,
-    ...(x > 0 && y > 0 ? { vae_tile_size: `${x}x${y}` } : {}),
+    // The addon takes both sides or none.
+    ...(x > 0 || y > 0 ? { vae_tile_size: `${x || y}x${y || x}` } : {}),
     ...(overlap === undefined ? {} : { vae_tile_overlap: overlap })
   }
 }

@@ -243,6 +243,7 @@ t.test('its terms', async (t) => {
   t.same(run({ negative_prompt: undefined }), fox)
   t.match(run({ sampler: 'lcm', loras: loras('/lora') }), { sampling_method: 'lcm', lora: '/lora', sampler: undefined })
   t.match(run({ vae_tiling: {} }), { vae_tiling: true, vae_tile_size: undefined })
+  t.match(run({ vae_tiling: { tile_size_x: 32, target_overlap: 0.1 } }), { vae_tile_size: '32x32', vae_tile_overlap: 0.1 })
   t.notHas(run({ vae_tiling: { enabled: false, tile_size_x: 8, tile_size_y: 8 } }), { vae_tiling: true })
   t.match(run({ cache: { mode: 'cache_dit', reuse_threshold: 1 } }), { cache_mode: 'cache-dit', cache_threshold: 1 })
 
