@@ -5,9 +5,10 @@ import { Type } from 'typebox'
 import { checkDepth } from '../lib/generation/depth.ts'
 import { readForm } from '../lib/generation/form.ts'
 import { bodySchema, imageNames, requestParameters } from '../lib/generation/parameters.ts'
-import { prepareJob, type ImageRequest, type Uploads } from '../lib/generation/prepare.ts'
+import { prepareJob } from '../lib/generation/prepare.ts'
 import { requireFeature } from '../lib/generation/refusals.ts'
-import { jobTypes, type JobType } from '../lib/jobs/job.ts'
+import type { ImageRequest, Uploads } from '../lib/generation/request.ts'
+import { jobTypes, type Job as JobDescription, type JobType } from '../lib/jobs/job.ts'
 import { Job, Named } from './schemas.ts'
 
 declare module 'fastify' {
@@ -80,17 +81,28 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         }
       }
     }, async (request, reply) => {
-      const { id: owner, permissions } = request.principal
-      const { init_image, mask, control_image, ...wanted } = request.body as ImageRequest & Uploads
-      const { job: newJob, attachments } = await prepareJob(type, wanted, { init_image, mask, control_image, ...request.uploads }, {
-        catalog: app.models, engine, limits, loadedModel: app.jobs.status.scheduler.loaded_model, mayHurry: permissions.includes('jobs:all')
-      })
-      const accepted = await app.jobs.submit({ ...newJob, owner, idempotencyKey: request.headers['idempotency-key'] }, attachments)
+      const accepted = await submit(type, request)
       reply.header('location', `/api/queue/job/${accepted.id}`)
       const { wait = 0 } = request.query
       const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: request.signal })
       return reply.code(job.finished_at === null ? 202 : 200).send(job)
     })
+  }
+
+  async function submit (type: JobType, request: FastifyRequest): Promise<JobDescription> {
+    const { id: owner, permissions } = request.principal
+    const { init_image, mask, control_image, ...wanted } = request.body as ImageRequest & Uploads
+    const { job, attachments } = await prepareJob(type, wanted, { init_image, mask, control_image, ...request.uploads }, {
+      catalog: app.models,
+      engine,
+      limits,
+      parameters,
+      loadedModel: app.jobs.status.scheduler.loaded_model,
+      mayHurry: permissions.includes('jobs:all')
+    })
+    // Images of megabytes are not kept while somebody waits for the job.
+    Object.assign(request, { body: undefined, uploads: {} })
+    return await app.jobs.submit({ ...job, owner, idempotencyKey: request.headers['idempotency-key'] as string | undefined }, attachments)
   }
 }
 

@@ -7,7 +7,7 @@ import type { ModelType } from '../models/types.ts'
 import type { Options } from '../options.ts'
 import { hiresMethods } from './parameters.ts'
 import type { LoraRequest } from './prompt.ts'
-import type { Hires } from './size.ts'
+import type { HiresRequest } from './request.ts'
 
 /** Embeddings that an engine is told of, the first in the order of their ids. */
 const mostEmbeddings = 500
@@ -24,7 +24,7 @@ interface NamedParameters {
   model: string
   control_net?: string
   loras?: LoraRequest[]
-  hires?: Hires & { upscaler?: string }
+  hires?: HiresRequest
   canny?: { enabled?: boolean }
 }
 
@@ -64,7 +64,7 @@ async function toDrawing (job: Job, attachments: Attachments, parts: EngineTerms
   }
 }
 
-async function hiresTerms ({ upscaler, ...hires }: Hires & { upscaler?: string }, pathOf: (id: string) => Promise<string>): Promise<object> {
+async function hiresTerms ({ upscaler, ...hires }: HiresRequest, pathOf: (id: string) => Promise<string>): Promise<object> {
   if (upscaler === undefined || hiresMethods.includes(upscaler)) return { ...hires, upscaler }
   return { ...hires, upscaler: 'Model', model_path: await pathOf(upscaler) }
 }

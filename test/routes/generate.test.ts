@@ -315,7 +315,7 @@ t.test('bounds are options, and seen', async t => {
     ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4, seed: 2 ** 31 - 1 }, 400, /for seed/],
     ['upscale', { init_image: await base64(plain(65, 64)) }, 400, /4096 pixels \(--max-upload-pixels\) for init_image but received one of 65 × 64/],
     ['upscale', { init_image: Buffer.alloc(1300 * 1024).toString('base64') }, 413, /1048576 bytes \(--max-upload-size\) for init_image/],
-    ['upscale', { init_image: await base64(plain(20, 20)) }, 400, /256 pixels \(--max-upscaled-pixels\) with repeats 1 for init_image/]
+    ['upscale', { init_image: await base64(plain(20, 20)) }, 400, /256 pixels with repeats 1 \(--max-upscaled-pixels\) for init_image/]
   ] as const) {
     const response = await post(app, type, body, { wait: 0 })
     t.equal(response.statusCode, status, response.body)

@@ -5,7 +5,9 @@ import sharp from 'sharp'
 import t, { type Test } from 'tap'
 import { EngineProcess } from '../../../lib/engine/process.ts'
 import { toEngineTerms } from '../../../lib/generation/engine-terms.ts'
-import { prepareJob, type ImageRequest, type Uploads } from '../../../lib/generation/prepare.ts'
+import { requestParameters } from '../../../lib/generation/parameters.ts'
+import { prepareJob } from '../../../lib/generation/prepare.ts'
+import type { ImageRequest, Uploads } from '../../../lib/generation/request.ts'
 import type { Job, JobType } from '../../../lib/jobs/job.ts'
 import { JobQueue } from '../../../lib/jobs/queue.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
@@ -71,7 +73,8 @@ async function start (t: Test) {
     await jobs.close()
     await engine.stop()
   })
-  const setting = { catalog, engine: await engine.start(), limits, loadedModel: null, mayHurry: false }
+  const info = await engine.start()
+  const setting = { catalog, engine: info, limits, parameters: requestParameters(limits, info), loadedModel: null, mayHurry: false }
   return {
     folder,
     prepare: async (type: JobType, request: ImageRequest, uploads: Uploads = {}) => await prepareJob(type, request, uploads, setting),
@@ -195,7 +198,7 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
   t.test('bounds go for the second pass too', async t => {
     await t.rejects(prepare('txt2img', { ...base, prompt: 'a fox', hires: { scale: 8 }, width: 512, height: 512 }), { message: /hires/ })
     await t.rejects(prepare('upscale', { repeats: 4 }, { init_image: await png(64, 64, '#fff') }), {
-      code: 'SDR_INVALID_REQUEST', message: /at most 1024 pixels \(--max-upscaled-pixels\) with repeats 4 for init_image but received one of 64 × 64/
+      code: 'SDR_INVALID_REQUEST', message: /at most 1024 pixels with repeats 4 \(--max-upscaled-pixels\) for init_image but received one of 64 × 64/
     })
   })
 })
