@@ -73,6 +73,8 @@ export const optionTable = {
   'keep-days': { kind: 'integer', group: 'Jobs', default: 30, minimum: 1, maximum: 36_500, describe: 'Days for which an ended job is kept with its images' },
   'keep-outputs-size': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 1_000_000_000, describe: 'MiB of all kept images, 0 for any; then the oldest images go, and their jobs stay' },
   'keep-outputs-per-owner': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 1_000_000_000, describe: 'MiB of the kept images of one owner, 0 for any' },
+  'webhook-hosts': { kind: 'list', group: 'Jobs', default: [], describe: 'Hosts (host or host:port) that jobs may have told of their end; names must lead to public addresses, private ones are listed as addresses. None when empty' },
+  'webhook-secret': { kind: 'string', group: 'Jobs', secret: true, maxLength: 1024, describe: 'Secret that signs webhooks, at least 32 characters; better given by SDREST_WEBHOOK_SECRET' },
   'max-width': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192, describe: 'Widest image in pixels' },
   'max-height': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192, describe: 'Highest image in pixels' },
   'max-pixels': { kind: 'integer', group: 'Jobs', default: 2048 * 2048, minimum: 64 * 64, maximum: 4096 * 4096, describe: 'Most pixels of one image that is drawn' },

@@ -1,6 +1,11 @@
+import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { toEngineTerms } from '../lib/generation/engine-terms.ts'
 import { JobQueue } from '../lib/jobs/queue.ts'
+import type { Options } from '../lib/options.ts'
+import { AllowList } from '../lib/webhooks/allow-list.ts'
+import type { WebhookOptions } from '../lib/webhooks/webhooks.ts'
+import { CommandError, exitCodes } from '../errors.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -13,23 +18,45 @@ function bytes (mebibytes: number): number {
   return mebibytes === 0 ? Infinity : mebibytes * 1024 * 1024
 }
 
+/** @throws {CommandError} (usage) when the hosts or the secret are none. */
+function webhooks ({ webhookHosts, webhookSecret = '' }: Options): WebhookOptions | undefined {
+  const hosts = new AllowList(webhookHosts)
+  if (hosts.isEmpty) return undefined
+  if (webhookSecret.length < 32) {
+    throw new CommandError(exitCodes.usage,
+      'Expected a secret of at least 32 characters for --webhook-secret, because --webhook-hosts is given; `openssl rand -hex 32` makes one')
+  }
+  return { hosts, secret: webhookSecret }
+}
+
+async function openQueue (app: FastifyInstance): Promise<JobQueue> {
+  try {
+    return new JobQueue({
+      dataDir: app.folders.data,
+      engine: app.engine,
+      resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, engine: app.engine, options: app.config }),
+      logger: app.log,
+      webhooks: webhooks(app.config),
+      capacity: app.config.queueCapacity,
+      capacityPerOwner: app.config.queuePerOwner,
+      overtakeLimit: app.config.overtakeLimit,
+      keepJobs: app.config.keepJobs,
+      keepDays: app.config.keepDays,
+      keepBytes: bytes(app.config.keepOutputsSize),
+      keepBytesPerOwner: bytes(app.config.keepOutputsPerOwner),
+      // The engine's own grace period comes first; this is for an engine that is beyond obeying.
+      abortTimeout: (app.config.cancelGrace + 10) * 1000
+    })
+  } catch (error) {
+    // Nobody closes an application that could not be built, and its engine would keep the process alive.
+    await app.engine.stop()
+    throw error
+  }
+}
+
 /** The job queue and its scheduler, in `jobs.db`, `inputs/` and `outputs/` of the data folder. */
 export default fp(async (app) => {
-  const jobs = new JobQueue({
-    dataDir: app.folders.data,
-    engine: app.engine,
-    resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, engine: app.engine, options: app.config }),
-    logger: app.log,
-    capacity: app.config.queueCapacity,
-    capacityPerOwner: app.config.queuePerOwner,
-    overtakeLimit: app.config.overtakeLimit,
-    keepJobs: app.config.keepJobs,
-    keepDays: app.config.keepDays,
-    keepBytes: bytes(app.config.keepOutputsSize),
-    keepBytesPerOwner: bytes(app.config.keepOutputsPerOwner),
-    // The engine's own grace period comes first; this is for an engine that is beyond obeying.
-    abortTimeout: (app.config.cancelGrace + 10) * 1000
-  })
+  const jobs = await openQueue(app)
   app.decorate('jobs', jobs)
   app.addHook('onReady', async () => jobs.start())
   // Before the connections are closed: whoever waits for the running job still gets it.

@@ -22,6 +22,7 @@ export interface JobStoreOptions {
 export interface AcceptedJob extends Required<Pick<NewJob, 'type' | 'owner' | 'model' | 'priority' | 'parameters'>> {
   id: string
   idempotency?: Idempotency
+  webhookUrl?: string
 }
 
 interface JobRow {
@@ -42,6 +43,8 @@ interface JobRow {
   overtaken: number
   returned: number
 }
+
+type Statement = ReturnType<Database['prepare']>
 
 /** After that many starts that ended in a crash a job has failed. */
 const mostAttempts = 2
@@ -122,6 +125,7 @@ export class JobStore {
           owner: job.owner, key, hash: requestHash, job: row.sequence, created_at: createdAt
         })
       }
+      if (job.webhookUrl !== undefined) this.#statements.insertWebhook.run({ job: row.sequence, url: job.webhookUrl })
       return { row }
     })
     if (accepted.earlier !== undefined) return { job: accepted.earlier, isNew: false }
@@ -255,7 +259,7 @@ export class JobStore {
 
   /** queued → cancelled */
   cancelQueued (id: string): Job | undefined {
-    const row = this.#statements.cancelQueued.get({ id, now: this.#now() }) as JobRow | undefined
+    const row = changed(this.#statements.cancelQueued, { id, now: this.#now() })
     if (row === undefined) return undefined
     this.#line.remove(id)
     return this.#toJob(row)
@@ -263,18 +267,18 @@ export class JobStore {
 
   /** Remembers that a running job is to be cancelled, so that a restart does not bring it back. */
   markCancelling (id: string): Job | undefined {
-    const row = this.#statements.markCancelling.get({ id }) as JobRow | undefined
+    const row = changed(this.#statements.markCancelling, { id })
     return row && this.#toJob(row)
   }
 
   /** running → queued, at the front; the attempt does not count. */
   giveBack (id: string): Job | undefined {
-    return this.#requeue(this.#statements.giveBack.get({ id }) as JobRow | undefined)
+    return this.#requeue(changed(this.#statements.giveBack, { id }))
   }
 
   /** running → queued at the front after the first crash, running → failed after the second. */
   retryOrFail (id: string, reason: string): Job | undefined {
-    const row = this.#statements.retry.get({ id, most_attempts: mostAttempts }) as JobRow | undefined
+    const row = changed(this.#statements.retry, { id, most_attempts: mostAttempts })
     return row === undefined ? this.fail(id, { code: 'engine_crashed', message: reason }) : this.#requeue(row)
   }
 
@@ -335,19 +339,38 @@ export class JobStore {
     })
   }
 
+  /** Webhooks of ended jobs whose time has come, at most `limit`. */
+  dueWebhooks (now: number, limit: number): Array<{ sequence: number, url: string, tries: number, job: Job }> {
+    const rows = this.#statements.dueWebhooks.all({ now, limit }) as unknown as Array<JobRow & { url: string, tries: number }>
+    return rows.map(row => ({ sequence: row.sequence, url: row.url, tries: row.tries, job: this.#toJob(row) }))
+  }
+
+  /** When the next webhook is due, in milliseconds since 1970. */
+  nextWebhook (): number | undefined {
+    return (this.#statements.nextWebhook.get() as { due_at: number | null }).due_at ?? undefined
+  }
+
+  postponeWebhook (sequence: number, dueAt: number): void {
+    this.#statements.postponeWebhook.run({ sequence, due_at: dueAt })
+  }
+
+  forgetWebhook (sequence: number): void {
+    this.#statements.forgetWebhook.run({ sequence })
+  }
+
   close (): void {
     this.#database.close()
     this.#lock.close()
   }
 
   #end (id: string, status: JobStatus, error?: JobError): Job | undefined {
-    const row = this.#statements.end.get({
+    const row = changed(this.#statements.end, {
       id,
       status,
       error_code: error?.code ?? null,
       error_message: error?.message.slice(0, longestMessage) ?? null,
       now: this.#now()
-    }) as JobRow | undefined
+    })
     return row && this.#toJob(row)
   }
 
@@ -435,13 +458,20 @@ function prepareAll (database: Database) {
       VALUES ($owner, $key, $hash, $job, $created_at)`,
     dropKeys: 'DELETE FROM idempotency_keys WHERE created_at <= $before',
 
+    insertWebhook: 'INSERT INTO webhooks (job, url) VALUES ($job, $url)',
+    dueWebhooks: `SELECT jobs.*, url, tries FROM webhooks JOIN jobs ON sequence = job
+      WHERE due_at <= $now ORDER BY due_at LIMIT $limit`,
+    nextWebhook: 'SELECT min(due_at) AS due_at FROM webhooks WHERE due_at IS NOT NULL',
+    postponeWebhook: 'UPDATE webhooks SET tries = tries + 1, due_at = $due_at WHERE job = $sequence',
+    forgetWebhook: 'DELETE FROM webhooks WHERE job = $sequence',
+
     oldestEnded: `SELECT id, created_at, finished_at FROM jobs
       WHERE finished_at IS NOT NULL ORDER BY finished_at LIMIT $limit`,
     remove: `DELETE FROM jobs WHERE id IN (SELECT value FROM json_each($ids))
       AND status IN ('completed', 'failed', 'cancelled')`
   }
   return Object.fromEntries(Object.entries(all).map(([name, sql]) => [name, database.prepare(sql)])) as
-    Record<keyof typeof all, ReturnType<Database['prepare']>>
+    Record<keyof typeof all, Statement>
 }
 
 /** The first jobs that have `excess` bytes together, but never the last one. */
@@ -453,6 +483,14 @@ function oldestBeyond (kept: unknown[], excess: number): Array<Pick<Job, 'id' | 
     jobs.push({ id, created_at: toIso(createdAt) })
   }
   return jobs
+}
+
+/**
+ * Runs a statement that returns the row it has changed, to its very end: only there it says that the change could not be
+ * stored. `get` leaves after the first row and would hide that.
+ */
+function changed (statement: Statement, parameters: Parameters<Statement['all']>[0]): JobRow | undefined {
+  return statement.all(parameters)[0] as JobRow | undefined
 }
 
 function toIso (milliseconds: number): string {

@@ -2,11 +2,13 @@ import { DatabaseSync } from '@photostructure/sqlite'
 import { CommandError, exitCodes } from '../../errors.ts'
 import type { Database } from '../database.ts'
 
+const sqliteBusy = 5
+
 /**
  * Lets one server at a time work on a queue: two would run the same jobs. The lock is that of a SQLite file, which the
  * system releases however the process ends.
  * @returns what holds the lock until it is closed.
- * @throws {CommandError} (storage) when another process holds it.
+ * @throws {CommandError} (storage) when another process holds it, or it can't be written.
  */
 export function lock (file: string): Database {
   const database = new DatabaseSync(file, { timeout: 0 })
@@ -15,8 +17,10 @@ export function lock (file: string): Database {
     return database
   } catch (error) {
     database.close()
-    throw new CommandError(exitCodes.storage,
-      `Another server works on this queue (${file} is locked). Stop it, or give this one a --data-dir of its own.`,
-      { cause: error })
+    const { errcode, message } = error as { errcode?: number, message: string }
+    throw new CommandError(exitCodes.storage, errcode === sqliteBusy
+      ? `Another server works on this queue (${file} is locked). Stop it, or give this one a --data-dir of its own.`
+      : `The lock ${file} cannot be taken: ${message}. Check that there is room for it and that it is writable.`,
+    { cause: error })
   }
 }

@@ -5,7 +5,7 @@
  * the starts of all jobs: an owner's highest one says how recently that owner was served. `returned` marks a job that
  * had its turn and came back, `cancelling` a running one that somebody gave up. What stands behind a filter column in
  * an index lets a page be found without touching the rows it leaves out. `bytes` of a job are those of its kept images,
- * and `kept` holds their sum for each owner.
+ * and `kept` holds their sum for each owner. A webhook is due when its job has ended, and again after each failed try.
  */
 export const migrations: readonly string[] = [`
   CREATE TABLE jobs (
@@ -90,5 +90,16 @@ export const migrations: readonly string[] = [`
   CREATE TRIGGER kept_delete AFTER DELETE ON jobs WHEN OLD.bytes > 0 BEGIN
     UPDATE kept SET bytes = bytes - OLD.bytes WHERE owner = OLD.owner;
     DELETE FROM kept WHERE owner = OLD.owner AND bytes = 0;
+  END;
+`, `
+  CREATE TABLE webhooks (
+    job INTEGER PRIMARY KEY REFERENCES jobs (sequence) ON DELETE CASCADE,
+    url TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    due_at INTEGER
+  ) STRICT;
+  CREATE INDEX webhooks_due ON webhooks (due_at) WHERE due_at IS NOT NULL;
+  CREATE TRIGGER webhook_due AFTER UPDATE OF finished_at ON jobs WHEN NEW.finished_at IS NOT NULL BEGIN
+    UPDATE webhooks SET due_at = NEW.finished_at WHERE job = NEW.sequence;
   END;
 `]

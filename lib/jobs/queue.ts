@@ -1,8 +1,11 @@
 import { join, resolve as absolute } from 'node:path'
 import type { FileHandle } from 'node:fs/promises'
-import { apiError } from '../../errors.ts'
+import { apiError, CommandError, exitCodes } from '../../errors.ts'
 import type { LoadOptions, ModelFiles } from '../engine/engine.ts'
 import { prepareFolder } from '../folders.ts'
+import { AllowList } from '../webhooks/allow-list.ts'
+import { checkUrl } from '../webhooks/delivery.ts'
+import { Webhooks, type WebhookOptions } from '../webhooks/webhooks.ts'
 import { isStorageFull } from './files.ts'
 import { Inputs } from './inputs.ts'
 import { JobEvents, type JobEventsOptions, type JobEventStream, type SubscribeOptions } from './job-events.ts'
@@ -21,6 +24,8 @@ type SchedulerOptions = Pick<SchedulerParts, 'engine' | 'resolve' | 'logger' | '
 export interface JobQueueOptions extends JobStoreOptions, JobEventsOptions, RetentionOptions, SchedulerOptions {
   /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
   dataDir: string
+  /** Without them no job may have a webhook. */
+  webhooks?: WebhookOptions
 }
 
 export interface QueueStatus extends Record<JobStatus, number> {
@@ -56,6 +61,8 @@ export class JobQueue {
   readonly #scheduler: Scheduler
   readonly #logger: Logger
   readonly #retention: Retention
+  readonly #webhookHosts: AllowList
+  readonly #webhooks: Webhooks | undefined
   #positionTimer: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
 
@@ -70,30 +77,47 @@ export class JobQueue {
     this.#events = new JobEvents(options)
     const parts = { ...options, store: this.#store, inputs: this.#inputs, outputs: this.#outputs, events: this.#events }
     this.#retention = new Retention(parts)
-    this.#scheduler = new Scheduler({ ...parts, onEnded: () => this.#retention.sweep() })
+    this.#webhookHosts = options.webhooks?.hosts ?? new AllowList([])
+    this.#webhooks = options.webhooks && new Webhooks({ ...parts, ...options.webhooks })
+    this.#scheduler = new Scheduler({ ...parts, onEnded: () => this.#onEnded() })
   }
 
-  /** Takes up what an earlier process left, then starts to work. */
+  /**
+   * Takes up what an earlier process left, then starts to work.
+   * @throws {CommandError} when there is no room to note that.
+   */
   async start (): Promise<void> {
+    try {
+      await this.#recover()
+    } catch (error) {
+      if (!isStorageFull(error)) throw error
+      throw new CommandError(exitCodes.storage,
+        `There is no room left in the data folder (${(error as Error).message}). Make room, then start again.`, { cause: error })
+    }
+    this.#scheduler.start()
+    this.#retention.start()
+    this.#webhooks?.wake()
+    this.#positionTimer = setInterval(() => this.#publishPositions(), positionInterval).unref()
+  }
+
+  async #recover (): Promise<void> {
     for (const job of this.#store.recover()) {
       this.#logger.warn({ job: job.id, status: job.status }, 'The job was running when the server stopped')
       await this.#outputs.remove(job)
     }
     await this.#inputs.clean(id => this.#store.position(id) !== null)
     await this.#outputs.clean(id => this.#store.keepsImages(id))
-    this.#scheduler.start()
-    this.#retention.start()
-    this.#positionTimer = setInterval(() => this.#publishPositions(), positionInterval).unref()
   }
 
   /**
    * Accepts a job: when the promise is fulfilled it survives a crash of the server and of the machine. A seed is chosen
    * when there is none, or −1.
-   * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_IDEMPOTENCY_CONFLICT, SDR_DRAINING, SDR_QUEUE_FULL,
-   * SDR_STORAGE_FULL
+   * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_FORBIDDEN (of a webhook), SDR_IDEMPOTENCY_CONFLICT,
+   * SDR_DRAINING, SDR_QUEUE_FULL, SDR_STORAGE_FULL
    */
   async submit (newJob: NewJob, attachments: Attachments = {}): Promise<Job> {
     checkNewJob(newJob, attachments)
+    if (newJob.webhookUrl !== undefined) checkUrl(newJob.webhookUrl, this.#webhookHosts)
     const idempotency = toIdempotency(newJob, attachments)
     const earlier = this.#store.findByKey(newJob.owner, idempotency)
     if (earlier !== undefined) return this.#withProgress(earlier)
@@ -110,7 +134,8 @@ export class JobQueue {
         model: newJob.model,
         priority: newJob.priority ?? 0,
         parameters: withSeed(newJob),
-        idempotency
+        idempotency,
+        webhookUrl: newJob.webhookUrl
       })
       if (!isNew) await this.#inputs.remove(id)
       this.#scheduler.wake()
@@ -144,7 +169,7 @@ export class JobQueue {
     if (cancelled !== undefined) {
       this.#events.publishJob(cancelled)
       await this.#inputs.remove(id)
-      this.#retention.sweep()
+      this.#onEnded()
       return cancelled
     }
     this.#store.markCancelling(id)
@@ -224,8 +249,14 @@ export class JobQueue {
     clearInterval(this.#positionTimer)
     await this.#scheduler.drain(0)
     await this.#retention.stop()
+    await this.#webhooks?.stop()
     this.#events.close()
     this.#store.close()
+  }
+
+  #onEnded (): void {
+    this.#retention.sweep()
+    this.#webhooks?.wake()
   }
 
   #withProgress (job: Job): Job {

@@ -11,6 +11,8 @@ export interface RetentionOptions {
   keepBytes?: number
   /** The same for the images of one owner. */
   keepBytesPerOwner?: number
+  /** Milliseconds of a clock that nobody can set. */
+  uptime?: () => number
 }
 
 interface RetentionParts extends RetentionOptions {
@@ -19,8 +21,6 @@ interface RetentionParts extends RetentionOptions {
   logger: Logger
   /** Milliseconds since 1970. */
   now?: () => number
-  /** Milliseconds of a clock that nobody can set. */
-  uptime?: () => number
 }
 
 const hour = 60 * 60 * 1000

@@ -1,0 +1,104 @@
+import { createHmac } from 'node:crypto'
+import { lookup, type LookupAddress } from 'node:dns'
+import { request as httpRequest } from 'node:http'
+import { request as httpsRequest } from 'node:https'
+import { isIP, type LookupFunction } from 'node:net'
+import { apiError } from '../../errors.ts'
+import { version } from '../version.ts'
+import type { AllowList } from './allow-list.ts'
+
+export const longestUrl = 2048
+
+export interface Message {
+  /** The same for each try, so that a receiver knows what it has had already. */
+  id: string
+  body: string
+}
+
+export interface Receiver {
+  url: string
+  hosts: AllowList
+  secret: string
+  signal: AbortSignal
+}
+
+/**
+ * Checks where a job wants its end to be told.
+ * @throws {ApiError} SDR_INVALID_REQUEST, SDR_FORBIDDEN
+ */
+export function checkUrl (url: string, hosts: AllowList): URL {
+  const parsed = url.length <= longestUrl && URL.canParse(url) ? new URL(url) : undefined
+  if (parsed === undefined || !['http:', 'https:'].includes(parsed.protocol) || parsed.username !== '' || parsed.password !== '') {
+    throw apiError('SDR_INVALID_REQUEST',
+      `Expected an http or https URL of at most ${longestUrl} characters without a user name for webhook_url`)
+  }
+  if (hosts.isEmpty) throw apiError('SDR_FORBIDDEN', 'webhook_url: this server calls nobody; its operator may change that with --webhook-hosts.')
+  if (!hosts.has(hostOf(parsed), portOf(parsed))) {
+    throw apiError('SDR_FORBIDDEN', `webhook_url: ${parsed.host} is not one of the hosts that this server calls (--webhook-hosts).`)
+  }
+  return parsed
+}
+
+/** The signature of Standard Webhooks 1.0: HMAC-SHA256 of id, time and body. */
+export function sign (secret: string, id: string, timestamp: number, body: string): string {
+  return `v1,${createHmac('sha256', secret).update(`${id}.${timestamp}.${body}`).digest('base64')}`
+}
+
+/**
+ * Posts a message once. The name is resolved here and the connection goes to an address that was checked, so that a
+ * name cannot lead elsewhere in between. Redirects are not followed, and nothing of the answer but its status is read.
+ * @returns the status of the answer.
+ * @throws when there is none.
+ */
+export async function post ({ id, body }: Message, { url, hosts, secret, signal }: Receiver): Promise<number> {
+  const target = checkUrl(url, hosts)
+  const [host, port] = [hostOf(target), portOf(target)]
+  if (isIP(host) !== 0 && !hosts.allowsAddress(host, port)) throw refusedAddress(host, host)
+  const timestamp = Math.floor(Date.now() / 1000)
+  const send = target.protocol === 'https:' ? httpsRequest : httpRequest
+  return await new Promise<number>((resolve, reject) => {
+    const request = send(target, {
+      method: 'POST',
+      agent: false,
+      signal,
+      lookup: checkedLookup(hosts, port),
+      headers: {
+        'content-type': 'application/json',
+        'content-length': Buffer.byteLength(body),
+        'user-agent': `stable-diffusion-rest/${version}`,
+        'webhook-id': id,
+        'webhook-timestamp': timestamp,
+        'webhook-signature': sign(secret, id, timestamp, body)
+      }
+    }, response => {
+      resolve(response.statusCode ?? 0)
+      response.destroy()
+    })
+    request.on('error', reject)
+    request.end(body)
+  })
+}
+
+function checkedLookup (hosts: AllowList, port: number): LookupFunction {
+  return (host, options, callback) => {
+    lookup(host, { ...options, all: true }, (error, addresses: LookupAddress[]) => {
+      const refused = error === null ? addresses.find(({ address }) => !hosts.allowsAddress(address, port)) : undefined
+      const problem = error ?? (refused === undefined ? null : refusedAddress(host, refused.address))
+      if (problem !== null) callback(problem, [])
+      else if (options.all === true) callback(null, addresses)
+      else callback(null, addresses[0]!.address, addresses[0]!.family)
+    })
+  }
+}
+
+function refusedAddress (host: string, address: string): Error {
+  return new Error(`${host} leads to ${address}, which is not public; list that address in --webhook-hosts if it is meant`)
+}
+
+function hostOf ({ hostname }: URL): string {
+  return hostname.replace(/^\[|\]$/g, '')
+}
+
+function portOf ({ port, protocol }: URL): number {
+  return port !== '' ? Number(port) : protocol === 'https:' ? 443 : 80
+}

@@ -1,0 +1,111 @@
+import type { Job } from '../jobs/job.ts'
+import type { JobStore } from '../jobs/job-store.ts'
+import type { Logger } from '../jobs/scheduler.ts'
+import type { AllowList } from './allow-list.ts'
+import { post } from './delivery.ts'
+
+export interface WebhookOptions {
+  hosts: AllowList
+  /** At least 32 characters. */
+  secret: string
+  /** Milliseconds from one try to the next; after the last one the message is given up. */
+  delays?: readonly number[]
+}
+
+interface WebhooksParts extends WebhookOptions {
+  store: JobStore
+  logger: Logger
+  /** Milliseconds since 1970. */
+  now?: () => number
+}
+
+const second = 1000
+const minute = 60 * second
+const standardDelays = [5 * second, 30 * second, 2 * minute, 10 * minute, 30 * minute, 120 * minute, 300 * minute]
+/** Milliseconds for one try, from the look-up of the name to the status. */
+const timeout = 10 * second
+/** Messages on their way at once. */
+const mostAtOnce = 4
+const goneStatus = 410
+
+/**
+ * Tells the ends of jobs to those who asked for it. What is to be told is in the database until it is told or given up,
+ * so that it survives a restart; a crash in between may tell it twice.
+ */
+export class Webhooks {
+  readonly #parts: WebhooksParts
+  readonly #now: () => number
+  readonly #stop = new AbortController()
+  readonly #underWay = new Map<number, Promise<void>>()
+  #timer: NodeJS.Timeout | undefined
+
+  constructor (parts: WebhooksParts) {
+    this.#parts = parts
+    this.#now = parts.now ?? Date.now
+  }
+
+  /** Looks for what is due; called when a job has ended. */
+  wake (): void {
+    if (this.#stop.signal.aborted) return
+    clearTimeout(this.#timer)
+    try {
+      const { store } = this.#parts
+      const due = store.dueWebhooks(this.#now(), mostAtOnce * 2).filter(({ sequence }) => !this.#underWay.has(sequence))
+      for (const webhook of due.slice(0, mostAtOnce - this.#underWay.size)) {
+        const delivery = this.#deliver(webhook).finally(() => {
+          this.#underWay.delete(webhook.sequence)
+          this.wake()
+        })
+        this.#underWay.set(webhook.sequence, delivery)
+      }
+    } catch (error) {
+      this.#parts.logger.error({ err: error }, 'Webhooks have to wait')
+    }
+    // Also the clock may be set meanwhile, and the database be free again.
+    if (this.#underWay.size === 0) this.#timer = setTimeout(() => this.wake(), this.#untilNext()).unref()
+  }
+
+  /** What is not told yet is told after the next start. */
+  async stop (): Promise<void> {
+    clearTimeout(this.#timer)
+    this.#stop.abort()
+    await Promise.all(this.#underWay.values())
+  }
+
+  #untilNext (): number {
+    const next = this.#parts.store.nextWebhook()
+    return next === undefined ? minute : Math.min(Math.max(next - this.#now(), second / 10), minute)
+  }
+
+  async #deliver ({ sequence, url, tries, job }: { sequence: number, url: string, tries: number, job: Job }): Promise<void> {
+    const { store, logger, hosts, secret, delays = standardDelays } = this.#parts
+    const message = {
+      id: job.id,
+      body: JSON.stringify({ type: `job.${job.status}`, timestamp: job.finished_at, data: job })
+    }
+    const about = { job: job.id, host: new URL(url).host, try: tries + 1 }
+    let problem: unknown
+    try {
+      const status = await post(message, {
+        url, hosts, secret, signal: AbortSignal.any([this.#stop.signal, AbortSignal.timeout(timeout)])
+      })
+      if (status >= 200 && status < 300) {
+        store.forgetWebhook(sequence)
+        return logger.info(about, 'Webhook delivered')
+      }
+      problem = `The answer was ${status}`
+      if (status === goneStatus) tries = delays.length
+    } catch (error) {
+      if (this.#stop.signal.aborted) return
+      problem = (error as Error).message
+    }
+    const delay = delays[tries]
+    try {
+      if (delay === undefined) store.forgetWebhook(sequence)
+      else store.postponeWebhook(sequence, this.#now() + delay)
+      logger.warn({ ...about, problem, retry_in: delay }, delay === undefined ? 'Webhook given up' : 'Webhook not delivered')
+    } catch (error) {
+      logger.error({ ...about, err: error }, 'The state of a webhook cannot be stored')
+    }
+  }
+}
