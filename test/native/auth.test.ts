@@ -153,17 +153,20 @@ t.test('without privilege the reason is told', { skip: noRoot }, async (t) => {
 t.test('an unknown user takes as long as a wrong password', { skip: noRoot }, async (t) => {
   const { name } = makeAccount(t)
   setPassword(name, 'something', '--crypt-method', 'YESCRYPT')
-  const times: Record<string, number[]> = { [name]: [], [unusedName]: [] }
-  for (let round = 0; round < 15; round++) {
-    for (const [user, list] of Object.entries(times)) {
+  const fastest: Record<string, number> = { [name]: Infinity, [unusedName]: Infinity }
+  const isAlike = () => {
+    const [known, unknown] = [fastest[name]!, fastest[unusedName]!]
+    return known < unknown * 1.5 && unknown < known * 1.5
+  }
+  // The fastest of many: what the check itself needs, without what else this machine does; a busy one takes more tries.
+  for (let round = 0; round < 15 || (round < 150 && !isAlike()); round++) {
+    for (const user of [name, unusedName]) {
       const began = performance.now()
       t.match(await addon.unixAuthenticate({ user, password: 'wrong' }), { code: 'denied' })
-      list.push(performance.now() - began)
+      fastest[user] = Math.min(fastest[user]!, performance.now() - began)
     }
   }
-  // The fastest of many: what the check itself needs, without what else this machine does.
-  const [known, unknown] = Object.values(times).map(list => Math.min(...list)) as [number, number]
-  t.ok(known < unknown * 1.5 && unknown < known * 1.5, `known ${known} ms, unknown ${unknown} ms`)
+  t.ok(isAlike(), `known ${fastest[name]} ms, unknown ${fastest[unusedName]} ms`)
 })
 
 t.test('waiting checks do not hold up files', { skip: noPam }, async (t) => {
