@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process'
+import { writeFile } from 'node:fs'
 import { setPriority } from 'node:os'
 import type { Duplex, Readable } from 'node:stream'
 import type { EngineName } from './engine.ts'
@@ -25,6 +26,8 @@ export interface ChildListener {
 
 /** Below normal: the server has to answer while the engine takes what is left of the processor. */
 const niceness = 10
+/** Of −1000…1000: when memory is short, Linux ends an engine rather than the server. */
+const outOfMemoryScore = '500'
 /** Milliseconds from SIGTERM to SIGKILL. */
 const killDelay = 2000
 /** Milliseconds for which output may still arrive after the end, when something else holds the pipes open. */
@@ -60,7 +63,7 @@ export class EngineChild {
     this.#read(stdout!, () => {})
     this.#read(stderr!, (chunk) => this.#output.add(chunk))
     this.#readChannel()
-    if (pid !== undefined) lowerPriority(pid)
+    if (pid !== undefined) yieldToServer(pid)
   }
 
   get pid (): number | null {
@@ -154,6 +157,7 @@ export class EngineChild {
   }
 
   #after (delay: number, action: () => void): void {
+    if (this.#isGone) return
     const timer = setTimeout(() => {
       this.#timers.delete(timer)
       action()
@@ -163,10 +167,12 @@ export class EngineChild {
   }
 }
 
-function lowerPriority (pid: number): void {
+/** The process may be gone already, and containers may forbid it: the engine works all the same. */
+function yieldToServer (pid: number): void {
   try {
     setPriority(pid, niceness)
   } catch {
-    // The process may be gone already, and some containers forbid it. The engine works all the same.
+    // see above
   }
+  if (process.platform === 'linux') writeFile(`/proc/${pid}/oom_score_adj`, outOfMemoryScore, () => {})
 }

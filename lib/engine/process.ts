@@ -42,8 +42,8 @@ const defaults = {
 /**
  * An engine in a process of its own: whatever happens there, this side stays up, says why, and starts another one.
  *
- * After a crash the process is started again by itself, at first at once, then less and less often. `run` waits for a
- * start that is under way. Only `stop` ends that.
+ * After a crash the process is started again, soon at first, then less and less often, until `stop`. `run` waits for a
+ * start that is under way.
  */
 export class EngineProcess implements Engine {
   readonly #command: EngineCommand
@@ -205,7 +205,9 @@ export class EngineProcess implements Engine {
     if (this.#start === undefined) return
     const start = this.#start = this.#backoff().then(async () => {
       this.#restarts++
-      return await this.#launch()
+      const info = await this.#launch()
+      this.#logger?.info({ restarts: this.#restarts }, 'Another engine process is ready')
+      return info
     })
     start.catch(() => {
       if (this.#start === start) this.#restart()

@@ -6,7 +6,9 @@ import {
   capabilityNames, phases, type EngineInfo, type ImageParameters, type Progress
 } from '../../../lib/engine/engine.ts'
 import type { EngineProcess } from '../../../lib/engine/process.ts'
-import { checkpoint, draw, drawOne, failure, fox, isAlive, load, temporaryFolder, until } from './helper.ts'
+import {
+  checkpoint, draw, drawOne, failure, fox, isAlive, load, picture, temporaryFolder, until
+} from './helper.ts'
 
 /**
  * What the server takes for granted of every engine. The files of the single engines call this with a way to make one;
@@ -204,10 +206,6 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     await load(engine, minit2i)
     t.ok(await drawOne(engine), 'and can be started again')
   })
-}
-
-function picture (width: number, height: number): Promise<Buffer> {
-  return sharp({ create: { width, height, channels: 3, background: 'teal' } }).png().toBuffer()
 }
 
 function checkInfo (t: Test, info: EngineInfo): void {

@@ -1,6 +1,7 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import sharp from 'sharp'
 import type { Test } from 'tap'
 import {
   EngineError, type EngineErrorCode, type EngineImage, type ImageParameters, type ModelFiles, type Progress,
@@ -22,11 +23,7 @@ export function temporaryFolder (t: Test): string {
 /** Writes a checkpoint into `folder`, once. */
 export function checkpoint (folder: string, kind: CheckpointKind): string {
   const file = join(folder, `${kind}.safetensors`)
-  try {
-    readFileSync(file, { flag: 'r' })
-  } catch {
-    writeCheckpoint(kind, file)
-  }
+  if (!existsSync(file)) writeCheckpoint(kind, file)
   return file
 }
 
@@ -85,6 +82,11 @@ export async function failure (
     t.match(error, { code, message: message ?? /\w/ })
     return (error as Error).message
   }
+}
+
+/** A PNG of one colour. */
+export function picture (width: number, height: number): Promise<Buffer> {
+  return sharp({ create: { width, height, channels: 3, background: 'teal' } }).png().toBuffer()
 }
 
 /** Is there such a process? One that has ended and was not yet collected by its parent is none. */

@@ -12,7 +12,7 @@ import { selectEngine } from '../../../lib/engine/select.ts'
 import { packageRoot } from '../../../lib/package-root.ts'
 import { conformance } from './conformance.ts'
 import {
-  checkpoint, draw, drawOne, failure, fox, isAlive, load, loadOptions, portable, temporaryFolder, until
+  checkpoint, draw, drawOne, failure, fox, isAlive, load, loadOptions, picture, portable, temporaryFolder, until
 } from './helper.ts'
 
 t.setTimeout(300_000)
@@ -233,7 +233,9 @@ t.test('refuses by name what only the native engine can', async (t) => {
     ['custom_sigmas', () => run({ custom_sigmas: [1, 0] })]
   ]
   for (const [feature, action] of missing) t.throws(action, { code: 'unsupported', message: `'${feature}'` })
-  t.throws(() => run({ prompt: 'a\0b' }), { code: 'invalid_parameters' })
+  for (const parameters of [{ prompt: 'a\0b' }, { width: undefined }, { constructor: 1 }, { vae_tiling: [] }]) {
+    t.throws(() => run(parameters), { code: 'invalid_parameters' })
+  }
   t.throws(() => run({ loras: 'a' }), { code: 'invalid_parameters' })
   t.throws(() => run({ width: 8192, height: 8192 }), { code: 'invalid_parameters', message: /pixels/ })
 })
@@ -243,7 +245,8 @@ t.test('its terms', async (t) => {
   t.same(run({ negative_prompt: undefined }), fox)
   t.match(run({ sampler: 'lcm', loras: loras('/lora') }), { sampling_method: 'lcm', lora: '/lora', sampler: undefined })
   t.match(run({ vae_tiling: {} }), { vae_tiling: true, vae_tile_size: undefined })
-  t.match(run({ vae_tiling: { tile_size_x: 32, target_overlap: 0.1 } }), { vae_tile_size: '32x32', vae_tile_overlap: 0.1 })
+  const tiling = { tile_size_x: 32, target_overlap: 0.1 }
+  t.match(run({ vae_tiling: tiling }), { vae_tile_size: '32x32', vae_tile_overlap: 0.1 })
   t.notHas(run({ vae_tiling: { enabled: false, tile_size_x: 8, tile_size_y: 8 } }), { vae_tiling: true })
   t.match(run({ cache: { mode: 'cache_dit', reuse_threshold: 1 } }), { cache_mode: 'cache-dit', cache_threshold: 1 })
 
@@ -270,7 +273,3 @@ t.test('its terms', async (t) => {
     t.throws(() => config(options as LoadOptions), { code: 'invalid_parameters' })
   }
 })
-
-function picture (width: number, height: number): Promise<Buffer> {
-  return sharp({ create: { width, height, channels: 3, background: 'teal' } }).png().toBuffer()
-}
