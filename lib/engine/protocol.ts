@@ -192,12 +192,11 @@ export function encodeServerMessage (message: ServerMessage): Uint8Array[] {
 export function decodeServerMessage ({ json, bytes }: Frame): ServerMessage {
   const message = checkFields(json, serverFields, 'The server')
   if (message.type !== 'run') return message as ServerMessage
-  const attachments: Record<string, Uint8Array> = {}
   let position = 0
-  for (const [name, length] of attachmentLengths(message.attachments)) {
-    attachments[name] = bytes.subarray(position, position + length)
+  const attachments = Object.fromEntries(attachmentLengths(message.attachments).map(([name, length]) => {
     position += length
-  }
+    return [name, bytes.subarray(position - length, position)]
+  }))
   if (position !== bytes.byteLength) {
     throw new ProtocolError('invalid_message',
       `The server announced ${position} bytes of attachments and sent ${bytes.byteLength}.`)

@@ -27,26 +27,25 @@ export const capabilities: Capability[] = [
   'txt2img', 'img2img', 'upscale', 'lora', 'vae_tiling', 'cache', 'device_list'
 ]
 
-/** Parameters, images and files of features that this engine lacks. */
-const missingFeatures: Record<string, Capability> = {
-  mask: 'inpaint',
-  control_image: 'controlnet',
-  control_strength: 'controlnet',
-  control_net: 'controlnet',
-  ref_images: 'ref_images',
-  photo_maker: 'photo_maker',
-  photo_maker_images: 'photo_maker',
-  ip_adapter_image: 'ip_adapter',
-  ip_adapter_strength: 'ip_adapter',
-  embeddings_dir: 'embeddings',
-  hires: 'hires',
-  preview: 'previews',
-  skip_layer_guidance: 'skip_layer_guidance',
-  custom_sigmas: 'custom_sigmas'
-}
+/** The feature that a parameter, an image or a file belongs to, where this engine lacks it. */
+const missingFeatures = new Map<string, Capability>([
+  ['mask', 'inpaint'],
+  ['control_image', 'controlnet'],
+  ['control_strength', 'controlnet'],
+  ['ref_images', 'ref_images'],
+  ['photo_maker', 'photo_maker'],
+  ['photo_maker_images', 'photo_maker'],
+  ['ip_adapter_image', 'ip_adapter'],
+  ['ip_adapter_strength', 'ip_adapter'],
+  ['embeddings', 'embeddings'],
+  ['hires', 'hires'],
+  ['preview', 'previews'],
+  ['skip_layer_guidance', 'skip_layer_guidance'],
+  ['custom_sigmas', 'custom_sigmas']
+])
 
 function unknown (name: string): EngineError {
-  const feature = missingFeatures[name.split('.')[0]!]
+  const feature = missingFeatures.get(name.split('.')[0]!)
   return feature === undefined
     ? new EngineError('invalid_parameters', `The portable engine knows no parameter '${name}'.`)
     : missing(feature, name)
@@ -93,6 +92,9 @@ const imageChecks: Checks = {
   cache: group({ mode: oneOf(cacheModes), reuse_threshold: number(0, 10) }, unknown)
 }
 
+/** The rest has defaults in the addon. */
+const required = ['prompt', 'width', 'height', 'seed'] as const
+
 /** Pixels of one image at most: 4096², or 8192² when it is upscaled. */
 const mostPixels = 4096 * 4096
 const mostUpscaledPixels = 8192 * 8192
@@ -110,6 +112,7 @@ export interface AddonRun {
  * @throws {EngineError} invalid_parameters, unsupported
  */
 export function toAddonRun (parameters: ImageParameters, attachments: Attachments, architecture: string): AddonRun {
+  for (const name of required) imageChecks[name]!(name, parameters[name])
   const { loras: files = [], vae_tiling: tiling, cache, sampler, ...others } =
     checked(parameters, imageChecks, unknown) as Record<string, unknown> & SpecialParameters
   const { width, height } = parameters
@@ -184,15 +187,15 @@ export function imageToUpscale (repeats: unknown, attachments: Attachments): Uin
   return images[0]!
 }
 
-const fileNames: Partial<Record<keyof ModelFiles, string>> = {
-  high_noise_diffusion_model: 'highNoiseDiffusionModel',
-  uncond_diffusion_model: 'uncondModel',
-  clip_l: 'clipL',
-  clip_g: 'clipG',
-  t5xxl: 't5Xxl',
-  llm: 'llm',
-  vae: 'vae'
-}
+const fileNames = new Map([
+  ['high_noise_diffusion_model', 'highNoiseDiffusionModel'],
+  ['uncond_diffusion_model', 'uncondModel'],
+  ['clip_l', 'clipL'],
+  ['clip_g', 'clipG'],
+  ['t5xxl', 't5Xxl'],
+  ['llm', 'llm'],
+  ['vae', 'vae']
+])
 const encoders = ['clip_l', 'clip_g', 't5xxl', 'llm'] as const
 
 /**
@@ -202,8 +205,7 @@ const encoders = ['clip_l', 'clip_g', 't5xxl', 'llm'] as const
 export function toAddonFiles (
   { model, diffusion_model: diffusion, esrgan, ...others }: ModelFiles
 ): Record<string, string> | undefined {
-  type Companion = [name: keyof ModelFiles, path: string]
-  const companions = Object.entries(others).filter(([, path]) => path !== undefined) as Companion[]
+  const companions = Object.entries(others).filter(([, path]) => path !== undefined)
   const main = model ?? diffusion
   if (main === undefined) {
     if (companions.length === 0) return undefined
@@ -215,7 +217,7 @@ export function toAddonFiles (
       'its text encoders, and not both; the native engine takes both.')
   }
   const named = companions.map(([name, path]) => {
-    const addonName = fileNames[name]
+    const addonName = fileNames.get(name)
     if (addonName !== undefined) return [addonName, path]
     throw new EngineError('unsupported', `The portable engine can't load a file for ${name}; the native engine can.`)
   })
