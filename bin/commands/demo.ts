@@ -43,7 +43,7 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
     }
     rmSync(folder, { recursive: true, force: true })
   }
-  process.once('SIGINT', () => stop().then(() => process.exit(exitCodes.ok)))
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => stop().then(() => process.exit(exitCodes.ok)))
   try {
     const models = join(folder, 'models')
     mkdirSync(models)

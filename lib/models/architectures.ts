@@ -41,7 +41,8 @@ export interface Architecture {
   video?: true
 }
 
-const unetLimits: ImageLimits = { min_side: 64, max_side: 2048, multiple_of: 8, square_only: false }
+/** The network halves the latent image three times: any other size is drawn larger than it was asked for. */
+const unetLimits: ImageLimits = { min_side: 64, max_side: 2048, multiple_of: 64, square_only: false }
 const transformerLimits: ImageLimits = { min_side: 64, max_side: 4096, multiple_of: 16, square_only: false }
 
 function square (side: number): { width: number, height: number } {
