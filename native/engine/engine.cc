@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <system_error>
 #include <utility>
 
 #include "failure.h"

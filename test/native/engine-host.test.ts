@@ -173,7 +173,10 @@ t.test('pictures arrive unpacked and in the size of the request', { skip: noComp
     [{ init_image: await png(8193, 8193, '#000') }, /at most 67\.108864 megapixels/],
     [{ mask: small }, /Expected a picture, because there is a mask, for init_image/],
     [{ 'loras.0': small }, /no parameter loras\.0 that takes an image/],
-    [{ picture: small }, /no parameter picture that takes an image/]
+    [{ picture: small }, /no parameter picture that takes an image/],
+    [{ 'constructor.0': small }, /no parameter constructor\.0 that takes an image/],
+    [{ 'ref_images.x': small }, /no parameter ref_images\.x that takes an image/],
+    [{ 'ref_images.1': small }, /Expected a picture .* for ref_images\.0 but received undefined/]
   ]
   for (const [attachments, message] of refused) {
     await t.rejects(generate({}, attachments), { code: 'invalid_parameters', message }, String(message))
@@ -316,6 +319,14 @@ t.test('cancels without losing the process, and survives whatever the process do
   t.ok(performance.now() - begin < 2000)
   t.equal(engine.status.pid, pid)
   t.equal((await generate()).images.length, 1)
+
+  // While a picture is unpacked the addon has nothing to cancel yet.
+  const early = new AbortController()
+  const large = await png(6000, 6000, '#336699')
+  const drawing = engine.run('generate', parameters, { signal: early.signal, attachments: { init_image: large } })
+  setTimeout(() => early.abort(), 20)
+  await t.rejects(drawing, { code: 'cancelled' })
+  t.equal(engine.status.pid, pid)
 
   for (const [how, message] of [['abort', /GGML_ASSERT\(told to abort while sampling\)/], ['segfault', /SIGSEGV/], ['kill', /SIGKILL/]] as const) {
     await t.rejects(generate({ prompt: `fail=${how}@sampling` }), { code: 'engine_crashed', message })

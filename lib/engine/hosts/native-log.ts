@@ -18,6 +18,10 @@ export class NativeLog {
     return text
   }
 
+  forgetModel (): void {
+    this.#architecture = undefined
+  }
+
   /** Before each drawing. */
   forgetLora (): void {
     this.#leftOutLora = undefined

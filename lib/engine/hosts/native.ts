@@ -86,14 +86,18 @@ class NativeHost implements HostEngine {
     this.#isCancelled = false
     try {
       const result = await operation()
-      // Only drawing can be stopped on its way.
-      if (this.#isCancelled) throw new EngineError('cancelled', 'The operation was cancelled.')
+      this.#throwIfCancelled() // only drawing can be stopped on its way
       return result
     } catch (error) {
       throw describe(error, parameters)
     } finally {
       this.#listener = undefined
     }
+  }
+
+  /** The addon forgets a cancel that comes while it does nothing, for example while pictures are unpacked here. */
+  #throwIfCancelled (): void {
+    if (this.#isCancelled) throw new EngineError('cancelled', 'The operation was cancelled.')
   }
 
   async #load (
@@ -116,6 +120,7 @@ class NativeHost implements HostEngine {
         const { backend, params_backend, threads } = parameters
         await this.#engine.loadUpscaler({ esrgan, backend, params_backend, threads })
       }
+      this.#throwIfCancelled()
       if (Object.keys(others).length > 0) {
         await this.#engine.load({ ...parameters, control_net: controlNet })
         this.#log.checkWeightType(options)
@@ -137,6 +142,7 @@ class NativeHost implements HostEngine {
 
   async #unload (): Promise<Record<string, never>> {
     this.#loaded = undefined
+    this.#log.forgetModel()
     await this.#engine.unload()
     return {}
   }
@@ -147,6 +153,7 @@ class NativeHost implements HostEngine {
     this.#log.checkShape(parameters)
     this.#log.forgetLora()
     const generation = await generationParameters(parameters, attachments)
+    this.#throwIfCancelled()
     const batch = generation.batch_count ?? 1
     const progress = new GenerationProgress(batch, generation.steps ?? this.#addon.library.defaults.steps ?? 0)
     const previews = new Previews(progress, report)
@@ -176,7 +183,8 @@ class NativeHost implements HostEngine {
     }
     let image: RawImage = await onlyPicture(attachments)
     let total = 0
-    for (let step = 0; step < repeats && !this.#isCancelled; step++) {
+    for (let step = 0; step < repeats; step++) {
+      this.#throwIfCancelled()
       report.progress({ phase: 'sampling', step, steps: repeats, index: 0 })
       const { images, milliseconds } = await this.#engine.upscale({ image })
       image = images[0]!
@@ -230,10 +238,10 @@ class Previews {
   add (step: number, image: RawImage): void {
     if (this.#running !== undefined) return
     const { index } = this.#progress.current
-    this.#running = encodePng(image).then((png) => {
-      this.#report.preview({ step, index, width: image.width, height: image.height, png })
-      this.#running = undefined
-    })
+    this.#running = encodePng(image).then(
+      png => this.#report.preview({ step, index, width: image.width, height: image.height, png }),
+      (error: Error) => this.#report.log('warn', `A preview is left out: ${error.message}`)
+    ).finally(() => { this.#running = undefined })
   }
 
   /** Nothing may follow the result. */
@@ -289,23 +297,23 @@ async function listEmbeddings (folder: string): Promise<Array<{ name: string, pa
 async function generationParameters (parameters: ImageParameters, attachments: Attachments): Promise<GenerationParameters> {
   const generation: GenerationParameters = { preview: defaultPreview, ...parameters }
   const { width, height } = parameters
-  const numbered: Record<string, RawImage[]> = { ref_images: [], photo_maker_images: [] }
+  const numbered = { ref_images: [] as RawImage[], photo_maker_images: [] as RawImage[] }
   for (const [name, bytes] of Object.entries(attachments)) {
-    const [list, position] = name.split('.') as [string, string?]
+    const [, list, position] = /^(ref_images|photo_maker_images)\.(\d{1,2})$/.exec(name) ?? []
     if (name === 'init_image' || name === 'control_image') {
       generation[name] = await picture(name, bytes, { channels: 3, width, height })
     } else if (name === 'mask') {
       generation.mask = await picture(name, bytes, { channels: 1, width, height })
     } else if (name === 'ip_adapter_image') {
       generation.ip_adapter_image = await picture(name, bytes, { channels: 3 })
-    } else if (position !== undefined && list in numbered) {
-      numbered[list]![Number(position)] = await picture(name, bytes, { channels: 3 })
+    } else if (list !== undefined) {
+      numbered[list as keyof typeof numbered][Number(position)] = await picture(name, bytes, { channels: 3 })
     } else {
       throw new EngineError('invalid_parameters', `There is no parameter ${name} that takes an image.`)
     }
   }
-  if (numbered.ref_images!.length > 0) generation.ref_images = numbered.ref_images
-  if (numbered.photo_maker_images!.length > 0) {
+  if (numbered.ref_images.length > 0) generation.ref_images = numbered.ref_images
+  if (numbered.photo_maker_images.length > 0) {
     generation.photo_maker = { ...generation.photo_maker, images: numbered.photo_maker_images }
   }
   return generation
@@ -336,7 +344,7 @@ function describe (error: unknown, parameters: object): unknown {
 }
 
 function pathsIn (value: unknown): string[] {
-  if (typeof value === 'string') return value.startsWith('/') ? [value] : []
+  if (typeof value === 'string') return /^\/./.test(value) ? [value] : []
   return typeof value === 'object' && value !== null ? Object.values(value).flatMap(pathsIn) : []
 }
 
