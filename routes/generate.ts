@@ -27,11 +27,35 @@ const fieldBytes = 256 * 1024
 
 const operations: Record<JobType, { name: string, summary: string, description: string }> = {
   txt2img: { name: 'Txt2Img', summary: 'Draw an image from a text', description: '' },
-  img2img: { name: 'Img2Img', summary: 'Draw an image anew by a text', description: 'The image is cut in its middle to the proportions of the job and scaled. ' },
-  inpaint: { name: 'Inpaint', summary: 'Draw the masked part of an image anew', description: 'What is white in the mask is drawn anew. ' },
-  controlnet: { name: 'ControlNet', summary: 'Draw an image from a text along the lines of another image', description: 'With canny, these lines are found first. ' },
+  img2img: {
+    name: 'Img2Img',
+    summary: 'Draw an image anew by a text',
+    description: 'The image is cut in its middle to the proportions of the job and scaled. '
+  },
+  inpaint: {
+    name: 'Inpaint',
+    summary: 'Draw the masked part of an image anew',
+    description: 'What is white in the mask is drawn anew. '
+  },
+  controlnet: {
+    name: 'ControlNet',
+    summary: 'Draw an image from a text along the lines of another image',
+    description: 'With canny, these lines are found first. '
+  },
   upscale: { name: 'Upscale', summary: 'Enlarge an image', description: 'The model is an upscaler. ' }
 }
+
+const Headers = Type.Object({
+  'idempotency-key': Type.Optional(Type.String({
+    minLength: 1, maxLength: 255, description: 'Makes a retry return the first job'
+  }))
+})
+
+const Query = Type.Object({
+  wait: Type.Optional(Type.Integer({
+    minimum: 0, maximum: longestWait, description: 'Seconds to wait for the end of the job'
+  }))
+}, { additionalProperties: false })
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   const { config: limits, engineInfo: engine } = app
@@ -39,7 +63,14 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   const maxFileBytes = limits.maxUploadSize * 1024 * 1024
 
   await app.register(multipart, {
-    limits: { fileSize: maxFileBytes, files: imageNames.length, fields: 100, fieldSize: fieldBytes, fieldNameSize: 100, parts: 110 }
+    limits: {
+      fileSize: maxFileBytes,
+      files: imageNames.length,
+      fields: 100,
+      fieldSize: fieldBytes,
+      fieldNameSize: 100,
+      parts: 110
+    }
   })
   app.decorateRequest('uploads')
 
@@ -65,15 +96,11 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         operationId: `generate${name}`,
         tags: ['generate'],
         summary,
-        description: `${description}Answers 202 with the job at once, or with ?wait= the finished job when it ends in time. ` +
-          'A job that was accepted survives a restart of the server.',
+        description: `${description}Answers 202 with the job at once, or with ?wait= the finished job when it ends ` +
+          'in time. A job that was accepted survives a restart of the server.',
         consumes: ['application/json', 'multipart/form-data'],
-        headers: Type.Object({
-          'idempotency-key': Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'Makes a retry return the first job' }))
-        }),
-        querystring: Type.Object({
-          wait: Type.Optional(Type.Integer({ minimum: 0, maximum: longestWait, description: 'Seconds to wait for the end of the job' }))
-        }, { additionalProperties: false }),
+        headers: Headers,
+        querystring: Query,
         body: bodySchema(type, parameters),
         response: {
           200: Named(Job, 'The job has ended within ?wait='),
@@ -92,7 +119,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   async function submit (type: JobType, request: FastifyRequest): Promise<JobDescription> {
     const { id: owner, permissions } = request.principal
     const { init_image, mask, control_image, ...wanted } = request.body as ImageRequest & Uploads
-    const { job, attachments } = await prepareJob(type, wanted, { init_image, mask, control_image, ...request.uploads }, {
+    const uploads = { init_image, mask, control_image, ...request.uploads }
+    const { job, attachments } = await prepareJob(type, wanted, uploads, {
       catalog: app.models,
       engine,
       limits,
@@ -102,7 +130,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     })
     // Images of megabytes are not kept while somebody waits for the job.
     Object.assign(request, { body: undefined, uploads: {} })
-    return await app.jobs.submit({ ...job, owner, idempotencyKey: request.headers['idempotency-key'] as string | undefined }, attachments)
+    const idempotencyKey = request.headers['idempotency-key'] as string | undefined
+    return await app.jobs.submit({ ...job, owner, idempotencyKey }, attachments)
   }
 }
 

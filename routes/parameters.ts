@@ -29,7 +29,9 @@ const Parameter = Type.Object({
   used_by: Type.Array(OneOf(jobTypes), { description: 'Types of jobs that take it' }),
   feature: Nullable(OneOf(capabilityNames, { description: 'What the engine has to be able to do' })),
   available: Type.Boolean({ description: 'Whether the running engine takes it' }),
-  parts: Type.Optional(Type.Array(Type.Object(Setting), { description: 'Fields of an object, or of each entry of a list' }))
+  parts: Type.Optional(Type.Array(Type.Object(Setting), {
+    description: 'Fields of an object, or of each entry of a list'
+  }))
 })
 
 const Limits = Type.Object({
@@ -43,12 +45,22 @@ const Limits = Type.Object({
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.get('/samplers', {
     config,
-    schema: { operationId: 'listSamplers', tags, summary: 'Samplers of the running engine', response: { 200: Type.Object({ samplers: Names }) } }
+    schema: {
+      operationId: 'listSamplers',
+      tags,
+      summary: 'Samplers of the running engine',
+      response: { 200: Type.Object({ samplers: Names }) }
+    }
   }, async () => ({ samplers: app.engineInfo.samplers }))
 
   app.get('/schedulers', {
     config,
-    schema: { operationId: 'listSchedulers', tags, summary: 'Schedulers of the running engine', response: { 200: Type.Object({ schedulers: Names }) } }
+    schema: {
+      operationId: 'listSchedulers',
+      tags,
+      summary: 'Schedulers of the running engine',
+      response: { 200: Type.Object({ schedulers: Names }) }
+    }
   }, async () => ({ schedulers: app.engineInfo.schedulers }))
 
   app.get('/parameters', {
@@ -68,6 +80,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }, async () => {
     const { config: options, engineInfo: { engine, capabilities } } = app
+    const parameters = Object.entries(requestParameters(options, app.engineInfo))
     return {
       engine,
       capabilities,
@@ -78,12 +91,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         max_upload_pixels: options.maxUploadPixels,
         max_upscaled_pixels: options.maxUpscaledPixels
       },
-      parameters: Object.entries(requestParameters(options, app.engineInfo)).map(([name, { schema, types, feature }]) => ({
+      parameters: parameters.map(([name, { schema, types, feature }]) => ({
         ...describe(name, schema),
         required_by: types.filter(type => isRequired(type, name)),
         used_by: [...types],
         feature: feature ?? null,
-        available: feature === undefined ? types.some(type => capabilities.includes(type)) : capabilities.includes(feature),
+        available: (feature === undefined ? types : [feature]).some(needed => capabilities.includes(needed)),
         parts: partsOf(schema)
       }))
     }
@@ -106,9 +119,19 @@ interface Schema {
 }
 
 function describe (name: string, schema: TSchema) {
-  const { type, description, default: standard, minimum, maximum, multipleOf, maxLength, maxItems, enum: values } = schema as unknown as Schema
+  const { type, description, default: standard, minimum, maximum, enum: values, ...bounds } =
+    schema as unknown as Schema
   return {
-    name, type, description, default: standard, minimum, maximum, multiple_of: multipleOf, max_length: maxLength, max_items: maxItems, values
+    name,
+    type,
+    description,
+    default: standard,
+    minimum,
+    maximum,
+    multiple_of: bounds.multipleOf,
+    max_length: bounds.maxLength,
+    max_items: bounds.maxItems,
+    values
   }
 }
 

@@ -26,7 +26,21 @@ const Queue = Type.Object({
   })
 })
 
+const ImageName = Type.Object({
+  ...JobId.properties,
+  index: Type.Integer({ minimum: 0, maximum: 63, description: 'Which image of the batch, from 0' })
+})
+
+const ImageVariant = Type.Object({
+  format: Type.Optional(OneOf(outputFormats, { description: 'Goes before Accept' })),
+  quality: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, description: 'Of JPEG and WebP; 90 when absent' })),
+  width: Type.Optional(Type.Integer({
+    ...thumbnailWidth, description: 'Pixels to scale down to; an image is never enlarged'
+  }))
+}, { additionalProperties: false })
+
 const Binary = Type.Unsafe<unknown>({ type: 'string', format: 'binary' })
+const ImageContent = Object.fromEntries(outputFormats.map(format => [mediaType(format), { schema: Binary }]))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.get('/status', {
@@ -97,16 +111,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getImage',
       tags,
       summary: 'Get an image of a finished job',
-      description: 'As PNG, or as JPEG or WebP by Accept or format, with the generation data in its text. It never changes: ' +
-        'If-None-Match with its ETag answers 304.',
-      params: Type.Object({ ...JobId.properties, index: Type.Integer({ minimum: 0, maximum: 63, description: 'Which image of the batch, from 0' }) }),
-      querystring: Type.Object({
-        format: Type.Optional(OneOf(outputFormats, { description: 'Goes before Accept' })),
-        quality: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, description: 'Of JPEG and WebP; 90 when absent' })),
-        width: Type.Optional(Type.Integer({ ...thumbnailWidth, description: 'Pixels to scale down to; an image is never enlarged' }))
-      }, { additionalProperties: false }),
+      description: 'As PNG, or as JPEG or WebP by Accept or format, with the generation data in its text. It never ' +
+        'changes: If-None-Match with its ETag answers 304.',
+      params: ImageName,
+      querystring: ImageVariant,
       response: {
-        200: { description: 'The image', content: Object.fromEntries(outputFormats.map(format => [mediaType(format), { schema: Binary }])) },
+        200: { description: 'The image', content: ImageContent },
         304: Type.Null({ description: 'The image is the one that If-None-Match names' }),
         406: Named(ErrorResponse, 'Accept allows none of the formats')
       }
@@ -123,10 +133,16 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     if (matches(request.headers['if-none-match'], etag)) return reply.code(304).headers(caching).send()
 
     const { handle, size } = await app.jobs.image(id, index, viewer)
-    const body = isOriginal(variant) ? handle.createReadStream() : await convertImage(handle, variant, generationText(job, image))
+    const body = isOriginal(variant)
+      ? handle.createReadStream()
+      : await convertImage(handle, variant, generationText(job, image))
     return reply
       .type(mediaType(variant.format))
-      .headers({ ...caching, 'content-length': Buffer.isBuffer(body) ? body.length : size, 'content-disposition': `inline; filename="${id}-${index}.${variant.format}"` })
+      .headers({
+        ...caching,
+        'content-length': Buffer.isBuffer(body) ? body.length : size,
+        'content-disposition': `inline; filename="${id}-${index}.${variant.format}"`
+      })
       .send(body)
   })
 }

@@ -33,23 +33,35 @@ interface NamedParameters {
  * @throws {ApiError} SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL when a model is gone since the job was accepted.
  * @throws {EngineError} when the engine fails at a control image.
  */
-export async function toEngineTerms (job: Job, attachments: Attachments, parts: EngineTermsParts): Promise<ResolvedJob> {
-  return job.type === 'upscale' ? await toUpscaling(job, attachments, parts) : await toDrawing(job, attachments, parts)
+export async function toEngineTerms (
+  job: Job, attachments: Attachments, parts: EngineTermsParts
+): Promise<ResolvedJob> {
+  const translate = job.type === 'upscale' ? toUpscaling : toDrawing
+  return await translate(job, attachments, parts)
 }
 
-async function toUpscaling (job: Job, attachments: Attachments, { catalog, options }: EngineTermsParts): Promise<ResolvedJob> {
+async function toUpscaling (
+  job: Job, attachments: Attachments, { catalog, options }: EngineTermsParts
+): Promise<ResolvedJob> {
   const files = await catalog.files(catalog.resolve(job.model, { types: ['upscaler'] }))
-  return { files, options: loadOptions(options), parameters: { repeats: job.parameters.repeats as number }, attachments }
+  const repeats = job.parameters.repeats as number
+  return { files, options: loadOptions(options), parameters: { repeats }, attachments }
 }
 
 /** What the engine is told to hold in memory for a drawing model, the same for POST /api/models/load as for a job. */
-export async function toLoad (model: Model, { catalog, engine, options }: EngineTermsParts): Promise<{ files: ModelFiles, options: LoadOptions }> {
-  return { files: await catalog.files(model), options: { ...loadOptions(options), ...await embeddings(catalog, engine) } }
+export async function toLoad (
+  model: Model, { catalog, engine, options }: EngineTermsParts
+): Promise<{ files: ModelFiles, options: LoadOptions }> {
+  return {
+    files: await catalog.files(model),
+    options: { ...loadOptions(options), ...await embeddings(catalog, engine) }
+  }
 }
 
 async function toDrawing (job: Job, attachments: Attachments, parts: EngineTermsParts): Promise<ResolvedJob> {
   const { catalog, engine } = parts
-  const { model, loras = [], control_net: controlNet, hires, canny, ...parameters } = job.parameters as unknown as NamedParameters
+  const { model, loras = [], control_net: controlNet, hires, canny, ...parameters } =
+    job.parameters as unknown as NamedParameters
   const pathOf = async (id: string, type: ModelType) => await catalog.path(catalog.resolve(id, { types: [type] }))
   const { files, options } = await toLoad(catalog.resolve(model), parts)
   return {
@@ -64,7 +76,9 @@ async function toDrawing (job: Job, attachments: Attachments, parts: EngineTerms
   }
 }
 
-async function hiresTerms ({ upscaler, ...hires }: HiresRequest, pathOf: (id: string) => Promise<string>): Promise<object> {
+async function hiresTerms (
+  { upscaler, ...hires }: HiresRequest, pathOf: (id: string) => Promise<string>
+): Promise<object> {
   if (upscaler === undefined || hiresMethods.includes(upscaler)) return { ...hires, upscaler }
   return { ...hires, upscaler: 'Model', model_path: await pathOf(upscaler) }
 }
@@ -74,11 +88,15 @@ async function embeddings (catalog: ModelCatalog, engine: Engine): Promise<LoadO
   if (engine.info?.capabilities.includes('embeddings') !== true) return {}
   const { models } = catalog.list({ type: 'embedding', limit: mostEmbeddings })
   const usable = models.filter(({ blocked, error }) => blocked === undefined && error === undefined)
-  return { embeddings: await Promise.all(usable.map(async model => ({ name: model.name, path: await catalog.path(model) }))) }
+  return {
+    embeddings: await Promise.all(usable.map(async model => ({ name: model.name, path: await catalog.path(model) })))
+  }
 }
 
 /** The attachments with the edges of the control image in its place. */
-async function withEdges (attachments: Attachments, { enabled: _, ...settings }: { enabled?: boolean }, engine: Engine): Promise<Attachments> {
+async function withEdges (
+  attachments: Attachments, { enabled: _, ...settings }: { enabled?: boolean }, engine: Engine
+): Promise<Attachments> {
   let edges: Uint8Array | undefined
   await engine.run('canny', settings, {
     attachments: { control_image: attachments.control_image! },

@@ -30,7 +30,8 @@ export async function readForm (parts: AsyncIterable<FormPart>, parameters: Reco
       const name = part.fieldname
       if (fields.has(name)) throw badValue(name, 'one value', 'several')
       if (part.type === 'file') {
-        if (name === manyFields || (Object.hasOwn(parameters, name) && !isImage(name))) throw badValue(name, 'a field without a file name', 'a file')
+        const isText = name === manyFields || (Object.hasOwn(parameters, name) && !isImage(name))
+        if (isText) throw badValue(name, 'a field without a file name', 'a file')
         files.set(name, await readFile(part))
         fields.set(name, '(file)')
       } else {

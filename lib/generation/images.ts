@@ -18,11 +18,13 @@ export async function openImages (uploads: Uploads, { limits }: Pick<Setting, 'l
 }
 
 /**
- * The images as an engine takes them: PNG in the size of the job. The mask is laid over the init image, so that both are
- * cut alike.
+ * The images as an engine takes them: PNG in the size of the job. The mask is laid over the init image, so that both
+ * are cut alike.
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_UNAVAILABLE
  */
-export async function unpackImages ({ init_image: init, mask, control_image: control }: Images, { width, height }: Size): Promise<Attachments> {
+export async function unpackImages (
+  { init_image: init, mask, control_image: control }: Images, { width, height }: Size
+): Promise<Attachments> {
   return {
     ...(init && { init_image: await init.toPng({ width, height, channels: 3 }) }),
     ...(mask && { mask: await mask.toPng({ width, height, channels: 1, over: init }) }),

@@ -27,13 +27,15 @@ const upscaleFactor = 4
 const drawFromTextAlone = ['minit2i']
 
 /**
- * Makes a job of a request: finds the models, fills in what the model wants, chooses the seed, unpacks the images to the
- * size they are needed in, and refuses what would only fail later in the engine. The parameters of the job, sent again
- * with the same images, make the same job.
- * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_FORBIDDEN, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL,
- * SDR_UNSUPPORTED_FEATURE, SDR_UNAVAILABLE
+ * Makes a job of a request: finds the models, fills in what the model wants, chooses the seed, unpacks the images to
+ * the size they are needed in, and refuses what would only fail later in the engine. The parameters of the job, sent
+ * again with the same images, make the same job.
+ * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_FORBIDDEN, SDR_MODEL_NOT_FOUND,
+ * SDR_UNSUPPORTED_MODEL, SDR_UNSUPPORTED_FEATURE, SDR_UNAVAILABLE
  */
-export async function prepareJob (type: JobType, request: ImageRequest, uploads: Uploads, setting: Setting): Promise<PreparedJob> {
+export async function prepareJob (
+  type: JobType, request: ImageRequest, uploads: Uploads, setting: Setting
+): Promise<PreparedJob> {
   requireFeatures(type, request, uploads, setting)
   const { priority = 0 } = request
   if (priority > 0 && !setting.mayHurry) {
@@ -44,7 +46,9 @@ export async function prepareJob (type: JobType, request: ImageRequest, uploads:
   return { job: { type, model, priority, parameters: { model, ...parameters }, request }, attachments }
 }
 
-function requireFeatures (type: JobType, request: ImageRequest, uploads: Uploads, { engine, parameters }: Setting): void {
+function requireFeatures (
+  type: JobType, request: ImageRequest, uploads: Uploads, { engine, parameters }: Setting
+): void {
   requireFeature(type, engine)
   if (type === 'controlnet' && uploads.init_image !== undefined) requireFeature('img2img', engine, 'init_image')
   for (const [name, { feature }] of Object.entries(parameters)) {
@@ -60,15 +64,19 @@ interface Prepared {
   attachments: Attachments
 }
 
-async function prepareUpscaling ({ model: wanted, repeats = 1 }: ImageRequest, uploads: Uploads, setting: Setting): Promise<Prepared> {
+async function prepareUpscaling (
+  { model: wanted, repeats = 1 }: ImageRequest, uploads: Uploads, setting: Setting
+): Promise<Prepared> {
   const model = chooseModel(wanted, ['upscaler'], setting)
   const image = (await openImages(uploads, setting)).init_image!
   const { width, height } = image
   const most = Math.floor(setting.limits.maxUpscaledPixels / upscaleFactor ** (2 * repeats))
   if (width * height > most) {
-    throw badValue('init_image', `an image of at most ${most} pixels with repeats ${repeats} (--max-upscaled-pixels)`, `one of ${width} × ${height}`)
+    const expected = `an image of at most ${most} pixels with repeats ${repeats} (--max-upscaled-pixels)`
+    throw badValue('init_image', expected, `one of ${width} × ${height}`)
   }
-  return { model: model.id, parameters: { repeats }, attachments: { init_image: await image.toPng({ width, height, channels: 3 }) } }
+  const attachments = { init_image: await image.toPng({ width, height, channels: 3 }) }
+  return { model: model.id, parameters: { repeats }, attachments }
 }
 
 async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting: Setting): Promise<Prepared> {
@@ -87,7 +95,9 @@ async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting:
   return { model: model.id, parameters, attachments: await unpackImages(images, parameters) }
 }
 
-function chooseModel (wanted: string | undefined, types: readonly ModelType[], { catalog, loadedModel }: Setting): Model {
+function chooseModel (
+  wanted: string | undefined, types: readonly ModelType[], { catalog, loadedModel }: Setting
+): Model {
   if (wanted !== undefined) return aboutField('model', () => catalog.resolve(wanted, { types }))
   const loaded = loadedModel === null ? undefined : catalog.get(loadedModel)
   return loaded !== undefined && types.includes(loaded.type) ? loaded : firstModel('model', types[0]!, catalog)
@@ -101,19 +111,22 @@ function chooseControlNet (wanted: string | undefined, { catalog }: Setting): st
 function firstModel (field: string, type: ModelType, catalog: ModelCatalog): Model {
   const model = catalog.firstUsable(type)
   if (model !== undefined) return model
-  throw apiError('SDR_MODEL_NOT_FOUND', `${field}: There is no model of type ${type}. Put one into a models folder, then POST /api/models/refresh.`)
+  const message = `There is no model of type ${type}. Put one into a models folder, then POST /api/models/refresh.`
+  throw apiError('SDR_MODEL_NOT_FOUND', `${field}: ${message}`, { details: { field } })
 }
 
 function resolveHires (hires: HiresRequest, catalog: ModelCatalog): HiresRequest {
   const { upscaler } = hires
   if (upscaler === undefined || hiresMethods.includes(upscaler)) return hires
-  return { ...hires, upscaler: aboutField('hires.upscaler', () => catalog.resolve(upscaler, { types: ['upscaler'] })).id }
+  const { id } = aboutField('hires.upscaler', () => catalog.resolve(upscaler, { types: ['upscaler'] }))
+  return { ...hires, upscaler: id }
 }
 
 function checkInitImage ({ strength }: ImageRequest, { init_image: image }: Images, { id, architecture }: Model): void {
   if (strength !== undefined && image === undefined) throw badValue('strength', 'an init_image', 'none')
   if (image !== undefined && drawFromTextAlone.includes(String(architecture))) {
-    throw apiError('SDR_UNSUPPORTED_MODEL', `init_image: ${id} draws from a text alone.`, { details: { field: 'init_image' } })
+    const details = { field: 'init_image' }
+    throw apiError('SDR_UNSUPPORTED_MODEL', `init_image: ${id} draws from a text alone.`, { details })
   }
 }
 
@@ -142,7 +155,8 @@ function knownTo (names: readonly string[], name: string | undefined): string | 
 
 /** Without what is not there, and what is switched off. */
 function inUse<Values extends object> (values: Values): Values {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined && !isOff(value))) as Values
+  const used = Object.entries(values).filter(([, value]) => value !== undefined && !isOff(value))
+  return Object.fromEntries(used) as Values
 }
 
 function isOff (value: unknown): boolean {

@@ -42,7 +42,7 @@ export function readPrompt (prompt: string, { maxLoras }: { maxLoras: number }):
 export function checkNegativePrompt (prompt: string): void {
   refuseNul('negative_prompt', prompt)
   const [tag] = loraTag.exec(prompt) ?? []
-  if (tag !== undefined) throw badValue('negative_prompt', 'no LoRA (a LoRA belongs in prompt or loras; a negative weight turns it around)', tag)
+  if (tag !== undefined) throw badValue('negative_prompt', 'no LoRA, which belongs in prompt or loras,', tag)
   refuseForeignArguments('negative_prompt', prompt)
 }
 
@@ -56,7 +56,8 @@ export function replaceEmbeddings (prompt: string, resolve: (name: string) => st
 function readTag (content: string): LoraRequest {
   const [name = '', weight = '1', ...more] = content.split(':').map(part => part.trim())
   if (name === '' || more.length > 0 || !weightPattern.test(weight) || Math.abs(Number(weight)) > largestWeight) {
-    throw badValue('prompt', `<lora:name:weight> with a weight from −${largestWeight} to ${largestWeight}`, `<lora:${content}>`)
+    const expected = `<lora:name:weight> with a weight from −${largestWeight} to ${largestWeight}`
+    throw badValue('prompt', expected, `<lora:${content}>`)
   }
   return { name, weight: Number(weight) }
 }
@@ -68,5 +69,6 @@ function refuseNul (field: string, prompt: string): void {
 
 function refuseForeignArguments (field: string, prompt: string): void {
   const found = foreignArguments.exec(prompt)
-  if (found !== null) throw badValue(field, 'a text without <sd_cpp_extra_args> (parameters are fields of the request)', found[0])
+  if (found === null) return
+  throw badValue(field, 'a text without <sd_cpp_extra_args> (parameters are fields of the request)', found[0])
 }

@@ -13,7 +13,9 @@ export interface Prompts {
  * The prompts as an engine reads them, and the LoRAs of the list and of the prompt.
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL, SDR_UNSUPPORTED_FEATURE
  */
-export function resolvePrompts ({ prompt = '', negative_prompt: negative = '', loras: listed = [] }: ImageRequest, setting: Setting): Prompts {
+export function resolvePrompts (
+  { prompt = '', negative_prompt: negative = '', loras: listed = [] }: ImageRequest, setting: Setting
+): Prompts {
   const { text, loras: inPrompt } = readPrompt(prompt, setting.limits)
   checkNegativePrompt(negative)
   const loras = resolveLoras([...listed.map(({ name, weight = 1 }) => ({ name, weight })), ...inPrompt], setting)
@@ -25,9 +27,13 @@ export function resolvePrompts ({ prompt = '', negative_prompt: negative = '', l
 }
 
 /** The weights of one that is named twice are added; what has no weight is left out. */
-function resolveLoras (wanted: readonly LoraRequest[], { catalog, engine, limits: { maxLoras } }: Setting): LoraRequest[] {
+function resolveLoras (
+  wanted: readonly LoraRequest[], { catalog, engine, limits: { maxLoras } }: Setting
+): LoraRequest[] {
   if (wanted.length > 0) requireFeature('lora', engine, 'loras')
-  if (wanted.length > maxLoras) throw badValue('loras', `at most ${maxLoras} entries (--max-loras), those of the prompt included`, wanted.length)
+  if (wanted.length > maxLoras) {
+    throw badValue('loras', `at most ${maxLoras} entries (--max-loras), with those of the prompt,`, wanted.length)
+  }
   const weights = new Map<string, number>()
   for (const { name, weight } of wanted) {
     const { id } = aboutField('loras', () => catalog.resolve(name, { types: ['lora'] }))

@@ -1,4 +1,4 @@
-import { apiError, type ApiError } from '../../errors.ts'
+import { apiError, type ApiError, type ErrorCode } from '../../errors.ts'
 import type { Capability, EngineInfo } from '../engine/engine.ts'
 
 /** The value of a field is not what it has to be; said in the words of the schema's own refusals. */
@@ -17,7 +17,7 @@ export function badValue (field: string, expected: string, received: unknown): A
 export function requireFeature (feature: Capability, { engine, capabilities }: EngineInfo, field?: string): void {
   if (capabilities.includes(feature)) return
   const why = field === undefined ? '' : `, which ${field} needs`
-  const advice = engine === 'portable' ? ' The native engine has it: `stable-diffusion-rest doctor` says how to get it.' : ''
+  const advice = engine === 'portable' ? ' The native engine has it; `stable-diffusion-rest doctor` tells of it.' : ''
   throw apiError('SDR_UNSUPPORTED_FEATURE', `The ${engine} engine lacks ${feature}${why}.${advice}`, {
     details: { feature, engine, ...(field !== undefined && { field }) }
   })
@@ -30,7 +30,9 @@ export function aboutField<Result> (field: string, work: () => Result): Result {
   } catch (error) {
     const { code, message, details } = error as ApiError
     if (!code?.startsWith('SDR_')) throw error
-    throw apiError(code as Parameters<typeof apiError>[0], `${field}: ${message}`, { details: { field, ...details as object }, cause: error })
+    throw apiError(code as ErrorCode, `${field}: ${message}`, {
+      details: { field, ...details as object }, cause: error
+    })
   }
 }
 

@@ -13,18 +13,20 @@ export interface Size {
 const unknownModel: ImageLimits = { min_side: smallestSide, max_side: Infinity, multiple_of: 64, square_only: false }
 
 /**
- * The size of the images of a job. What the request leaves open has the proportions of the image that it begins with and
- * at most as many pixels as the model draws by itself; without such an image it is the model's own size.
+ * The size of the images of a job. What the request leaves open has the proportions of the image that it begins with
+ * and at most as many pixels as the model draws by itself; without such an image it is the model's own size.
  */
 export function chooseSize (
-  { width, height }: Partial<Size>, { limits: drawn = unknownModel }: Pick<Model, 'limits'>, defaults: Size, image: Size | undefined,
-  limits: Limits
+  { width, height }: Partial<Size>, { limits: drawn = unknownModel }: Pick<Model, 'limits'>, defaults: Size,
+  image: Size | undefined, limits: Limits
 ): Size {
   if (width !== undefined && height !== undefined) return { width, height }
   const { multiple_of: multiple, square_only: isSquare } = drawn
   const most = { width: Math.min(limits.maxWidth, drawn.max_side), height: Math.min(limits.maxHeight, drawn.max_side) }
-  const round = (side: number, longest: number) =>
-    Math.min(Math.max(Math.round(side / multiple) * multiple, drawn.min_side), Math.floor(longest / multiple) * multiple)
+  const round = (side: number, longest: number) => {
+    const nearest = Math.max(Math.round(side / multiple) * multiple, drawn.min_side)
+    return Math.min(nearest, Math.floor(longest / multiple) * multiple)
+  }
   if (isSquare) {
     const side = width ?? height ?? round(defaults.width, Math.min(most.width, most.height))
     return { width: side, height: side }
@@ -69,12 +71,15 @@ export function checkWork ({ seed, batch_count: images, ...work }: Work, model: 
   }
   const megapixelSteps = Math.ceil(pixelSteps * images / 1e6)
   if (megapixelSteps <= limits.maxWork) return
-  throw badValue('width × height × steps × batch_count', `at most ${limits.maxWork} megapixel steps (--max-work)`, megapixelSteps)
+  const expected = `at most ${limits.maxWork} megapixel steps (--max-work)`
+  throw badValue('width × height × steps × batch_count', expected, megapixelSteps)
 }
 
-function hiresSize ({ width, height }: Size, { scale = 2, target_width: targetWidth, target_height: targetHeight }: Hires): Size {
-  if (targetWidth === undefined && targetHeight === undefined) return { width: width * scale, height: height * scale }
-  return { width: targetWidth ?? width, height: targetHeight ?? height }
+function hiresSize ({ width, height }: Size, { scale = 2, ...target }: Hires): Size {
+  if (target.target_width === undefined && target.target_height === undefined) {
+    return { width: width * scale, height: height * scale }
+  }
+  return { width: target.target_width ?? width, height: target.target_height ?? height }
 }
 
 function checkPixels (field: string, { width, height }: Size, { maxPixels }: Limits): void {
@@ -84,10 +89,10 @@ function checkPixels (field: string, { width, height }: Size, { maxPixels }: Lim
 
 function checkModelLimits ({ width, height }: Size, { id, limits }: Model): void {
   if (limits === undefined) return
+  const { min_side: least, max_side: most, multiple_of: multiple, square_only: isSquare } = limits
   for (const [field, value] of Object.entries({ width, height })) {
-    if (value < limits.min_side || value > limits.max_side || value % limits.multiple_of !== 0) {
-      throw badValue(field, `a multiple of ${limits.multiple_of} from ${limits.min_side} to ${limits.max_side}, which is what ${id} draws,`, value)
-    }
+    if (value >= least && value <= most && value % multiple === 0) continue
+    throw badValue(field, `a multiple of ${multiple} from ${least} to ${most}, which is what ${id} draws,`, value)
   }
-  if (limits.square_only && width !== height) throw badValue('height', `${width}, because ${id} draws squares only,`, height)
+  if (isSquare && width !== height) throw badValue('height', `${width}, because ${id} draws squares only,`, height)
 }

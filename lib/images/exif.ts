@@ -1,6 +1,6 @@
 /**
- * A text in the metadata of JPEG and WebP images, where tools for generated images look for it: the UserComment of EXIF.
- * sharp can write that field in ASCII only.
+ * A text in the metadata of JPEG and WebP images, where tools for generated images look for it: the UserComment of
+ * EXIF, which sharp can write in ASCII only.
  */
 
 /** What fits into one segment of a JPEG file beside its own header. */
@@ -24,7 +24,9 @@ export function addWebpText (webp: Buffer, text: string, { width, height }: { wi
   features.writeUIntLE(width - 1, 4, 3)
   features.writeUIntLE(height - 1, 7, 3)
   const header = Buffer.from('RIFF\0\0\0\0WEBP', 'latin1')
-  const chunks = Buffer.concat([riffChunk('VP8X', features), webp.subarray(header.length), riffChunk('EXIF', exifOf(text))])
+  const chunks = Buffer.concat([
+    riffChunk('VP8X', features), webp.subarray(header.length), riffChunk('EXIF', exifOf(text))
+  ])
   header.writeUInt32LE(4 + chunks.length, 4)
   return Buffer.concat([header, chunks])
 }
@@ -37,7 +39,10 @@ function exifOf (text: string): Buffer {
   const directoryLength = 2 + 12 + 4
   const second = header.length + directoryLength
   return Buffer.concat([
-    header, directory(0x8769, long, 1, second), directory(0x9286, undefinedBytes, comment.length, second + directoryLength), comment
+    header,
+    directory(0x8769, long, 1, second),
+    directory(0x9286, undefinedBytes, comment.length, second + directoryLength),
+    comment
   ])
 }
 

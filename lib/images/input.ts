@@ -43,7 +43,9 @@ export class InputImage {
   readonly #bytes: Uint8Array
   readonly #maxPixels: number
 
-  private constructor (field: string, bytes: Uint8Array, { autoOrient: { width, height } }: Metadata, maxPixels: number) {
+  private constructor (
+    field: string, bytes: Uint8Array, { autoOrient: { width, height } }: Metadata, maxPixels: number
+  ) {
     this.field = field
     this.width = width
     this.height = height
@@ -56,14 +58,19 @@ export class InputImage {
    * @param source a file, or base64, or a data URL.
    * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_UNAVAILABLE
    */
-  static async open (field: string, source: string | Uint8Array, { maxBytes, maxPixels }: InputBounds): Promise<InputImage> {
+  static async open (
+    field: string, source: string | Uint8Array, { maxBytes, maxPixels }: InputBounds
+  ): Promise<InputImage> {
     const bytes = typeof source === 'string' ? fromText(field, source, maxBytes) : source
     checkSize(field, bytes.byteLength, maxBytes)
     checkSignature(field, bytes)
     const metadata = await decode(field, () => sharp(bytes, { limitInputPixels: false, failOn: 'error' }).metadata())
     const { format, width, height } = metadata
     if (!formats.includes(format)) throw refuse(field, 'a PNG, JPEG or WebP image', format)
-    if (width * height > maxPixels) throw refuse(field, `an image of at most ${maxPixels} pixels (--max-upload-pixels)`, `one of ${width} × ${height}`)
+    if (width * height > maxPixels) {
+      const expected = `an image of at most ${maxPixels} pixels (--max-upload-pixels)`
+      throw refuse(field, expected, `one of ${width} × ${height}`)
+    }
     return new InputImage(field, bytes, metadata, maxPixels)
   }
 
@@ -104,7 +111,8 @@ async function decode<Result> (field: string, work: () => Promise<Result>): Prom
     try {
       return await work()
     } catch (error) {
-      throw refuse(field, 'an image that can be decoded', `one that cannot (${(error as Error).message.split('\n', 1)[0]!.slice(0, 120)})`, error)
+      const reason = (error as Error).message.split('\n', 1)[0]!.slice(0, 120)
+      throw refuse(field, 'an image that can be decoded', `one that cannot (${reason})`, error)
     }
   })
 }
@@ -112,11 +120,13 @@ async function decode<Result> (field: string, work: () => Promise<Result>): Prom
 function fromText (field: string, text: string, maxBytes: number): Buffer {
   if (/^https?:/i.test(text)) throw refuse(field, 'the image itself', 'an address (this server does not fetch images)')
   const [prefix = ''] = /^data:[^,]{0,200},?/i.exec(text) ?? []
-  if (prefix !== '' && !/;base64,$/i.test(prefix)) throw refuse(field, 'a data URL with ;base64,', JSON.stringify(prefix.slice(0, 80)))
+  if (prefix !== '' && !/;base64,$/i.test(prefix)) {
+    throw refuse(field, 'a data URL with ;base64,', JSON.stringify(prefix.slice(0, 80)))
+  }
   const encoded = text.slice(prefix.length)
   checkSize(field, Math.floor(encoded.length * 3 / 4 / largestOverhead), maxBytes)
   const bytes = Buffer.from(encoded, 'base64')
-  // Node.js skips what is no base64: then there are fewer bytes than the characters stand for. Only line breaks are usual.
+  // Node.js skips what is no base64, and there are fewer bytes than the characters stand for. Line breaks are usual.
   const isWhole = (characters: string) => bytes.length === Math.floor(characters.replace(/=+$/, '').length * 3 / 4)
   if (isWhole(encoded) || isWhole(encoded.replaceAll(/\s+/g, ''))) return bytes
   throw refuse(field, 'base64, a data URL, or a file of a multipart form', 'a text that is none of these')
@@ -124,15 +134,17 @@ function fromText (field: string, text: string, maxBytes: number): Buffer {
 
 function checkSize (field: string, bytes: number, maxBytes: number): void {
   if (bytes <= maxBytes) return
-  throw apiError('SDR_BODY_TOO_LARGE', `Expected a file of at most ${maxBytes} bytes (--max-upload-size) for ${field} but received ${bytes}.`, {
-    details: [{ field, expected: `at most ${maxBytes} bytes`, received: String(bytes) }]
+  const expected = `a file of at most ${maxBytes} bytes (--max-upload-size)`
+  throw apiError('SDR_BODY_TOO_LARGE', `Expected ${expected} for ${field} but received ${bytes}`, {
+    details: [{ field, expected, received: String(bytes) }]
   })
 }
 
 function checkSignature (field: string, bytes: Uint8Array): void {
   const start = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, 16)).toString('latin1')
   if (signatures.some(signature => signature.test(start))) return
-  throw refuse(field, 'a PNG, JPEG or WebP image', start === '' ? 'nothing' : `bytes that begin with ${JSON.stringify(start.slice(0, 8))}`)
+  const received = start === '' ? 'nothing' : `bytes that begin with ${JSON.stringify(start.slice(0, 8))}`
+  throw refuse(field, 'a PNG, JPEG or WebP image', received)
 }
 
 function refuse (field: string, expected: string, received: string, cause?: unknown): ApiError {

@@ -36,11 +36,16 @@ const conversions = new Gate({ running: 2, waiting: 64, what: 'conversions of im
  * @param image the image as it is kept.
  * @throws {ApiError} SDR_NOT_ACCEPTABLE, SDR_INVALID_REQUEST
  */
-export function chooseVariant ({ format: wanted, quality, width }: Wanted, accept: string | undefined, image: { width: number }): Variant {
+export function chooseVariant (
+  { format: wanted, quality, width }: Wanted, accept: string | undefined, image: { width: number }
+): Variant {
   const format = wanted ?? acceptedFormat(accept)
-  if (format === undefined) throw apiError('SDR_NOT_ACCEPTABLE', `Images come as ${outputFormats.map(mediaType).join(', ')}; Accept allows none of these.`)
+  if (format === undefined) {
+    const types = outputFormats.map(mediaType).join(', ')
+    throw apiError('SDR_NOT_ACCEPTABLE', `Images come as ${types}; Accept allows none of these.`)
+  }
   if (format === 'png' && quality !== undefined) {
-    throw apiError('SDR_INVALID_REQUEST', 'Expected no quality for a PNG image, which loses nothing; ask for format=jpeg or format=webp.', {
+    throw apiError('SDR_INVALID_REQUEST', 'Expected no quality for a PNG image; ask for format=jpeg or format=webp.', {
       details: [{ field: 'quality', expected: 'nothing', received: String(quality) }]
     })
   }
@@ -78,7 +83,9 @@ export function matches (ifNoneMatch: string | undefined, tag: string): boolean 
  * @param text its generation data, which every variant carries.
  * @throws {ApiError} SDR_UNAVAILABLE when too many wait already.
  */
-export async function convertImage (file: FileHandle, { format, quality, width }: Variant, text: string): Promise<Buffer> {
+export async function convertImage (
+  file: FileHandle, { format, quality, width }: Variant, text: string
+): Promise<Buffer> {
   const { data, info } = await conversions.run(async () => {
     const image = sharp(await file.readFile())
     if (width !== undefined) image.resize({ width })

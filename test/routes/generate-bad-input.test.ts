@@ -11,8 +11,76 @@ t.setTimeout(300_000)
 
 const good = { prompt: 'a fox', width: 64, height: 64, steps: 1, seed: 5 }
 
-const post = (app: FastifyInstance, type: JobType, body: object | string | Buffer, headers: Record<string, string> = { 'content-type': 'application/json' }) =>
-  app.inject({ method: 'POST', url: `/api/generate/${type}`, headers, body: typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body) })
+const badValues: Record<string, unknown[]> = {
+  width: [0, -64, 1, 65, 100_000, 2 ** 53, '64', 64.5, null, true, [64], {}],
+  height: [1, 128],
+  steps: [0, 1e9, -1, 1.5, '1'],
+  seed: [-2, 2 ** 31, 1e308, 'random'],
+  cfg_scale: [-1, 101, '7'],
+  guidance: [1e3],
+  eta: [-0.1],
+  clip_skip: [0, 13],
+  batch_count: [0, 1e6],
+  sampler: ['eulr', '', 1, '__proto__'],
+  scheduler: ['none'],
+  prompt: [
+    '', 5, null, ['a'], undefined, 'a\0b', 'x'.repeat(5 * 1024 * 1024), 'a <lora:x:y>', '<lora:a:1>'.repeat(700),
+    'a <sd_cpp_extra_args>{"steps":999999}</sd_cpp_extra_args>'
+  ],
+  negative_prompt: ['x'.repeat(8001), '<sd_cpp_extra_args>', '<lora:a:1>'],
+  model: ['', 'x'.repeat(513), 7, '../../etc/passwd', '/etc/passwd'],
+  loras: [{}, 'a', Array.from({ length: 9 }, () => ({ name: 'a' })), [{ name: 'nothing' }]],
+  hires: [1],
+  vae_tiling: [true],
+  cache: ['easycache'],
+  custom_sigmas: [[], Array(200).fill(1)],
+  priority: [11, 0.5],
+  init_image: ['aaaa'],
+  mask: ['aaaa'],
+  strength: [0.5],
+  repeats: [1],
+  files: [{ init_image: 'x' }],
+  parameters: [{}],
+  owner: ['admin'],
+  lora_model_dir: ['/'],
+  constructor: [1],
+  toString: [1],
+  '': [1]
+}
+
+const badChanges: Array<readonly [change: object, field: string]> = [
+  [{ width: 1, height: 1 }, 'width'],
+  [{ seed: 2 ** 31 - 1, batch_count: 2 }, 'seed'],
+  [{ loras: ['a'] }, 'loras.0'],
+  [{ loras: [{}] }, 'loras.0.name'],
+  [{ loras: [{ name: 'a', weight: '1' }] }, 'loras.0.weight'],
+  [{ loras: [{ name: 'a', weight: 11 }] }, 'loras.0.weight'],
+  [{ loras: [{ name: 'a', path: '/etc/passwd' }] }, 'loras.0.path'],
+  [{ hires: { scale: 0 } }, 'hires.scale'],
+  [{ hires: { scael: 2 } }, 'hires.scael'],
+  [{ hires: { enabled: 'yes' } }, 'hires.enabled'],
+  [{ hires: { model_path: '/etc/passwd' } }, 'hires.model_path'],
+  [{ vae_tiling: { tile_size_x: -1 } }, 'vae_tiling.tile_size_x'],
+  [{ vae_tiling: { target_overlap: 1 } }, 'vae_tiling.target_overlap'],
+  [{ cache: {} }, 'cache.mode'],
+  [{ cache: { mode: 'fast' } }, 'cache.mode'],
+  [{ custom_sigmas: [1, 'a'] }, 'custom_sigmas.1'],
+  [{ negativ_prompt: 'x' }, 'negative_prompt'],
+  [{ ['x'.repeat(100_000)]: 1 }, 'xxx']
+]
+
+const post = (
+  app: FastifyInstance,
+  type: JobType,
+  body: object | string | Buffer,
+  headers: Record<string, string> = { 'content-type': 'application/json' }
+) =>
+  app.inject({
+    method: 'POST',
+    url: `/api/generate/${type}`,
+    headers,
+    body: typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body)
+  })
 
 async function isHealthy (t: Test, app: FastifyInstance): Promise<void> {
   const { pid } = app.engine.status
@@ -32,33 +100,9 @@ t.test('bad fields are named', async t => {
   const { pid } = app.engine.status
 
   for (const [change, field] of [
-    [{ width: 0 }, 'width'], [{ width: -64 }, 'width'], [{ width: 1 }, 'width'], [{ width: 65 }, 'width'], [{ width: 100_000 }, 'width'], [{ width: 2 ** 53 }, 'width'],
-    [{ width: '64' }, 'width'], [{ width: 64.5 }, 'width'], [{ width: null }, 'width'], [{ width: true }, 'width'], [{ width: [64] }, 'width'], [{ width: {} }, 'width'],
-    [{ height: 1 }, 'height'], [{ height: 128 }, 'height'], [{ width: 1, height: 1 }, 'width'],
-    [{ steps: 0 }, 'steps'], [{ steps: 1e9 }, 'steps'], [{ steps: -1 }, 'steps'], [{ steps: 1.5 }, 'steps'], [{ steps: '1' }, 'steps'],
-    [{ seed: -2 }, 'seed'], [{ seed: 2 ** 31 }, 'seed'], [{ seed: 1e308 }, 'seed'], [{ seed: 'random' }, 'seed'], [{ seed: 2 ** 31 - 1, batch_count: 2 }, 'seed'],
-    [{ cfg_scale: -1 }, 'cfg_scale'], [{ cfg_scale: 101 }, 'cfg_scale'], [{ cfg_scale: '7' }, 'cfg_scale'],
-    [{ batch_count: 0 }, 'batch_count'], [{ batch_count: 1e6 }, 'batch_count'],
-    [{ sampler: 'eulr' }, 'sampler'], [{ sampler: '' }, 'sampler'], [{ sampler: 1 }, 'sampler'], [{ sampler: '__proto__' }, 'sampler'], [{ scheduler: 'none' }, 'scheduler'],
-    [{ prompt: '' }, 'prompt'], [{ prompt: 5 }, 'prompt'], [{ prompt: null }, 'prompt'], [{ prompt: ['a'] }, 'prompt'], [{ prompt: 'a\0b' }, 'prompt'],
-    [{ prompt: 'x'.repeat(5 * 1024 * 1024) }, 'prompt'], [{ negative_prompt: 'x'.repeat(8001) }, 'negative_prompt'], [{ prompt: undefined }, 'prompt'],
-    [{ prompt: 'a <sd_cpp_extra_args>{"steps":999999}</sd_cpp_extra_args>' }, 'prompt'], [{ negative_prompt: '<sd_cpp_extra_args>' }, 'negative_prompt'],
-    [{ prompt: 'a <lora:x:y>' }, 'prompt'], [{ prompt: '<lora:a:1>'.repeat(700) }, 'prompt'],
-    [{ model: '' }, 'model'], [{ model: 'x'.repeat(513) }, 'model'], [{ model: 7 }, 'model'], [{ model: '../../etc/passwd' }, 'model'], [{ model: '/etc/passwd' }, 'model'],
-    [{ clip_skip: 0 }, 'clip_skip'], [{ clip_skip: 13 }, 'clip_skip'], [{ eta: -0.1 }, 'eta'], [{ guidance: 1e3 }, 'guidance'],
-    [{ loras: {} }, 'loras'], [{ loras: 'a' }, 'loras'], [{ loras: ['a'] }, 'loras.0'], [{ loras: [{}] }, 'loras.0.name'], [{ loras: [{ name: 'a', weight: '1' }] }, 'loras.0.weight'],
-    [{ loras: [{ name: 'a', weight: 11 }] }, 'loras.0.weight'], [{ loras: [{ name: 'a', path: '/etc/passwd' }] }, 'loras.0.path'],
-    [{ loras: Array.from({ length: 9 }, () => ({ name: 'a' })) }, 'loras'], [{ loras: [{ name: 'nothing' }] }, 'loras'],
-    [{ hires: 1 }, 'hires'], [{ hires: { scale: 0 } }, 'hires.scale'], [{ hires: { scael: 2 } }, 'hires.scael'], [{ hires: { enabled: 'yes' } }, 'hires.enabled'],
-    [{ hires: { model_path: '/etc/passwd' } }, 'hires.model_path'],
-    [{ vae_tiling: true }, 'vae_tiling'], [{ vae_tiling: { tile_size_x: -1 } }, 'vae_tiling.tile_size_x'], [{ vae_tiling: { target_overlap: 1 } }, 'vae_tiling.target_overlap'],
-    [{ cache: 'easycache' }, 'cache'], [{ cache: {} }, 'cache.mode'], [{ cache: { mode: 'fast' } }, 'cache.mode'],
-    [{ custom_sigmas: [] }, 'custom_sigmas'], [{ custom_sigmas: [1, 'a'] }, 'custom_sigmas.1'], [{ custom_sigmas: Array(200).fill(1) }, 'custom_sigmas'],
-    [{ priority: 11 }, 'priority'], [{ priority: 0.5 }, 'priority'],
-    [{ init_image: 'aaaa' }, 'init_image'], [{ strength: 0.5 }, 'strength'], [{ mask: 'aaaa' }, 'mask'], [{ repeats: 1 }, 'repeats'],
-    [{ negativ_prompt: 'x' }, 'negative_prompt'], [{ files: { init_image: 'x' } }, 'files'], [{ constructor: 1 }, 'constructor'], [{ toString: 1 }, 'toString'], [{ '': 1 }, ''],
-    [{ lora_model_dir: '/' }, 'lora_model_dir'], [{ parameters: {} }, 'parameters'], [{ owner: 'admin' }, 'owner'], [{ ['x'.repeat(100_000)]: 1 }, 'xxx']
-  ] as const) {
+    ...Object.entries(badValues).flatMap(([field, values]) => values.map(value => [{ [field]: value }, field] as const)),
+    ...badChanges
+  ]) {
     const response = await post(app, 'txt2img', { ...good, ...change })
     const label = JSON.stringify(change).slice(0, 80)
     t.ok([400, 404, 422].includes(response.statusCode), `${response.statusCode} for ${label}`)
@@ -69,7 +113,19 @@ t.test('bad fields are named', async t => {
   t.equal(app.engine.status.pid, pid, 'and none reached the engine')
 
   t.test('numbers that JSON has not, or that are none', async t => {
-    for (const value of ['NaN', 'Infinity', '-Infinity', '0x40', '064', '+64', '.5', '1e', '1_000', 'undefined', "'64'"]) {
+    for (const value of [
+      'NaN',
+      'Infinity',
+      '-Infinity',
+      '0x40',
+      '064',
+      '+64',
+      '.5',
+      '1e',
+      '1_000',
+      'undefined',
+      "'64'"
+    ]) {
       expectError(t, await post(app, 'txt2img', `{"prompt":"a","steps":${value}}`), 400, 'SDR_INVALID_JSON')
     }
     for (const value of ['1e999', '-1e999', '1e-999', '-0', '99999999999999999999999', '1.0000000000000001e2']) {
@@ -79,26 +135,71 @@ t.test('bad fields are named', async t => {
   })
 
   t.test('bodies that are none', async t => {
-    for (const body of ['', '{', '{"prompt":"a"', '{"prompt":"a",}', "{prompt:'a'}", '\xff\xfe', '{"__proto__":{"steps":1}}', '{"prompt":"a","constructor":{"prototype":{}}}', '['.repeat(100_000)]) {
+    for (const body of [
+      '',
+      '{',
+      '{"prompt":"a"',
+      '{"prompt":"a",}',
+      "{prompt:'a'}",
+      '\xff\xfe',
+      '{"__proto__":{"steps":1}}',
+      '{"prompt":"a","constructor":{"prototype":{}}}',
+      '['.repeat(100_000)
+    ]) {
       expectError(t, await post(app, 'txt2img', body), 400, 'SDR_INVALID_JSON')
     }
-    for (const body of ['null', '[]', '"a fox"', '1', 'true']) expectError(t, await post(app, 'txt2img', body), 400, 'SDR_INVALID_REQUEST', /body/)
-    for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'application/xml', 'image/png', 'application/json5', 'nonsense', '']) {
+    for (const body of ['null', '[]', '"a fox"', '1', 'true']) { expectError(t, await post(app, 'txt2img', body), 400, 'SDR_INVALID_REQUEST', /body/) }
+    for (const type of [
+      'text/plain',
+      'application/x-www-form-urlencoded',
+      'application/xml',
+      'image/png',
+      'application/json5',
+      'nonsense',
+      ''
+    ]) {
       const response = await post(app, 'txt2img', '{"prompt":"a"}', { 'content-type': type })
       t.ok(response.statusCode === 415 || response.statusCode === 400, `${type}: ${response.statusCode}`)
     }
-    expectError(t, await app.inject({ method: 'POST', url: '/api/generate/txt2img' }), 400, 'SDR_INVALID_REQUEST', /body/)
+    expectError(
+      t,
+      await app.inject({ method: 'POST', url: '/api/generate/txt2img' }),
+      400,
+      'SDR_INVALID_REQUEST',
+      /body/
+    )
     expectError(t, await post(app, 'txt2img', Buffer.alloc(9 * 1024 * 1024, ' ')), 413, 'SDR_BODY_TOO_LARGE')
-    for (const [open, close] of [['{"a":', '}'], ['[', ']']] as const) {
+    for (const [open, close] of [
+      ['{"a":', '}'],
+      ['[', ']']
+    ] as const) {
       const nested = `{"prompt":"a","hires":${open.repeat(100_000)}1${close.repeat(100_000)}}`
-      expectError(t, await post(app, 'txt2img', nested), 400, 'SDR_INVALID_REQUEST', /at most 8 lists and objects within each other for hires/)
+      expectError(
+        t,
+        await post(app, 'txt2img', nested),
+        400,
+        'SDR_INVALID_REQUEST',
+        /at most 8 lists and objects within each other for hires/
+      )
     }
     t.match((await post(app, 'txt2img', '{"prompt":"a","prompt":""}')).statusCode, 400, 'the last of two counts')
   })
 
   t.test('queries, headers and methods', async t => {
-    for (const [url, field] of [['?wait=-1', 'wait'], ['?wait=601', 'wait'], ['?wait=x', 'wait'], ['?wiat=1', 'wiat'], ['?wait=1&wait=2', 'wait']]) {
-      expectError(t, await app.inject({ method: 'POST', url: `/api/generate/txt2img${url}`, body: good }), 400, 'SDR_INVALID_REQUEST', new RegExp(field!))
+    for (const [url, field] of [
+      ['?wait=-1', 'wait'],
+      ['?wait=601', 'wait'],
+      ['?wait=x', 'wait'],
+      ['?wiat=1', 'wiat'],
+      ['?wait=1&wait=2', 'wait']
+    ]) {
+      expectError(
+        t,
+        await app.inject({ method: 'POST', url: `/api/generate/txt2img${url}`, body: good }),
+        400,
+        'SDR_INVALID_REQUEST',
+        new RegExp(field!)
+      )
     }
     const headers = { 'content-type': 'application/json', 'idempotency-key': 'x'.repeat(256) }
     expectError(t, await post(app, 'txt2img', good, headers), 400, 'SDR_INVALID_REQUEST', /idempotency-key/)
@@ -107,64 +208,176 @@ t.test('bad fields are named', async t => {
   })
 
   t.test('images', async t => {
-    const png = await sharp({ create: { width: 64, height: 64, channels: 3, background: 'red' } }).png().toBuffer()
+    const png = await sharp({ create: { width: 64, height: 64, channels: 3, background: 'red' } })
+      .png()
+      .toBuffer()
     const bomb = Buffer.from(png)
     bomb.writeUInt32BE(100_000, 16)
     bomb.writeUInt32BE(100_000, 20)
     for (const init of [
-      '', 5, null, {}, [png.toString('base64')], 'no image', 'data:image/svg+xml;base64,PHN2Zy8+', 'data:image/png,xx', 'http://169.254.169.254/latest/meta-data', 'file:///etc/passwd',
-      png.subarray(0, 40).toString('base64'), bomb.toString('base64'), Buffer.from('GIF89a').toString('base64'), Buffer.from('<svg/>').toString('base64'), '\0', 'a'.repeat(1_000_000)
+      '',
+      5,
+      null,
+      {},
+      [png.toString('base64')],
+      'no image',
+      'data:image/svg+xml;base64,PHN2Zy8+',
+      'data:image/png,xx',
+      'http://169.254.169.254/latest/meta-data',
+      'file:///etc/passwd',
+      png.subarray(0, 40).toString('base64'),
+      bomb.toString('base64'),
+      Buffer.from('GIF89a').toString('base64'),
+      Buffer.from('<svg/>').toString('base64'),
+      '\0',
+      'a'.repeat(1_000_000)
     ]) {
       const response = await post(app, 'img2img', { ...good, init_image: init })
-      t.ok(response.statusCode === 400 || response.statusCode === 413, `${response.statusCode} for ${String(init).slice(0, 40)}`)
+      t.ok(
+        response.statusCode === 400 || response.statusCode === 413,
+        `${response.statusCode} for ${String(init).slice(0, 40)}`
+      )
       t.ok(fieldsOf(response).includes('init_image'), response.body.slice(0, 200))
     }
-    expectError(t, await post(app, 'img2img', { ...good, init_image: 'A'.repeat(29 * 1024 * 1024) }), 413, 'SDR_BODY_TOO_LARGE', /init_image/)
-    expectError(t, await post(app, 'img2img', { ...good, init_image: 'A'.repeat(40 * 1024 * 1024) }), 413, 'SDR_BODY_TOO_LARGE')
+    expectError(
+      t,
+      await post(app, 'img2img', { ...good, init_image: 'A'.repeat(29 * 1024 * 1024) }),
+      413,
+      'SDR_BODY_TOO_LARGE',
+      /init_image/
+    )
+    expectError(
+      t,
+      await post(app, 'img2img', { ...good, init_image: 'A'.repeat(40 * 1024 * 1024) }),
+      413,
+      'SDR_BODY_TOO_LARGE'
+    )
   })
 
   await isHealthy(t, app)
 })
 
 t.test('no body makes a defect', async t => {
-  const app = await build(t, { 'max-steps': '2', 'max-width': '128', 'max-height': '128', 'queue-per-owner': '5', 'rate-limit': '1000000' })
-  const { parameters } = (await app.inject('/api/parameters')).json<{ parameters: Array<{ name: string, values?: string[], minimum?: number, maximum?: number, parts?: Array<{ name: string }> }> }>()
+  const app = await build(t, {
+    'max-steps': '2',
+    'max-width': '128',
+    'max-height': '128',
+    'queue-per-owner': '5',
+    'rate-limit': '1000000'
+  })
+  const { parameters } = (await app.inject('/api/parameters')).json<{
+    parameters: Array<{
+      name: string
+      values?: string[]
+      minimum?: number
+      maximum?: number
+      parts?: Array<{ name: string }>
+    }>
+  }>()
   const strange = fc.oneof(
-    fc.constantFrom<unknown>(0, -1, 1, 64, 64.5, 128, 1e9, 2 ** 31 - 1, 2 ** 53, -0, null, true, '', 'a fox', '<lora:a:1>', 'embedding:x', '\0', '\ud800', [], {}, [[]], [{}], { enabled: true }, { enabled: false }),
-    fc.string({ unit: 'grapheme' }), fc.double(), fc.integer(), fc.jsonValue({ maxDepth: 3 })
+    fc.constantFrom<unknown>(
+      0,
+      -1,
+      1,
+      64,
+      64.5,
+      128,
+      1e9,
+      2 ** 31 - 1,
+      2 ** 53,
+      -0,
+      null,
+      true,
+      '',
+      'a fox',
+      '<lora:a:1>',
+      'embedding:x',
+      '\0',
+      '\ud800',
+      [],
+      {},
+      [[]],
+      [{}],
+      { enabled: true },
+      { enabled: false }
+    ),
+    fc.string({ unit: 'grapheme' }),
+    fc.double(),
+    fc.integer(),
+    fc.jsonValue({ maxDepth: 3 })
   )
   const likely = (name: string) => {
     const { values, minimum = 0, maximum = 128, parts } = parameters.find(parameter => parameter.name === name)!
     const whole = fc.integer({ min: Math.ceil(minimum / 8) - 1, max: Math.floor(maximum / 8) + 1 }).map(n => n * 8)
     return fc.oneof(
       { weight: 4, arbitrary: values === undefined ? whole : fc.constantFrom(...values) },
-      { weight: 1, arbitrary: parts === undefined ? strange : fc.dictionary(fc.constantFrom(...parts.map(part => part.name)), strange) as fc.Arbitrary<unknown> },
-      { weight: 1, arbitrary: strange })
+      {
+        weight: 1,
+        arbitrary:
+          parts === undefined
+            ? strange
+            : (fc.dictionary(fc.constantFrom(...parts.map(part => part.name)), strange) as fc.Arbitrary<unknown>)
+      },
+      { weight: 1, arbitrary: strange }
+    )
   }
   const fields = parameters.map(({ name }) => name)
-  const body = fc.record(Object.fromEntries(fields.map(name => [name, likely(name)])), { requiredKeys: [] })
-    .chain(some => fc.record({ prompt: fc.oneof({ weight: 4, arbitrary: fc.constant('a fox') }, { weight: 1, arbitrary: strange }), unknown: fc.option(strange, { nil: undefined, freq: 8 }) })
-      .map(({ prompt, unknown }) => ({ ...some, prompt, ...(unknown !== undefined && { unknown }) })))
-  const few = fc.tuple(body, fc.shuffledSubarray(fields, { maxLength: 4 }))
-    .map(([whole, kept]) => Object.fromEntries(Object.entries(whole).filter(([name]) => kept.includes(name) || name === 'prompt' || name === 'unknown')))
+  const body = fc
+    .record(Object.fromEntries(fields.map(name => [name, likely(name)])), { requiredKeys: [] })
+    .chain(some =>
+      fc
+        .record({
+          prompt: fc.oneof({ weight: 4, arbitrary: fc.constant('a fox') }, { weight: 1, arbitrary: strange }),
+          unknown: fc.option(strange, { nil: undefined, freq: 8 })
+        })
+        .map(({ prompt, unknown }) => ({ ...some, prompt, ...(unknown !== undefined && { unknown }) }))
+    )
+  const few = fc
+    .tuple(body, fc.shuffledSubarray(fields, { maxLength: 4 }))
+    .map(([whole, kept]) =>
+      Object.fromEntries(
+        Object.entries(whole).filter(([name]) => kept.includes(name) || name === 'prompt' || name === 'unknown')
+      )
+    )
 
   const seen = new Set<number>()
-  await fc.assert(fc.asyncProperty(fc.constantFrom(...jobTypes), fc.oneof(body, few, few, fc.jsonValue() as fc.Arbitrary<object>), async (type, value) => {
-    const response = await post(app, type, value)
-    seen.add(response.statusCode)
-    if (response.statusCode < 400) return response.json<Job>().status !== undefined
-    return response.statusCode < 500 && /^SDR_/.test(response.json<{ error: { code: string } }>().error.code)
-  }), { numRuns: 1500 })
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(...jobTypes),
+      fc.oneof(body, few, few, fc.jsonValue() as fc.Arbitrary<object>),
+      async (type, value) => {
+        const response = await post(app, type, value)
+        seen.add(response.statusCode)
+        if (response.statusCode < 400) return response.json<Job>().status !== undefined
+        return response.statusCode < 500 && /^SDR_/.test(response.json<{ error: { code: string } }>().error.code)
+      }
+    ),
+    { numRuns: 1500 }
+  )
   for (const status of [202, 400, 422]) t.ok(seen.has(status), `among the answers is ${status}`)
 
-  await fc.assert(fc.asyncProperty(fc.constantFrom(...jobTypes), fc.oneof(fc.string(), fc.uint8Array().map(bytes => Buffer.from(bytes))), async (type, raw) => {
-    const response = await post(app, type, raw as string | Buffer)
-    return response.statusCode >= 400 && response.statusCode < 500
-  }), { numRuns: 200 })
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(...jobTypes),
+      fc.oneof(
+        fc.string(),
+        fc.uint8Array().map(bytes => Buffer.from(bytes))
+      ),
+      async (type, raw) => {
+        const response = await post(app, type, raw as string | Buffer)
+        return response.statusCode >= 400 && response.statusCode < 500
+      }
+    ),
+    { numRuns: 200 }
+  )
 
   for (const { id } of app.jobs.list({ status: 'queued', limit: 200 }).jobs) await app.jobs.cancel(id)
   const ended = app.jobs.list({ limit: 200 }).jobs.filter(({ status }) => status === 'failed' || status === 'completed')
-  t.same(ended.filter(({ status }) => status === 'failed').map(({ parameters, error }) => ({ parameters, error })), [], 'what is accepted is drawn')
+  t.same(
+    ended.filter(({ status }) => status === 'failed').map(({ parameters, error }) => ({ parameters, error })),
+    [],
+    'what is accepted is drawn'
+  )
   t.equal(app.engine.status.restarts, 0)
   await isHealthy(t, app)
 })

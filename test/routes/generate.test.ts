@@ -1,6 +1,7 @@
 import { readdirSync } from 'node:fs'
+import { connect, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import type { AddressInfo } from 'node:net'
+import { setTimeout as wait } from 'node:timers/promises'
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import sharp, { type Sharp } from 'sharp'
 import t, { type Test } from 'tap'
@@ -12,7 +13,9 @@ t.setTimeout(300_000)
 
 /** With more models than the smallest one. */
 async function buildWithModels (
-  t: Test, kinds: readonly CheckpointKind[] = ['sdxs', 'esrgan', 'lora'], options: Record<string, unknown> = {}
+  t: Test,
+  kinds: readonly CheckpointKind[] = ['sdxs', 'esrgan', 'lora'],
+  options: Record<string, unknown> = {}
 ): Promise<{ app: FastifyInstance, data: string }> {
   const { models, data } = workspace(t)
   for (const kind of kinds) writeCheckpoint(kind, join(models, `${kind}.safetensors`))
@@ -20,7 +23,12 @@ async function buildWithModels (
   return { app, data }
 }
 
-function post (app: FastifyInstance, type: JobType, body: object, { wait = 120, headers = {} } = {}): Promise<LightMyRequestResponse> {
+function post (
+  app: FastifyInstance,
+  type: JobType,
+  body: object,
+  { wait = 120, headers = {} } = {}
+): Promise<LightMyRequestResponse> {
   return app.inject({ method: 'POST', url: `/api/generate/${type}?wait=${wait}`, body, headers })
 }
 
@@ -31,7 +39,8 @@ async function draw (t: Test, app: FastifyInstance, type: JobType, body: object)
   return { job, bytes: (await app.inject(job.images[0]!.url)).rawPayload }
 }
 
-const plain = (width: number, height: number, background = '#4080c0') => sharp({ create: { width, height, channels: 3, background } })
+const plain = (width: number, height: number, background = '#4080c0') =>
+  sharp({ create: { width, height, channels: 3, background } })
 const base64 = async (image: Sharp): Promise<string> => (await image.png().toBuffer()).toString('base64')
 
 const tiny = { model: 'minit2i', prompt: 'a fox', width: 64, height: 64, steps: 2, seed: 5 }
@@ -74,17 +83,37 @@ t.test('the portable engine, from request to image', async t => {
     t.same(repeated.bytes, first.bytes, 'after another model, from the parameters of the job')
     t.same(repeated.job.parameters, first.job.parameters)
     const unseeded = await draw(t, app, 'txt2img', { ...tiny, seed: -1 })
-    t.same((await draw(t, app, 'txt2img', unseeded.job.parameters)).bytes, unseeded.bytes, 'a seed that the server chose, too')
+    t.same(
+      (await draw(t, app, 'txt2img', unseeded.job.parameters)).bytes,
+      unseeded.bytes,
+      'a seed that the server chose, too'
+    )
   })
 
   t.test('img2img, in the size of the job and in that of the image', async t => {
-    const { job, bytes } = await draw(t, app, 'img2img', { ...small, width: 128, init_image: await base64(plain(300, 200)), strength: 0.5, steps: 2 })
+    const { job, bytes } = await draw(t, app, 'img2img', {
+      ...small,
+      width: 128,
+      init_image: await base64(plain(300, 200)),
+      strength: 0.5,
+      steps: 2
+    })
     t.match(await sharp(bytes).metadata(), { width: 128, height: 64 })
     t.match(job.parameters, { width: 128, height: 64, strength: 0.5 })
-    t.same(Object.keys(job.parameters).filter(name => name.includes('image')), [], 'the image is not among the parameters')
-    const red = await draw(t, app, 'img2img', { ...job.parameters, init_image: await base64(plain(300, 200, '#ff0000')) })
+    t.same(
+      Object.keys(job.parameters).filter(name => name.includes('image')),
+      [],
+      'the image is not among the parameters'
+    )
+    const red = await draw(t, app, 'img2img', {
+      ...job.parameters,
+      init_image: await base64(plain(300, 200, '#ff0000'))
+    })
     t.notSame(red.bytes, bytes, 'another image, another result')
-    const again = await draw(t, app, 'img2img', { ...job.parameters, init_image: `data:image/webp;base64,${(await plain(300, 200).webp({ lossless: true }).toBuffer()).toString('base64')}` })
+    const again = await draw(t, app, 'img2img', {
+      ...job.parameters,
+      init_image: `data:image/webp;base64,${(await plain(300, 200).webp({ lossless: true }).toBuffer()).toString('base64')}`
+    })
     t.same(again.bytes, bytes, 'the same pixels in another format')
 
     const { width, height, ...unsized } = small
@@ -103,12 +132,23 @@ t.test('the portable engine, from request to image', async t => {
     t.match(tagged.job.parameters, { prompt: 'a fox', loras: [{ name: 'lora/lora.safetensors', weight: 1 }] })
     t.same((await draw(t, app, 'txt2img', tagged.job.parameters)).bytes, tagged.bytes)
     t.same((await draw(t, app, 'txt2img', small)).bytes, without.bytes, 'it leaves nothing behind')
-    t.same((await draw(t, app, 'txt2img', { ...small, prompt: 'a fox <lora:lora:0>' })).bytes, without.bytes, 'weight 0 is none')
+    t.same(
+      (await draw(t, app, 'txt2img', { ...small, prompt: 'a fox <lora:lora:0>' })).bytes,
+      without.bytes,
+      'weight 0 is none'
+    )
   })
 
   t.test('batches', async t => {
     const { job } = await draw(t, app, 'txt2img', { ...small, batch_count: 3 })
-    t.same(job.images.map(({ index, seed }) => [index, seed]), [[0, 5], [1, 6], [2, 7]])
+    t.same(
+      job.images.map(({ index, seed }) => [index, seed]),
+      [
+        [0, 5],
+        [1, 6],
+        [2, 7]
+      ]
+    )
     const last = (await app.inject(job.images[2]!.url)).rawPayload
     const alone = (await draw(t, app, 'txt2img', { ...small, seed: 7 })).bytes
     t.same(await sharp(last).raw().toBuffer(), await sharp(alone).raw().toBuffer(), 'image n is that of seed + n')
@@ -127,7 +167,12 @@ t.test('the portable engine, from request to image', async t => {
       vae_tiling: { tile_size_x: 16, tile_size_y: 16, target_overlap: 0.25 },
       cache: { mode: 'easycache', reuse_threshold: 0.2 }
     })
-    t.match(job.parameters, { vae_tiling: { enabled: true, tile_size_x: 16 }, cache: { mode: 'easycache' }, clip_skip: 2, scheduler: 'karras' })
+    t.match(job.parameters, {
+      vae_tiling: { enabled: true, tile_size_x: 16 },
+      cache: { mode: 'easycache' },
+      clip_skip: 2,
+      scheduler: 'karras'
+    })
   })
 
   t.test('upscaling, and drawing after it', async t => {
@@ -155,26 +200,85 @@ t.test('the portable engine, from request to image', async t => {
       ['txt2img', { ...small, prompt: 'an embedding:easy fox' }, 'embeddings', 'prompt'],
       ['txt2img', { ...small, negative_prompt: 'embedding:easy' }, 'embeddings', 'negative_prompt'],
       ['txt2img', { ...small, custom_sigmas: [14, 1, 0] }, 'custom_sigmas', 'custom_sigmas'],
-      ['img2img', { ...small, init_image: image, skip_layer_guidance: { scale: 2 } }, 'skip_layer_guidance', 'skip_layer_guidance']
+      [
+        'img2img',
+        { ...small, init_image: image, skip_layer_guidance: { scale: 2 } },
+        'skip_layer_guidance',
+        'skip_layer_guidance'
+      ]
     ] as Array<[JobType, object, string, string?]>) {
       const response = await post(app, type, body)
       expectError(t, response, 422, 'SDR_UNSUPPORTED_FEATURE', new RegExp(`The portable engine lacks ${feature}`))
       t.same(response.json().error.details, { feature, engine: 'portable', ...(field !== undefined && { field }) })
     }
-    const off = await draw(t, app, 'txt2img', { ...tiny, hires: { enabled: false, scale: 8 }, vae_tiling: { enabled: false } })
-    t.same(Object.keys(off.job.parameters).filter(name => name === 'hires' || name === 'vae_tiling'), [], 'what is switched off may be there')
+    const off = await draw(t, app, 'txt2img', {
+      ...tiny,
+      hires: { enabled: false, scale: 8 },
+      vae_tiling: { enabled: false }
+    })
+    t.same(
+      Object.keys(off.job.parameters).filter(name => name === 'hires' || name === 'vae_tiling'),
+      [],
+      'what is switched off may be there'
+    )
   })
 
   t.test('models that cannot do it', async t => {
     const image = await base64(plain(64, 64))
-    expectError(t, await post(app, 'img2img', { ...tiny, init_image: image }), 422, 'SDR_UNSUPPORTED_MODEL', /init_image: .*minit2i.*text alone/)
-    expectError(t, await post(app, 'txt2img', { ...tiny, model: 'minit3i' }), 404, 'SDR_MODEL_NOT_FOUND', /^model: .*minit2i/)
-    expectError(t, await post(app, 'txt2img', { ...tiny, model: 'upscaler/esrgan.safetensors' }), 422, 'SDR_UNSUPPORTED_MODEL', /^model: /)
-    expectError(t, await post(app, 'upscale', { model: 'checkpoint/sdxs.safetensors', init_image: image }), 422, 'SDR_UNSUPPORTED_MODEL')
-    expectError(t, await post(app, 'txt2img', { ...small, loras: [{ name: 'lorra' }] }), 404, 'SDR_MODEL_NOT_FOUND', /^loras: .*lora\/lora\.safetensors/)
-    expectError(t, await post(app, 'txt2img', { ...small, loras: [{ name: 'checkpoint/sdxs.safetensors' }] }), 422, 'SDR_UNSUPPORTED_MODEL', /^loras: /)
-    expectError(t, await post(app, 'txt2img', { ...small, prompt: 'a fox <lora:../../etc/passwd:1>' }), 404, 'SDR_MODEL_NOT_FOUND')
-    expectError(t, await post(app, 'txt2img', { ...tiny, width: 128 }), 400, 'SDR_INVALID_REQUEST', /128, because .* draws squares only, for height/)
+    expectError(
+      t,
+      await post(app, 'img2img', { ...tiny, init_image: image }),
+      422,
+      'SDR_UNSUPPORTED_MODEL',
+      /init_image: .*minit2i.*text alone/
+    )
+    expectError(
+      t,
+      await post(app, 'txt2img', { ...tiny, model: 'minit3i' }),
+      404,
+      'SDR_MODEL_NOT_FOUND',
+      /^model: .*minit2i/
+    )
+    expectError(
+      t,
+      await post(app, 'txt2img', { ...tiny, model: 'upscaler/esrgan.safetensors' }),
+      422,
+      'SDR_UNSUPPORTED_MODEL',
+      /^model: /
+    )
+    expectError(
+      t,
+      await post(app, 'upscale', { model: 'checkpoint/sdxs.safetensors', init_image: image }),
+      422,
+      'SDR_UNSUPPORTED_MODEL'
+    )
+    expectError(
+      t,
+      await post(app, 'txt2img', { ...small, loras: [{ name: 'lorra' }] }),
+      404,
+      'SDR_MODEL_NOT_FOUND',
+      /^loras: .*lora\/lora\.safetensors/
+    )
+    expectError(
+      t,
+      await post(app, 'txt2img', { ...small, loras: [{ name: 'checkpoint/sdxs.safetensors' }] }),
+      422,
+      'SDR_UNSUPPORTED_MODEL',
+      /^loras: /
+    )
+    expectError(
+      t,
+      await post(app, 'txt2img', { ...small, prompt: 'a fox <lora:../../etc/passwd:1>' }),
+      404,
+      'SDR_MODEL_NOT_FOUND'
+    )
+    expectError(
+      t,
+      await post(app, 'txt2img', { ...tiny, width: 128 }),
+      400,
+      'SDR_INVALID_REQUEST',
+      /128, because .* draws squares only, for height/
+    )
   })
 
   t.test('an Idempotency-Key stands for the images too', async t => {
@@ -182,7 +286,12 @@ t.test('the portable engine, from request to image', async t => {
     const body = { ...small, init_image: await base64(plain(64, 64)) }
     const first = (await post(app, 'img2img', body, { headers })).json<Job>()
     t.equal((await post(app, 'img2img', body, { headers })).json<Job>().id, first.id)
-    expectError(t, await post(app, 'img2img', { ...body, init_image: await base64(plain(64, 64, '#000')) }, { headers }), 409, 'SDR_IDEMPOTENCY_CONFLICT')
+    expectError(
+      t,
+      await post(app, 'img2img', { ...body, init_image: await base64(plain(64, 64, '#000')) }, { headers }),
+      409,
+      'SDR_IDEMPOTENCY_CONFLICT'
+    )
     expectError(t, await post(app, 'img2img', { ...body, seed: 1 }, { headers }), 409, 'SDR_IDEMPOTENCY_CONFLICT')
   })
 
@@ -191,20 +300,36 @@ t.test('the portable engine, from request to image', async t => {
     const { port } = app.server.address() as AddressInfo
     const send = async (fields: Record<string, string | Blob>, query = '?wait=100') => {
       const body = new FormData()
-      for (const [name, value] of Object.entries(fields)) body.append(name, value, ...value instanceof Blob ? ['image.png'] : [])
+      for (const [name, value] of Object.entries(fields)) {
+        body.append(name, value, ...(value instanceof Blob ? ['image.png'] : []))
+      }
       const response = await fetch(`http://127.0.0.1:${port}/api/generate/img2img${query}`, { method: 'POST', body })
-      return { status: response.status, body: await response.json() as Job & { error: { code: string, message: string } } }
+      return {
+        status: response.status,
+        body: (await response.json()) as Job & { error: { code: string, message: string } }
+      }
     }
     const image = new Blob([await plain(300, 300).jpeg().toBuffer()], { type: 'text/html' })
     const fields = { model: 'sdxs', prompt: 'a fox', width: '64', height: '64', steps: '1', seed: '5' }
 
     const byFields = await send({ ...fields, init_image: image })
-    t.match(byFields, { status: 200, body: { status: 'completed', parameters: { steps: 1, seed: 5, width: 64, strength: 0.75 } } })
+    t.match(byFields, {
+      status: 200,
+      body: { status: 'completed', parameters: { steps: 1, seed: 5, width: 64, strength: 0.75 } }
+    })
     const byParameters = await send({ parameters: JSON.stringify(byFields.body.parameters), init_image: image })
     const bytes = async (job: Job) => (await app.inject(job.images[0]!.url)).rawPayload
     t.same(await bytes(byParameters.body), await bytes(byFields.body), 'from fields, and from the parameters of a job')
-    const withList = await send({ ...fields, init_image: image, loras: '[{"name":"lora"}]', vae_tiling: '{"tile_size_x":16}' })
-    t.match(withList.body, { status: 'completed', parameters: { loras: [{ name: 'lora/lora.safetensors' }], vae_tiling: { tile_size_x: 16 } } })
+    const withList = await send({
+      ...fields,
+      init_image: image,
+      loras: '[{"name":"lora"}]',
+      vae_tiling: '{"tile_size_x":16}'
+    })
+    t.match(withList.body, {
+      status: 'completed',
+      parameters: { loras: [{ name: 'lora/lora.safetensors' }], vae_tiling: { tile_size_x: 16 } }
+    })
     const asText = await send({ ...fields, init_image: await base64(plain(64, 64)) })
     t.equal(asText.status, 200, 'an image as text in a form')
 
@@ -219,7 +344,11 @@ t.test('the portable engine, from request to image', async t => {
       [{ ...fields, init_image: image, prompt: new Blob(['a fox']) }, 400, /a field without a file name for prompt/],
       [{ ...fields, init_image: large }, 413, /init_image is too large/],
       [{ ...fields, init_image: image, negative_prompt: 'x'.repeat(300 * 1024) }, 413, /negative_prompt is too large/],
-      [{ ...fields, init_image: image, ...Object.fromEntries(Array.from({ length: 200 }, (_, n) => [`x${n}`, ''])) }, 413, /limit/]
+      [
+        { ...fields, init_image: image, ...Object.fromEntries(Array.from({ length: 200 }, (_, n) => [`x${n}`, ''])) },
+        413,
+        /limit/
+      ]
     ] as const) {
       const response = await send(form as Record<string, string | Blob>)
       t.equal(response.status, status, response.body.error?.message)
@@ -232,13 +361,36 @@ t.test('the portable engine, from request to image', async t => {
       ['multipart/form-data; boundary=b', 'no boundary here'],
       ['multipart/form-data; boundary=b', '--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nunfinished'],
       ['multipart/form-data; boundary=b', '--b\r\nContent-Disposition: form-data; name="__proto__"\r\n\r\n1\r\n--b--'],
-      ['multipart/form-data; boundary=b', '--b\r\nContent-Disposition: form-data; name="loras"\r\nContent-Type: application/json\r\n\r\n{\r\n--b--']
+      [
+        'multipart/form-data; boundary=b',
+        '--b\r\nContent-Disposition: form-data; name="loras"\r\nContent-Type: application/json\r\n\r\n{\r\n--b--'
+      ]
     ] as const) {
-      const response = await fetch(`http://127.0.0.1:${port}/api/generate/img2img`, { method: 'POST', body, headers: { 'content-type': type } })
+      const response = await fetch(`http://127.0.0.1:${port}/api/generate/img2img`, {
+        method: 'POST',
+        body,
+        headers: { 'content-type': type }
+      })
       t.ok(response.status >= 400 && response.status < 500, `${type} ${JSON.stringify(body)} ${response.status}`)
       t.match(await response.json(), { error: { code: /^SDR_/ } })
     }
-    t.equal((await fetch(`http://127.0.0.1:${port}/api/auth/login`, { method: 'POST', body: new FormData() })).status, 415, 'forms are taken here alone')
+    // A caller that goes away in the middle leaves nothing behind.
+    for (const rest of ['', '\r\nhalf an image']) {
+      const socket = connect(port, '127.0.0.1')
+      socket.write(
+        `POST /api/generate/img2img HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Length: 100000\r\n` +
+          'Content-Type: multipart/form-data; boundary=b\r\n\r\n' +
+          `--b\r\nContent-Disposition: form-data; name="init_image"; filename="x.png"\r\n${rest}`
+      )
+      await wait(100)
+      socket.destroy()
+    }
+    t.equal((await send({ ...fields, init_image: image })).status, 200)
+    t.equal(
+      (await fetch(`http://127.0.0.1:${port}/api/auth/login`, { method: 'POST', body: new FormData() })).status,
+      415,
+      'forms are taken here alone'
+    )
   })
 })
 
@@ -248,7 +400,11 @@ t.test('who may hurry', async t => {
   const submit = async (who: typeof alice, priority: number) =>
     await who({ method: 'POST', url: '/api/generate/txt2img', body: { ...tiny, priority } })
   expectError(t, await submit(alice, 1), 403, 'SDR_FORBIDDEN', /^priority: .*jobs:all/)
-  for (const [who, priority] of [[alice, 0], [alice, -10], [admin, 10]] as const) {
+  for (const [who, priority] of [
+    [alice, 0],
+    [alice, -10],
+    [admin, 10]
+  ] as const) {
     const response = await submit(who, priority)
     t.match(response.json(), { priority }, response.body)
     await app.jobs.waitFor(response.json<Job>().id, 60_000)
@@ -271,18 +427,34 @@ t.test('bounds are options, and seen', async t => {
     'max-upscaled-pixels': '4096'
   })
   const { limits, parameters, capabilities, engine } = (await app.inject('/api/parameters')).json()
-  t.same(limits, { max_pixels: 16384, max_work: 1, max_upload_bytes: 1024 * 1024, max_upload_pixels: 4096, max_upscaled_pixels: 4096 })
+  t.same(limits, {
+    max_pixels: 16384,
+    max_work: 1,
+    max_upload_bytes: 1024 * 1024,
+    max_upload_pixels: 4096,
+    max_upscaled_pixels: 4096
+  })
   t.equal(engine, 'portable')
   t.ok(capabilities.includes('img2img'))
   const named = Object.fromEntries(parameters.map((parameter: { name: string }) => [parameter.name, parameter]))
   t.match(named, {
-    prompt: { type: 'string', max_length: 20, required_by: ['txt2img', 'img2img', 'inpaint', 'controlnet'], feature: null, available: true },
+    prompt: {
+      type: 'string',
+      max_length: 20,
+      required_by: ['txt2img', 'img2img', 'inpaint', 'controlnet'],
+      feature: null,
+      available: true
+    },
     width: { type: 'integer', minimum: 64, maximum: 128, multiple_of: 8, required_by: [] },
     height: { maximum: 192 },
     steps: { maximum: 10 },
     batch_count: { maximum: 4, default: 1 },
     sampler: { values: ['euler'] },
-    loras: { type: 'array', max_items: 1, parts: [{ name: 'name' }, { name: 'weight', minimum: -10, maximum: 10, default: 1 }] },
+    loras: {
+      type: 'array',
+      max_items: 1,
+      parts: [{ name: 'name' }, { name: 'weight', minimum: -10, maximum: 10, default: 1 }]
+    },
     hires: { type: 'object', feature: 'hires', available: false },
     cache: { feature: 'cache', available: true, parts: [{ name: 'mode', values: ['disabled', 'easycache'] }] },
     mask: { used_by: ['inpaint'], required_by: ['inpaint'], available: false },
@@ -291,17 +463,38 @@ t.test('bounds are options, and seen', async t => {
   })
   for (const { description } of parameters) t.ok(description.length > 0)
 
-  const { paths } = app.swagger() as unknown as { paths: Record<string, { post: { operationId: string, requestBody: { content: Record<string, { schema: { properties: Record<string, object>, required: string[] } }> } } }> }
+  const { paths } = app.swagger() as unknown as {
+    paths: Record<
+      string,
+      {
+        post: {
+          operationId: string
+          requestBody: {
+            content: Record<string, { schema: { properties: Record<string, object>, required: string[] } }>
+          }
+        }
+      }
+    >
+  }
   for (const [type, id, required] of [
-    ['txt2img', 'generateTxt2Img', ['prompt']], ['img2img', 'generateImg2Img', ['prompt', 'init_image']], ['inpaint', 'generateInpaint', ['prompt', 'init_image', 'mask']],
-    ['controlnet', 'generateControlNet', ['prompt', 'control_image']], ['upscale', 'generateUpscale', ['init_image']]
+    ['txt2img', 'generateTxt2Img', ['prompt']],
+    ['img2img', 'generateImg2Img', ['prompt', 'init_image']],
+    ['inpaint', 'generateInpaint', ['prompt', 'init_image', 'mask']],
+    ['controlnet', 'generateControlNet', ['prompt', 'control_image']],
+    ['upscale', 'generateUpscale', ['init_image']]
   ] as const) {
     const { operationId, requestBody } = paths[`/api/generate/${type}`]!.post
     t.equal(operationId, id)
     t.same(Object.keys(requestBody.content), ['application/json', 'multipart/form-data'])
     const { schema } = requestBody.content['application/json']!
     t.same([...schema.required].sort(), [...required].sort())
-    t.same(Object.keys(schema.properties).sort(), parameters.filter(({ used_by: types }: { used_by: string[] }) => types.includes(type)).map(({ name }: { name: string }) => name).sort())
+    t.same(
+      Object.keys(schema.properties).sort(),
+      parameters
+        .filter(({ used_by: types }: { used_by: string[] }) => types.includes(type))
+        .map(({ name }: { name: string }) => name)
+        .sort()
+    )
   }
 
   const given = { ...tiny, steps: 1 }
@@ -313,9 +506,24 @@ t.test('bounds are options, and seen', async t => {
     ['txt2img', { ...given, loras: [{ name: 'a' }, { name: 'b' }] }, 400, /to 1 entries for loras/],
     ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4 }, 202, undefined],
     ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4, seed: 2 ** 31 - 1 }, 400, /for seed/],
-    ['upscale', { init_image: await base64(plain(65, 64)) }, 400, /4096 pixels \(--max-upload-pixels\) for init_image but received one of 65 × 64/],
-    ['upscale', { init_image: Buffer.alloc(1300 * 1024).toString('base64') }, 413, /1048576 bytes \(--max-upload-size\) for init_image/],
-    ['upscale', { init_image: await base64(plain(20, 20)) }, 400, /256 pixels with repeats 1 \(--max-upscaled-pixels\) for init_image/]
+    [
+      'upscale',
+      { init_image: await base64(plain(65, 64)) },
+      400,
+      /4096 pixels \(--max-upload-pixels\) for init_image but received one of 65 × 64/
+    ],
+    [
+      'upscale',
+      { init_image: Buffer.alloc(1300 * 1024).toString('base64') },
+      413,
+      /1048576 bytes \(--max-upload-size\) for init_image/
+    ],
+    [
+      'upscale',
+      { init_image: await base64(plain(20, 20)) },
+      400,
+      /256 pixels with repeats 1 \(--max-upscaled-pixels\) for init_image/
+    ]
   ] as const) {
     const response = await post(app, type, body, { wait: 0 })
     t.equal(response.statusCode, status, response.body)

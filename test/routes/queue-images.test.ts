@@ -11,7 +11,9 @@ const prompt = 'a red fox, ein Fuchs für 狐狸 🦊'
 
 async function draw (app: FastifyInstance): Promise<Job> {
   const response = await app.inject({
-    method: 'POST', url: '/api/generate/txt2img?wait=50', body: { prompt, steps: 1, width: 128, seed: 7 }
+    method: 'POST',
+    url: '/api/generate/txt2img?wait=50',
+    body: { prompt, steps: 1, width: 128, seed: 7 }
   })
   return response.json<Job>()
 }
@@ -19,7 +21,11 @@ async function draw (app: FastifyInstance): Promise<Job> {
 /** The UserComment of EXIF, as tools of the A1111 family write and read it. */
 function commentIn (exif: Buffer): string {
   const start = exif.indexOf('UNICODE\0', 0, 'latin1')
-  return start === -1 ? '' : Buffer.from(exif.subarray(start + 8)).swap16().toString('utf16le')
+  return start === -1
+    ? ''
+    : Buffer.from(exif.subarray(start + 8))
+      .swap16()
+      .toString('utf16le')
 }
 
 t.test('images in every format and size', async t => {
@@ -56,7 +62,7 @@ t.test('images in every format and size', async t => {
         'content-disposition': `inline; filename="${job.id}-0.${format}"`,
         'x-content-type-options': 'nosniff'
       })
-      t.ok(await distance(asked.rawPayload, original.rawPayload) < 8, 'it shows the same')
+      t.ok((await distance(asked.rawPayload, original.rawPayload)) < 8, 'it shows the same')
       const metadata = await sharp(asked.rawPayload).metadata()
       t.match(metadata, { format, width: 128, height: 128 })
       const comment = commentIn(metadata.exif!)
@@ -66,11 +72,18 @@ t.test('images in every format and size', async t => {
   }
 
   t.test('quality', async t => {
-    const sizes = await Promise.all([10, 50, 90].map(async quality =>
-      (await app.inject(`${url}?format=jpeg&quality=${quality}`)).rawPayload.length))
-    t.same(sizes, [...sizes].sort((a, b) => a - b))
+    const sizes = await Promise.all(
+      [10, 50, 90].map(async quality => (await app.inject(`${url}?format=jpeg&quality=${quality}`)).rawPayload.length)
+    )
+    t.same(
+      sizes,
+      [...sizes].sort((a, b) => a - b)
+    )
     t.equal(new Set(sizes).size, 3)
-    t.same((await app.inject(`${url}?format=jpeg&quality=90`)).rawPayload, (await app.inject(`${url}?format=jpeg`)).rawPayload)
+    t.same(
+      (await app.inject(`${url}?format=jpeg&quality=90`)).rawPayload,
+      (await app.inject(`${url}?format=jpeg`)).rawPayload
+    )
     expectError(t, await app.inject(`${url}?quality=50`), 400, 'SDR_INVALID_REQUEST', /quality.*PNG/)
   })
 
@@ -103,7 +116,15 @@ t.test('images in every format and size', async t => {
       const { headers } = await app.inject({ url, headers: { accept } })
       t.equal(headers['content-type'], `image/${format}`, accept)
     }
-    for (const accept of ['text/html', 'image/avif', 'image/png;q=0', 'nonsense', ';;;,,,', '*/*;q=0', 'image/png;q=none']) {
+    for (const accept of [
+      'text/html',
+      'image/avif',
+      'image/png;q=0',
+      'nonsense',
+      ';;;,,,',
+      '*/*;q=0',
+      'image/png;q=none'
+    ]) {
       expectError(t, await app.inject({ url, headers: { accept } }), 406, 'SDR_NOT_ACCEPTABLE', /image\/webp/)
     }
   })
@@ -119,7 +140,11 @@ t.test('images in every format and size', async t => {
     for (const value of ['"other"', tag.slice(1, -1), '']) {
       t.equal((await app.inject({ url, headers: { 'if-none-match': value } })).statusCode, 200, value)
     }
-    t.equal((await app.inject({ url: `${url}?format=webp`, headers: { 'if-none-match': tag } })).statusCode, 200, 'each variant has its own')
+    t.equal(
+      (await app.inject({ url: `${url}?format=webp`, headers: { 'if-none-match': tag } })).statusCode,
+      200,
+      'each variant has its own'
+    )
   })
 
   t.test('HEAD says what GET says, without the image', async t => {
@@ -128,26 +153,46 @@ t.test('images in every format and size', async t => {
       const head = await app.inject({ method: 'HEAD', url: url + query })
       t.equal(head.statusCode, 200)
       t.equal(head.rawPayload.length, 0)
-      for (const name of ['content-type', 'content-length', 'etag', 'cache-control']) t.equal(head.headers[name], get.headers[name], name)
+      for (const name of ['content-type', 'content-length', 'etag', 'cache-control']) {
+        t.equal(head.headers[name], get.headers[name], name)
+      }
     }
-    t.equal((await app.inject({ method: 'HEAD', url, headers: { 'if-none-match': original.headers.etag as string } })).statusCode, 304)
+    t.equal(
+      (await app.inject({ method: 'HEAD', url, headers: { 'if-none-match': original.headers.etag as string } }))
+        .statusCode,
+      304
+    )
   })
 
   t.test('what is not there and what makes no sense', async t => {
     const base = url.slice(0, -1)
     expectError(t, await app.inject(`${base}1`), 404, 'SDR_IMAGE_NOT_FOUND')
-    expectError(t, await app.inject('/api/queue/job/01a209d8-dac3-7abe-9e68-66331f86c4fb/images/0'), 404, 'SDR_JOB_NOT_FOUND')
+    expectError(
+      t,
+      await app.inject('/api/queue/job/01a209d8-dac3-7abe-9e68-66331f86c4fb/images/0'),
+      404,
+      'SDR_JOB_NOT_FOUND'
+    )
     for (const [query, field] of [
-      ['format=gif', /format/], ['format=svg', /format/], ['width=15', /width/], ['width=2049', /width/], ['width=1e3.5', /width/],
-      ['quality=0&format=jpeg', /quality/], ['quality=101&format=jpeg', /quality/], ['wdith=20', /width\?.* for wdith/], ['width=NaN', /width/]
-    ] as const) expectError(t, await app.inject(`${url}?${query}`), 400, 'SDR_INVALID_REQUEST', field)
+      ['format=gif', /format/],
+      ['format=svg', /format/],
+      ['width=15', /width/],
+      ['width=2049', /width/],
+      ['width=1e3.5', /width/],
+      ['quality=0&format=jpeg', /quality/],
+      ['quality=101&format=jpeg', /quality/],
+      ['wdith=20', /width\?.* for wdith/],
+      ['width=NaN', /width/]
+    ] as const) { expectError(t, await app.inject(`${url}?${query}`), 400, 'SDR_INVALID_REQUEST', field) }
     for (const index of ['64', '-1', 'x', '0.5', '%00']) {
       expectError(t, await app.inject(base + index), 400, 'SDR_INVALID_REQUEST', /index/)
     }
   })
 
   t.test('many at once', async t => {
-    const all = await Promise.all(Array.from({ length: 40 }, (_, n) => app.inject(`${url}?format=webp&width=${20 + n}`)))
+    const all = await Promise.all(
+      Array.from({ length: 40 }, (_, n) => app.inject(`${url}?format=webp&width=${20 + n}`))
+    )
     t.same(new Set(all.map(({ statusCode }) => statusCode)), new Set([200]))
     const flood = await Promise.all(Array.from({ length: 120 }, () => app.inject(`${url}?format=jpeg`)))
     const refused = flood.filter(({ statusCode }) => statusCode !== 200)
@@ -162,7 +207,9 @@ t.test('images in every format and size', async t => {
     const socket = connect(port, '127.0.0.1')
     t.teardown(() => socket.destroy())
     let received = ''
-    socket.setEncoding('latin1').on('data', (text: string) => { received += text })
+    socket.setEncoding('latin1').on('data', (text: string) => {
+      received += text
+    })
     const ask = (method: string, query: string, more = '') =>
       socket.write(`${method} ${url}${query} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n${more}\r\n`)
     ask('HEAD', '')
@@ -180,11 +227,18 @@ t.test('an image belongs to its owner in every form', async t => {
   const app = await build(t, { auth: 'jwt' })
   const alice = await as(app, 'alice')
   const bob = await as(app, 'bob')
-  const job = (await alice({ method: 'POST', url: '/api/generate/txt2img?wait=50', body: { prompt, steps: 1 } })).json<Job>()
+  const job = (
+    await alice({ method: 'POST', url: '/api/generate/txt2img?wait=50', body: { prompt, steps: 1 } })
+  ).json<Job>()
   const { url } = job.images[0]!
   const { etag } = (await alice(url)).headers
   for (const query of ['', '?format=webp', '?width=16']) {
-    expectError(t, await bob({ url: url + query, headers: { 'if-none-match': etag as string } }), 404, 'SDR_JOB_NOT_FOUND')
+    expectError(
+      t,
+      await bob({ url: url + query, headers: { 'if-none-match': etag as string } }),
+      404,
+      'SDR_JOB_NOT_FOUND'
+    )
     expectError(t, await app.inject(url + query), 401, 'SDR_UNAUTHENTICATED')
   }
 })

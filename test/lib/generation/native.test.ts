@@ -17,18 +17,23 @@ import { compileTimeout, noCompiler, recordingAddonPath } from '../../fixtures/r
 import { safetensors } from '../../fixtures/headers.ts'
 import { writeCheckpoint } from '../../fixtures/checkpoints.ts'
 
-/** What a request becomes on its whole way to stable-diffusion.cpp, with the features that only the native engine has. */
+/** What a request becomes on its way to stable-diffusion.cpp, with the features that only the native engine has. */
 
 t.setTimeout(compileTimeout)
 const host = join(packageRoot, 'dist', 'lib', 'engine', 'hosts', 'native.js')
 if (!existsSync(host)) throw new Error(`${host} is missing. Type \`npm run build\` first.`)
 const addonPath = noCompiler ? '' : await recordingAddonPath()
 
-interface Call { call: string, [field: string]: unknown }
+interface Call {
+  call: string
+  [field: string]: unknown
+}
 
 const limits = resolveOptions({})
 const png = async (width: number, height: number, background: string) =>
-  await sharp({ create: { width, height, channels: 3, background } }).png().toBuffer()
+  await sharp({ create: { width, height, channels: 3, background } })
+    .png()
+    .toBuffer()
 
 /** Header-only files are enough: the library that records does not read them. */
 const models: Record<string, Buffer> = {
@@ -63,7 +68,8 @@ async function start (t: Test) {
   const jobs = new JobQueue({
     dataDir: join(folder, 'data'),
     engine,
-    resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog, engine, options: { threads: 1, device: 'auto' } }),
+    resolve: (job, attachments) =>
+      toEngineTerms(job, attachments, { catalog, engine, options: { threads: 1, device: 'auto' } }),
     logger: pino({ level: 'silent' }),
     capacity: 100,
     capacityPerOwner: 100
@@ -74,12 +80,24 @@ async function start (t: Test) {
     await engine.stop()
   })
   const info = await engine.start()
-  const setting = { catalog, engine: info, limits, parameters: requestParameters(limits, info), loadedModel: null, mayHurry: false }
+  const setting = {
+    catalog,
+    engine: info,
+    limits,
+    parameters: requestParameters(limits, info),
+    loadedModel: null,
+    mayHurry: false
+  }
   return {
     folder,
-    prepare: async (type: JobType, request: ImageRequest, uploads: Uploads = {}) => await prepareJob(type, request, uploads, setting),
+    prepare: async (type: JobType, request: ImageRequest, uploads: Uploads = {}) =>
+      await prepareJob(type, request, uploads, setting),
     /** Runs a request to its end; returns its job and what the library was told. */
-    async run (type: JobType, request: ImageRequest, uploads: Uploads = {}): Promise<{ job: Job, calls: Record<string, Call> }> {
+    async run (
+      type: JobType,
+      request: ImageRequest,
+      uploads: Uploads = {}
+    ): Promise<{ job: Job, calls: Record<string, Call> }> {
       const { job: newJob, attachments } = await prepareJob(type, request, uploads, setting)
       const { id } = await jobs.submit({ ...newJob, owner: 'a' }, attachments)
       const job = await jobs.waitFor(id, 60_000)
@@ -87,7 +105,15 @@ async function start (t: Test) {
       t.equal(job.status, 'completed')
       const lines = readFileSync(join(folder, 'calls'), 'utf8').trim()
       writeFileSync(join(folder, 'calls'), '')
-      return { job, calls: Object.fromEntries(lines.split('\n').map(line => JSON.parse(line) as Call).map(call => [call.call, call])) }
+      return {
+        job,
+        calls: Object.fromEntries(
+          lines
+            .split('\n')
+            .map(line => JSON.parse(line) as Call)
+            .map(call => [call.call, call])
+        )
+      }
     }
   }
 }
@@ -100,63 +126,117 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
 
   t.test('LoRAs with weights, from the list and the prompt', async t => {
     const { job, calls } = await run('txt2img', {
-      ...base, prompt: 'a fox <lora:snow:0.25> <lora:ink:-1>', loras: [{ name: 'lora/snow.safetensors', weight: 0.5 }, { name: 'ink' }]
+      ...base,
+      prompt: 'a fox <lora:snow:0.25> <lora:ink:-1>',
+      loras: [{ name: 'lora/snow.safetensors', weight: 0.5 }, { name: 'ink' }]
     })
     t.match(job.parameters, { prompt: 'a fox', loras: [{ name: 'lora/snow.safetensors', weight: 0.75 }] })
     t.equal((job.parameters.loras as unknown[]).length, 1, 'what has no weight is left out')
-    t.match(calls.generate_image, { prompt: 'a fox', loras: [{ path: path('loras/snow.safetensors'), multiplier: 0.75 }] })
-    t.match(calls.new_sd_ctx, {
-      model_path: path('checkpoints/sd.safetensors'),
-      embeddings: ['easy', 'ugly'].map(name => ({ name, path: path(`embeddings/${name}.safetensors`) }))
-    }, 'the engine knows all embeddings from the start')
+    t.match(calls.generate_image, {
+      prompt: 'a fox',
+      loras: [{ path: path('loras/snow.safetensors'), multiplier: 0.75 }]
+    })
+    t.match(
+      calls.new_sd_ctx,
+      {
+        model_path: path('checkpoints/sd.safetensors'),
+        embeddings: ['easy', 'ugly'].map(name => ({ name, path: path(`embeddings/${name}.safetensors`) }))
+      },
+      'the engine knows all embeddings from the start'
+    )
     const two = await run('txt2img', { ...base, prompt: 'a fox <lora:snow:0.5> <lora:lora/style/ink.safetensors:2>' })
-    t.match(two.calls.generate_image, { loras: [{ multiplier: 0.5 }, { path: path('loras/style/ink.safetensors'), multiplier: 2 }] })
+    t.match(two.calls.generate_image, {
+      loras: [{ multiplier: 0.5 }, { path: path('loras/style/ink.safetensors'), multiplier: 2 }]
+    })
   })
 
   t.test('embeddings are known to the engine and called by name', async t => {
-    const { job } = await run('txt2img', { ...base, prompt: 'a fox, (embedding:easy:1.1)', negative_prompt: 'embedding:ugly' })
+    const { job } = await run('txt2img', {
+      ...base,
+      prompt: 'a fox, (embedding:easy:1.1)',
+      negative_prompt: 'embedding:ugly'
+    })
     t.match(job.parameters, { prompt: 'a fox, (easy:1.1)', negative_prompt: 'ugly' })
     await t.rejects(prepare('txt2img', { ...base, prompt: 'embedding:eazy' }), {
-      code: 'SDR_MODEL_NOT_FOUND', message: /^prompt: .*embedding\/easy/
+      code: 'SDR_MODEL_NOT_FOUND',
+      message: /^prompt: .*embedding\/easy/
     })
   })
 
   t.test('inpainting', async t => {
-    const { job, calls } = await run('inpaint', { ...base, prompt: 'a fox' }, {
-      init_image: await png(300, 150, '#102030'), mask: (await png(20, 10, '#fff')).toString('base64')
-    })
+    const { job, calls } = await run(
+      'inpaint',
+      { ...base, prompt: 'a fox' },
+      {
+        init_image: await png(300, 150, '#102030'),
+        mask: (await png(20, 10, '#fff')).toString('base64')
+      }
+    )
     t.match(job.parameters, { strength: 0.75 })
     t.notOk(JSON.stringify(job).includes('base64'))
     t.match(calls.generate_image, {
-      init_image: { width: 128, height: 64, channel: 3 }, mask_image: { width: 128, height: 64, channel: 1 }, strength: 0.75
+      init_image: { width: 128, height: 64, channel: 3 },
+      mask_image: { width: 128, height: 64, channel: 1 },
+      strength: 0.75
     })
   })
 
   t.test('a ControlNet, with edges that are found first', async t => {
     const control = await png(300, 150, '#fff')
-    const plain = await run('controlnet', { ...base, prompt: 'a fox', control_strength: 0.5 }, { control_image: control })
+    const plain = await run(
+      'controlnet',
+      { ...base, prompt: 'a fox', control_strength: 0.5 },
+      { control_image: control }
+    )
     t.match(plain.job.parameters, { control_net: 'controlnet/lines.safetensors', control_strength: 0.5 })
     t.notOk('strength' in plain.job.parameters, 'which is for an init image')
-    t.match(plain.calls.generate_image, { control_image: { width: 128, height: 64, channel: 3 }, control_strength: 0.5 })
+    t.match(plain.calls.generate_image, {
+      control_image: { width: 128, height: 64, channel: 3 },
+      control_strength: 0.5
+    })
     t.notOk('preprocess_canny' in plain.calls)
 
-    const canny = await run('controlnet', { ...base, prompt: 'a fox', control_net: 'lines', canny: { high_threshold: 0.3, inverse: true } }, {
-      control_image: control, init_image: await png(64, 64, '#fff')
-    })
+    const canny = await run(
+      'controlnet',
+      { ...base, prompt: 'a fox', control_net: 'lines', canny: { high_threshold: 0.3, inverse: true } },
+      {
+        control_image: control,
+        init_image: await png(64, 64, '#fff')
+      }
+    )
     t.match(canny.calls.preprocess_canny, { high_threshold: 0.3, inverse: true })
-    t.match(canny.calls.generate_image, { control_image: { width: 128, height: 64 }, init_image: { width: 128, height: 64 }, strength: 0.75 })
-    const off = await run('controlnet', { ...base, prompt: 'a fox', canny: { enabled: false } }, { control_image: control })
+    t.match(canny.calls.generate_image, {
+      control_image: { width: 128, height: 64 },
+      init_image: { width: 128, height: 64 },
+      strength: 0.75
+    })
+    const off = await run(
+      'controlnet',
+      { ...base, prompt: 'a fox', canny: { enabled: false } },
+      { control_image: control }
+    )
     t.notOk('preprocess_canny' in off.calls)
   })
 
   t.test('hires by a method and by an upscaler', async t => {
-    const method = await run('txt2img', { ...base, prompt: 'a fox', hires: { upscaler: 'Latent', scale: 1.5, steps: 2 } })
+    const method = await run('txt2img', {
+      ...base,
+      prompt: 'a fox',
+      hires: { upscaler: 'Latent', scale: 1.5, steps: 2 }
+    })
     t.match(method.calls.generate_image, { hires: { enabled: true, scale: 1.5, steps: 2 } })
-    const model = await run('txt2img', { ...base, prompt: 'a fox', hires: { upscaler: 'esrgan', target_width: 256, target_height: 128 } })
+    const model = await run('txt2img', {
+      ...base,
+      prompt: 'a fox',
+      hires: { upscaler: 'esrgan', target_width: 256, target_height: 128 }
+    })
     t.match(model.job.parameters, { hires: { upscaler: 'upscaler/esrgan.safetensors' } })
-    t.match(model.calls.generate_image, { hires: { model_path: path('upscale_models/esrgan.safetensors'), target_width: 256, target_height: 128 } })
+    t.match(model.calls.generate_image, {
+      hires: { model_path: path('upscale_models/esrgan.safetensors'), target_width: 256, target_height: 128 }
+    })
     await t.rejects(prepare('txt2img', { ...base, prompt: 'a fox', hires: { upscaler: 'esgran' } }), {
-      code: 'SDR_MODEL_NOT_FOUND', message: /^hires\.upscaler: /
+      code: 'SDR_MODEL_NOT_FOUND',
+      message: /^hires\.upscaler: /
     })
   })
 
@@ -184,9 +264,19 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
     t.same(kept, parameters)
     t.equal(job.images.length, 2)
     t.match(calls.generate_image, {
-      prompt: 'a fox', negative_prompt: 'a cat', width: 128, height: 64, seed: 5, batch_count: 2, clip_skip: 2
+      prompt: 'a fox',
+      negative_prompt: 'a cat',
+      width: 128,
+      height: 64,
+      seed: 5,
+      batch_count: 2,
+      clip_skip: 2
     })
-    t.same((await prepare('txt2img', job.parameters as ImageRequest)).job.parameters, job.parameters, 'what a job has makes the same job')
+    t.same(
+      (await prepare('txt2img', job.parameters as ImageRequest)).job.parameters,
+      job.parameters,
+      'what a job has makes the same job'
+    )
   })
 
   t.test('upscaling', async t => {
@@ -196,9 +286,12 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
   })
 
   t.test('bounds go for the second pass too', async t => {
-    await t.rejects(prepare('txt2img', { ...base, prompt: 'a fox', hires: { scale: 8 }, width: 512, height: 512 }), { message: /hires/ })
+    await t.rejects(prepare('txt2img', { ...base, prompt: 'a fox', hires: { scale: 8 }, width: 512, height: 512 }), {
+      message: /hires/
+    })
     await t.rejects(prepare('upscale', { repeats: 4 }, { init_image: await png(64, 64, '#fff') }), {
-      code: 'SDR_INVALID_REQUEST', message: /at most 1024 pixels with repeats 4 \(--max-upscaled-pixels\) for init_image but received one of 64 × 64/
+      code: 'SDR_INVALID_REQUEST',
+      message: /at most 1024 pixels with repeats 4 \(--max-upscaled-pixels\) for init_image but received one of 64 × 64/
     })
   })
 })

@@ -14,7 +14,10 @@ const refusal = (code: string, message: RegExp) => ({ code, message }) as unknow
 
 t.test('LoRAs are taken out of the prompt', async t => {
   const read = (prompt: string) => readPrompt(prompt, limits)
-  const [a, b] = [{ name: 'a', weight: 1 }, { name: 'b', weight: 0.5 }]
+  const [a, b] = [
+    { name: 'a', weight: 1 },
+    { name: 'b', weight: 0.5 }
+  ]
   for (const [prompt, text, ...loras] of [
     ['a fox', 'a fox'],
     [' as it is ', ' as it is '],
@@ -33,12 +36,30 @@ t.test('LoRAs are taken out of the prompt', async t => {
     ['a < b and c > d', 'a < b and c > d'],
     ['an unfinished <lora:a:1', 'an unfinished <lora:a:1'],
     ['<hypernet:x:1> (fox:1.2)', '<hypernet:x:1> (fox:1.2)']
-  ] as const) t.same(read(prompt), { text, loras }, prompt)
+  ] as const) { t.same(read(prompt), { text, loras }, prompt) }
 
-  for (const tag of ['<lora:>', '<lora::1>', '<lora:a:>', '<lora:a:x>', '<lora:a:1:2>', '<lora:a:11>', '<lora:a:1e1>', '<lora:a:NaN>', '<lora:a:0x1>', '<lora:a:--1>']) {
-    t.throws(() => read(`fox ${tag}`), refusal('SDR_INVALID_REQUEST', /<lora:name:weight> with a weight from −10 to 10 for prompt/), tag)
+  for (const tag of [
+    '<lora:>',
+    '<lora::1>',
+    '<lora:a:>',
+    '<lora:a:x>',
+    '<lora:a:1:2>',
+    '<lora:a:11>',
+    '<lora:a:1e1>',
+    '<lora:a:NaN>',
+    '<lora:a:0x1>',
+    '<lora:a:--1>'
+  ]) {
+    t.throws(
+      () => read(`fox ${tag}`),
+      refusal('SDR_INVALID_REQUEST', /<lora:name:weight> with a weight from −10 to 10 for prompt/),
+      tag
+    )
   }
-  t.throws(() => read(`fox ${'<lora:a:1>'.repeat(9)}`), refusal('SDR_INVALID_REQUEST', /at most 8 LoRAs \(--max-loras\) for prompt/))
+  t.throws(
+    () => read(`fox ${'<lora:a:1>'.repeat(9)}`),
+    refusal('SDR_INVALID_REQUEST', /at most 8 LoRAs \(--max-loras\) for prompt/)
+  )
   t.throws(() => read(' <lora:a:1> '), refusal('SDR_INVALID_REQUEST', /some words/))
   t.throws(() => checkNegativePrompt('ugly <lora:a:1>'), refusal('SDR_INVALID_REQUEST', /negative_prompt.*<lora:a:1>/))
   checkNegativePrompt('ugly')
@@ -46,33 +67,66 @@ t.test('LoRAs are taken out of the prompt', async t => {
 
 t.test('the arguments of another server are refused', async t => {
   for (const prompt of [
-    'fox <sd_cpp_extra_args>{"steps":1}</sd_cpp_extra_args>', '<SD_CPP_EXTRA_ARGS>', '< / sd_cpp_extra_args>',
+    'fox <sd_cpp_extra_args>{"steps":1}</sd_cpp_extra_args>',
+    '<SD_CPP_EXTRA_ARGS>',
+    '< / sd_cpp_extra_args>',
     'fox <sd_cpp_<lora:a:1>extra_args>{}</sd_cpp_extra_args>'
   ]) {
-    t.throws(() => readPrompt(prompt, limits), refusal('SDR_INVALID_REQUEST', /<sd_cpp_extra_args> .* for prompt/), prompt)
-    t.throws(() => checkNegativePrompt(prompt.replace('<lora:a:1>', '')), refusal('SDR_INVALID_REQUEST', / for negative_prompt/))
+    t.throws(
+      () => readPrompt(prompt, limits),
+      refusal('SDR_INVALID_REQUEST', /<sd_cpp_extra_args> .* for prompt/),
+      prompt
+    )
+    t.throws(
+      () => checkNegativePrompt(prompt.replace('<lora:a:1>', '')),
+      refusal('SDR_INVALID_REQUEST', / for negative_prompt/)
+    )
   }
 })
 
 t.test('a NUL is refused', async t => {
-  t.throws(() => readPrompt('a\0 fox', limits), refusal('SDR_INVALID_REQUEST', /without NUL characters for prompt but received "a\\u0000 fox"/))
+  t.throws(
+    () => readPrompt('a\0 fox', limits),
+    refusal('SDR_INVALID_REQUEST', /without NUL characters for prompt but received "a\\u0000 fox"/)
+  )
   t.throws(() => checkNegativePrompt('\0'), refusal('SDR_INVALID_REQUEST', / for negative_prompt/))
 })
 
 t.test('no tag is ever left, and reading again changes nothing', async t => {
-  const part = fc.constantFrom('<lora:', 'a', ':1', '>', '<', ' ', '\n', 'lora:', 'fox', '<lora:b:0.5>', '<lo', 'ra:', '\0', '🦊')
-  fc.assert(fc.property(fc.array(part, { maxLength: 30 }), parts => {
-    const prompt = parts.join('')
-    try {
-      const { text } = readPrompt(prompt, limits)
-      const again = readPrompt(text, limits)
-      return !/<lora:[^<>]*>/i.test(text) && again.text === text && again.loras.length === 0
-    } catch (error) {
-      return (error as ApiError).statusCode === 400
-    }
-  }), { numRuns: 2000 })
+  const part = fc.constantFrom(
+    '<lora:',
+    'a',
+    ':1',
+    '>',
+    '<',
+    ' ',
+    '\n',
+    'lora:',
+    'fox',
+    '<lora:b:0.5>',
+    '<lo',
+    'ra:',
+    '\0',
+    '🦊'
+  )
+  fc.assert(
+    fc.property(fc.array(part, { maxLength: 30 }), parts => {
+      const prompt = parts.join('')
+      try {
+        const { text } = readPrompt(prompt, limits)
+        const again = readPrompt(text, limits)
+        return !/<lora:[^<>]*>/i.test(text) && again.text === text && again.loras.length === 0
+      } catch (error) {
+        return (error as ApiError).statusCode === 400
+      }
+    }),
+    { numRuns: 2000 }
+  )
   const start = performance.now()
-  t.throws(() => readPrompt('<lora:a:1'.repeat(1700) + '>'.repeat(1700), limits), refusal('SDR_INVALID_REQUEST', /LoRAs/))
+  t.throws(
+    () => readPrompt('<lora:a:1'.repeat(1700) + '>'.repeat(1700), limits),
+    refusal('SDR_INVALID_REQUEST', /LoRAs/)
+  )
   t.ok(performance.now() - start < 1000, 'and nested ones take no time')
 })
 
@@ -84,17 +138,27 @@ t.test('embeddings', async t => {
     ['an embedding: none', 'an embedding: none'],
     ['noembedding:easy', 'noembedding:easy'],
     ['embedding:狐_1', '[狐_1]']
-  ] as const) t.equal(replace(prompt), expected)
+  ] as const) { t.equal(replace(prompt), expected) }
 })
 
-const model = (changes: Partial<Model['limits']> = {}) => ({
-  id: 'checkpoint/x', limits: { min_side: 64, max_side: 2048, multiple_of: 64, square_only: false, ...changes }
-}) as Model
+const model = (changes: Partial<Model['limits']> = {}) =>
+  ({
+    id: 'checkpoint/x',
+    limits: { min_side: 64, max_side: 2048, multiple_of: 64, square_only: false, ...changes }
+  }) as Model
 
 t.test('the size of an image', async t => {
   const defaults = { width: 512, height: 512 }
-  const size = (request: { width?: number, height?: number }, image?: [number, number], changes: Partial<typeof limits> = {}, of = model()) => {
-    const { width, height } = chooseSize(request, of, defaults, image && { width: image[0], height: image[1] }, { ...limits, ...changes })
+  const size = (
+    request: { width?: number, height?: number },
+    image?: [number, number],
+    changes: Partial<typeof limits> = {},
+    of = model()
+  ) => {
+    const { width, height } = chooseSize(request, of, defaults, image && { width: image[0], height: image[1] }, {
+      ...limits,
+      ...changes
+    })
     return `${width}×${height}`
   }
   t.equal(size({}), '512×512')
@@ -115,26 +179,59 @@ t.test('the size of an image', async t => {
   t.equal(size({}, [513, 300], {}, { id: 'x' } as Model), '512×320', 'and of a model that nothing is known of')
 
   const side = fc.integer({ min: 1, max: 100_000 })
-  fc.assert(fc.property(side, side, fc.integer({ min: 64, max: 2048 }), fc.integer({ min: 64, max: 2048 }), (w, h, maxWidth, maxHeight) => {
-    const { width, height } = chooseSize({}, model(), defaults, { width: w, height: h }, { ...limits, maxWidth, maxHeight })
-    return width % 64 === 0 && height % 64 === 0 && width >= 64 && height >= 64 && width <= maxWidth && height <= maxHeight
-  }))
+  fc.assert(
+    fc.property(
+      side,
+      side,
+      fc.integer({ min: 64, max: 2048 }),
+      fc.integer({ min: 64, max: 2048 }),
+      (w, h, maxWidth, maxHeight) => {
+        const { width, height } = chooseSize(
+          {},
+          model(),
+          defaults,
+          { width: w, height: h },
+          { ...limits, maxWidth, maxHeight }
+        )
+        return (
+          width % 64 === 0 &&
+          height % 64 === 0 &&
+          width >= 64 &&
+          height >= 64 &&
+          width <= maxWidth &&
+          height <= maxHeight
+        )
+      }
+    )
+  )
 })
 
 t.test('the work of a job is bounded, and the refusal says by what', async t => {
   const work = { width: 512, height: 512, steps: 20, seed: 1, batch_count: 1 }
-  const check = (changes: object, of = model(), more: Partial<typeof limits> = {}) => () => checkWork({ ...work, ...changes }, of, { ...limits, ...more })
+  const check =
+    (changes: object, of = model(), more: Partial<typeof limits> = {}) =>
+      () =>
+        checkWork({ ...work, ...changes }, of, { ...limits, ...more })
   t.doesNotThrow(check({}))
   for (const [changes, message] of [
     [{ width: 2048, height: 2112 }, /from 64 to 2048.*for height but received 2112/],
     [{ width: 520 }, /a multiple of 64 .* for width but received 520/],
-    [{ width: 2048, height: 2048, steps: 150, batch_count: 8 }, /at most 1000 megapixel steps \(--max-work\) for width × height × steps × batch_count but received 5034/],
+    [
+      { width: 2048, height: 2048, steps: 150, batch_count: 8 },
+      /at most 1000 megapixel steps \(--max-work\) for width × height × steps × batch_count but received 5034/
+    ],
     [{ seed: 2 ** 31 - 1, batch_count: 2 }, /at most 2147483646 with batch_count 2 for seed/],
     [{ hires: { scale: 8 } }, /at most 4194304 pixels \(--max-pixels\) for hires but received 4096 × 4096 = 16777216/],
     [{ hires: { target_width: 2048, target_height: 2048, steps: 150 }, batch_count: 2 }, /--max-work/]
-  ] as const) t.throws(check(changes), refusal('SDR_INVALID_REQUEST', message), JSON.stringify(changes))
-  t.throws(check({}, model(), { maxPixels: 512 * 512 - 1 }), refusal('SDR_INVALID_REQUEST', /width × height but received 512 × 512/))
-  t.throws(check({ width: 1024 }, model({ square_only: true })), refusal('SDR_INVALID_REQUEST', /1024, because checkpoint\/x draws squares only, for height/))
+  ] as const) { t.throws(check(changes), refusal('SDR_INVALID_REQUEST', message), JSON.stringify(changes)) }
+  t.throws(
+    check({}, model(), { maxPixels: 512 * 512 - 1 }),
+    refusal('SDR_INVALID_REQUEST', /width × height but received 512 × 512/)
+  )
+  t.throws(
+    check({ width: 1024 }, model({ square_only: true })),
+    refusal('SDR_INVALID_REQUEST', /1024, because checkpoint\/x draws squares only, for height/)
+  )
   t.doesNotThrow(check({ seed: 2 ** 31 - 1 }))
   t.doesNotThrow(check({ width: 8192, height: 64 }, { id: 'x' } as Model))
 })
@@ -142,7 +239,12 @@ t.test('the work of a job is bounded, and the refusal says by what', async t => 
 t.test('forms', async t => {
   const engine = { capabilities: [], samplers: ['euler'], schedulers: [] } as unknown as EngineInfo
   const parameters = requestParameters(limits, engine)
-  const field = (fieldname: string, value: unknown, more = {}): FormPart => ({ type: 'field', fieldname, value, ...more })
+  const field = (fieldname: string, value: unknown, more = {}): FormPart => ({
+    type: 'field',
+    fieldname,
+    value,
+    ...more
+  })
   const file = (fieldname: string, bytes: Buffer, truncated = false): FormPart => ({
     type: 'file',
     fieldname,
@@ -152,19 +254,54 @@ t.test('forms', async t => {
       return bytes
     }
   })
-  const read = async (...parts: FormPart[]) => await readForm((async function * () { yield * parts })(), parameters)
+  const read = async (...parts: FormPart[]) =>
+    await readForm(
+      (async function * () {
+        yield * parts
+      })(),
+      parameters
+    )
 
-  t.same(await read(
-    field('prompt', '5'), field('steps', '20'), field('cfg_scale', ' 7.5 '), field('seed', '-1'), field('width', ''),
-    field('loras', '[{"name":"a"}]'), field('hires', '{"scale":2}'), field('strength', '1e-1'), file('init_image', Buffer.from('x'))
-  ), {
-    fields: { prompt: '5', steps: 20, cfg_scale: 7.5, seed: -1, loras: [{ name: 'a' }], hires: { scale: 2 }, strength: 0.1, init_image: '(file)' },
-    files: { init_image: Buffer.from('x') }
-  })
+  t.same(
+    await read(
+      field('prompt', '5'),
+      field('steps', '20'),
+      field('cfg_scale', ' 7.5 '),
+      field('seed', '-1'),
+      field('width', ''),
+      field('loras', '[{"name":"a"}]'),
+      field('hires', '{"scale":2}'),
+      field('strength', '1e-1'),
+      file('init_image', Buffer.from('x'))
+    ),
+    {
+      fields: {
+        prompt: '5',
+        steps: 20,
+        cfg_scale: 7.5,
+        seed: -1,
+        loras: [{ name: 'a' }],
+        hires: { scale: 2 },
+        strength: 0.1,
+        init_image: '(file)'
+      },
+      files: { init_image: Buffer.from('x') }
+    }
+  )
   t.same((await read(field('parameters', '{"steps":1,"seed":2}'), field('seed', '3'))).fields, { steps: 1, seed: 3 })
-  t.same((await read(field('steps', 'many'), field('seed', '0x10'), field('loras', '[{'), field('cfg_scale', '1.2.3'), field('__proto__', '1'))).fields,
+  t.same(
+    (
+      await read(
+        field('steps', 'many'),
+        field('seed', '0x10'),
+        field('loras', '[{'),
+        field('cfg_scale', '1.2.3'),
+        field('__proto__', '1')
+      )
+    ).fields,
     JSON.parse('{"steps":"many","seed":"0x10","loras":"[{","cfg_scale":"1.2.3","__proto__":"1"}'),
-    'what is nothing of the kind stays, for the schema to refuse')
+    'what is nothing of the kind stays, for the schema to refuse'
+  )
 
   for (const [parts, status, message] of [
     [[field('seed', '1'), field('seed', '2')], 400, /one value for seed but received several/],
@@ -176,10 +313,13 @@ t.test('forms', async t => {
     [[file('prompt', Buffer.from('a fox'))], 400, /a field without a file name for prompt but received a file/],
     [[file('parameters', Buffer.from('{}'))], 400, /a field without a file name for parameters/],
     [[file('mask', Buffer.alloc(0), true)], 413, /mask is too large as a file \(--max-upload-size\)/]
-  ] as const) await t.rejects(read(...parts), { statusCode: status, message } as unknown as Error)
+  ] as const) { await t.rejects(read(...parts), { statusCode: status, message } as unknown as Error) }
   const broken = (async function * (): AsyncGenerator<FormPart> {
     yield field('seed', '1')
     throw new Error('Boundary not found')
   })()
-  await t.rejects(readForm(broken, parameters), { code: 'SDR_INVALID_REQUEST', message: /form can't be read: Boundary not found/ })
+  await t.rejects(readForm(broken, parameters), {
+    code: 'SDR_INVALID_REQUEST',
+    message: /form can't be read: Boundary not found/
+  })
 })
