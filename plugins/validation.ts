@@ -1,4 +1,5 @@
 import AjvCompiler from '@fastify/ajv-compiler'
+import { inspect } from 'node:util'
 import fp from 'fastify-plugin'
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
 import { apiError } from '../errors.ts'
@@ -93,7 +94,10 @@ function range (least: number | undefined, most: number | undefined): string {
   return most === undefined ? '' : `up to ${most}`
 }
 
+/** Never deeper than two levels: a body that is nested thousands of times would exhaust the stack here. */
 function shorten (value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value)
+  const text = typeof value === 'object' && value !== null
+    ? inspect(value, { depth: 2, maxArrayLength: 5, maxStringLength: 80, breakLength: Infinity })
+    : JSON.stringify(value) ?? String(value)
   return text.length > 80 ? `${text.slice(0, 80)}…` : text
 }
