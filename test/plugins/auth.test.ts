@@ -58,7 +58,7 @@ t.test('login, me, validate, refresh, logout', async t => {
   expectError(t, wrong, 401, 'SDR_INVALID_CREDENTIALS')
   t.equal(wrong.json().error.message, unknown.json().error.message, 'the answer does not tell which names exist')
 
-  const nested = await app.inject({ method: 'POST', url: '/api/auth/login', headers: { 'content-type': 'application/json' }, payload: '['.repeat(20_000) + ']'.repeat(20_000) })
+  const nested = await app.inject({ method: 'POST', url: '/api/auth/login', headers: { 'content-type': 'application/json' }, payload: '['.repeat(5000) + ']'.repeat(5000) })
   expectError(t, nested, 400, 'SDR_INVALID_REQUEST', /an object for body/)
 
   const stale = { authorization: 'Bearer stale.stale.stale' }
