@@ -44,6 +44,7 @@ interface JobRow {
   returned: number
 }
 
+type ImageRow = Omit<StoredImage, 'file'>
 type Statement = ReturnType<Database['prepare']>
 
 /** After that many starts that ended in a crash a job has failed. */
@@ -68,6 +69,8 @@ export class JobStore {
   readonly #capacityPerOwner: number
   readonly #now: () => number
   #service: number
+  /** Remembered from one change to the next: every look at the models asks for the state of the queue. */
+  #counts: Readonly<Record<JobStatus, number>> | undefined
 
   /** @throws {CommandError} (storage) when the file can't be opened, or another process has it open. */
   constructor (file: string, options: JobStoreOptions = {}) {
@@ -106,7 +109,7 @@ export class JobStore {
    */
   accept (job: AcceptedJob): { job: Job, isNew: boolean } {
     const createdAt = this.#now()
-    const accepted = transaction(this.#database, () => {
+    const accepted = this.#transaction(() => {
       const earlier = this.findByKey(job.owner, job.idempotency)
       if (earlier !== undefined) return { earlier }
       this.checkRoom(job.owner)
@@ -186,15 +189,19 @@ export class JobStore {
       ...Object.fromEntries(given), ...(cursor === undefined ? {} : { before: parseCursor(cursor) }), limit: limit + 1
     }) as unknown as JobRow[]
     const page = rows.slice(0, limit)
+    const images = this.#imagesOf(page)
     return {
-      jobs: page.map(row => this.#toJob(row)),
+      jobs: page.map(row => this.#toJob(row, images)),
       next_cursor: rows.length > limit ? String(page.at(-1)!.sequence) : null
     }
   }
 
-  counts (): Record<JobStatus, number> {
-    const rows = this.#statements.counts.all() as unknown as Array<{ status: JobStatus, jobs: number }>
-    return Object.fromEntries(rows.map(({ status, jobs }) => [status, jobs])) as Record<JobStatus, number>
+  counts (): Readonly<Record<JobStatus, number>> {
+    if (this.#counts === undefined) {
+      const rows = this.#statements.counts.all() as unknown as Array<{ status: JobStatus, jobs: number }>
+      this.#counts = Object.fromEntries(rows.map(({ status, jobs }) => [status, jobs])) as Record<JobStatus, number>
+    }
+    return this.#counts
   }
 
   /** Where the image lies; undefined when the job or the image does not exist. */
@@ -216,7 +223,7 @@ export class JobStore {
   /** queued → running. One more attempt counts from here on, whatever happens to this process. */
   start ({ job, passed }: Choice): Job | undefined {
     const service = ++this.#service
-    const row = transaction(this.#database, () => {
+    const row = this.#transaction(() => {
       const started = this.#statements.start.get({ id: job.id, now: this.#now(), service })
       if (started !== undefined && passed.length > 0) {
         this.#statements.overtake.run({ ids: JSON.stringify(passed.map(({ id }) => id)) })
@@ -231,7 +238,7 @@ export class JobStore {
 
   /** running → completed, together with its images. */
   complete (id: string, images: readonly StoredImage[]): Job | undefined {
-    const row = transaction(this.#database, () => {
+    const row = this.#transaction(() => {
       const completed = this.#statements.end.get({
         id, status: 'completed', error_code: null, error_message: null, now: this.#now()
       }) as JobRow | undefined
@@ -259,7 +266,7 @@ export class JobStore {
 
   /** queued → cancelled */
   cancelQueued (id: string): Job | undefined {
-    const row = changed(this.#statements.cancelQueued, { id, now: this.#now() })
+    const row = this.#change(this.#statements.cancelQueued, { id, now: this.#now() })
     if (row === undefined) return undefined
     this.#line.remove(id)
     return this.#toJob(row)
@@ -267,18 +274,18 @@ export class JobStore {
 
   /** Remembers that a running job is to be cancelled, so that a restart does not bring it back. */
   markCancelling (id: string): Job | undefined {
-    const row = changed(this.#statements.markCancelling, { id })
+    const row = this.#change(this.#statements.markCancelling, { id })
     return row && this.#toJob(row)
   }
 
   /** running → queued, at the front; the attempt does not count. */
   giveBack (id: string): Job | undefined {
-    return this.#requeue(changed(this.#statements.giveBack, { id }))
+    return this.#requeue(this.#change(this.#statements.giveBack, { id }))
   }
 
   /** running → queued at the front after the first crash, running → failed after the second. */
   retryOrFail (id: string, reason: string): Job | undefined {
-    const row = changed(this.#statements.retry, { id, most_attempts: mostAttempts })
+    const row = this.#change(this.#statements.retry, { id, most_attempts: mostAttempts })
     return row === undefined ? this.fail(id, { code: 'engine_crashed', message: reason }) : this.#requeue(row)
   }
 
@@ -325,7 +332,7 @@ export class JobStore {
 
   /** Forgets the images of jobs; the jobs stay. */
   dropImages (ids: readonly string[]): void {
-    transaction(this.#database, () => {
+    this.#transaction(() => {
       this.#statements.dropImages.run({ ids: JSON.stringify(ids) })
       this.#statements.dropBytes.run({ ids: JSON.stringify(ids) })
     })
@@ -333,7 +340,7 @@ export class JobStore {
 
   /** Forgets ended jobs with their images, and keys that are theirs or too old. */
   remove (ids: readonly string[]): void {
-    transaction(this.#database, () => {
+    this.#transaction(() => {
       this.#statements.remove.run({ ids: JSON.stringify(ids) })
       this.#statements.dropKeys.run({ before: this.#now() - keyLifetime })
     })
@@ -364,7 +371,7 @@ export class JobStore {
   }
 
   #end (id: string, status: JobStatus, error?: JobError): Job | undefined {
-    const row = changed(this.#statements.end, {
+    const row = this.#change(this.#statements.end, {
       id,
       status,
       error_code: error?.code ?? null,
@@ -372,6 +379,20 @@ export class JobStore {
       now: this.#now()
     })
     return row && this.#toJob(row)
+  }
+
+  #transaction<T> (work: () => T): T {
+    this.#counts = undefined
+    return transaction(this.#database, work)
+  }
+
+  /**
+   * Runs a statement that returns the row it has changed, to its very end: only there it says that the change could not
+   * be stored. `get` leaves after the first row and would hide that.
+   */
+  #change (statement: Statement, parameters: Parameters<Statement['all']>[0]): JobRow | undefined {
+    this.#counts = undefined
+    return statement.all(parameters)[0] as JobRow | undefined
   }
 
   #requeue (row: JobRow | undefined): Job | undefined {
@@ -387,8 +408,20 @@ export class JobStore {
     this.#line.add({ id, sequence, owner, model, priority, overtaken, returned }, service ?? undefined)
   }
 
-  #toJob (row: JobRow): Job {
-    const images = this.#statements.images.all({ job: row.sequence }) as unknown as Array<Omit<StoredImage, 'file'>>
+  /** The images of all these jobs in one question: a page would ask fifty times. */
+  #imagesOf (rows: readonly JobRow[]): Map<number, ImageRow[]> {
+    const sequences = JSON.stringify(rows.map(({ sequence }) => sequence))
+    const images = this.#statements.images.all({ sequences }) as unknown as Array<ImageRow & { job: number }>
+    const byJob = new Map<number, ImageRow[]>()
+    for (const { job, ...image } of images) {
+      const others = byJob.get(job)
+      if (others === undefined) byJob.set(job, [image])
+      else others.push(image)
+    }
+    return byJob
+  }
+
+  #toJob (row: JobRow, images = this.#imagesOf([row])): Job {
     return {
       id: row.id,
       type: row.type,
@@ -399,7 +432,7 @@ export class JobStore {
       priority: row.priority,
       progress: null,
       parameters: JSON.parse(row.parameters),
-      images: images.map(image => ({
+      images: (images.get(row.sequence) ?? []).map(image => ({
         ...image, url: `/api/queue/job/${row.id}/images/${image.index}`, format: 'png'
       })),
       error: row.error_code === null ? null : { code: row.error_code, message: row.error_message ?? '' },
@@ -437,7 +470,8 @@ function prepareAll (database: Database) {
     retry: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL
       WHERE id = $id AND status = 'running' AND attempts < $most_attempts RETURNING *`,
 
-    images: 'SELECT number AS "index", width, height, bytes, seed FROM images WHERE job = $job ORDER BY number',
+    images: `SELECT job, number AS "index", width, height, bytes, seed FROM images
+      WHERE job IN (SELECT value FROM json_each($sequences)) ORDER BY job, number`,
     imageFile: 'SELECT file FROM images WHERE job = (SELECT sequence FROM jobs WHERE id = $id) AND number = $number',
     insertImage: `INSERT INTO images (job, number, file, width, height, bytes, seed)
       VALUES ($job, $number, $file, $width, $height, $bytes, $seed)`,
@@ -483,14 +517,6 @@ function oldestBeyond (kept: unknown[], excess: number): Array<Pick<Job, 'id' | 
     jobs.push({ id, created_at: toIso(createdAt) })
   }
   return jobs
-}
-
-/**
- * Runs a statement that returns the row it has changed, to its very end: only there it says that the change could not be
- * stored. `get` leaves after the first row and would hide that.
- */
-function changed (statement: Statement, parameters: Parameters<Statement['all']>[0]): JobRow | undefined {
-  return statement.all(parameters)[0] as JobRow | undefined
 }
 
 function toIso (milliseconds: number): string {
