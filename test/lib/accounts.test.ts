@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { statSync, writeFileSync, mkdirSync, chmodSync } from 'node:fs'
+import { chmodSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ApiKeyStore } from '../../lib/api-keys.ts'
@@ -166,6 +166,14 @@ t.test('files of accounts are for their owner only', async t => {
   openAuthDatabase(folder).close()
   t.equal(statSync(folder).mode & 0o777, 0o700)
   t.equal(statSync(join(folder, 'auth.db')).mode & 0o777, 0o600)
+  const lax = join(t.testdir({ lax: {} }), 'lax')
+  chmodSync(lax, 0o755)
+  const database = openAuthDatabase(lax)
+  database.exec("INSERT INTO audit (at, event, outcome, actor) VALUES (0, 'login', 'failure', 'x')")
+  for (const file of readdirSync(lax)) t.equal(statSync(join(lax, file)).mode & 0o777, 0o600, `${file}, where others may look into the folder`)
+  database.close()
+  chmodSync(lax, 0o777)
+  t.throws(() => openAuthDatabase(lax), { exitCode: 4, message: /Everybody .* can replace the accounts .* chmod o-w/ })
   const blocked = join(t.testdir({ file: '' }), 'file', 'auth')
   t.throws(() => openAuthDatabase(blocked), { exitCode: 4, message: /--auth-data-dir/ })
   mkdirSync(join(folder, 'sub', 'auth.db'), { recursive: true })
