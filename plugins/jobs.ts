@@ -3,7 +3,7 @@ import fp from 'fastify-plugin'
 import { toEngineTerms } from '../lib/generation/engine-terms.ts'
 import { JobQueue } from '../lib/jobs/queue.ts'
 import type { Options } from '../lib/options.ts'
-import { AllowList } from '../lib/webhooks/allow-list.ts'
+import { AllowList } from '../lib/network/allow-list.ts'
 import type { WebhookOptions } from '../lib/webhooks/webhooks.ts'
 import { CommandError, exitCodes } from '../errors.ts'
 
@@ -20,7 +20,7 @@ function bytes (mebibytes: number): number {
 
 /** @throws {CommandError} (usage) when the hosts or the secret are none. */
 function webhooks ({ webhookHosts, webhookSecret = '' }: Options): WebhookOptions | undefined {
-  const hosts = new AllowList(webhookHosts)
+  const hosts = new AllowList(webhookHosts, '--webhook-hosts')
   if (hosts.isEmpty) return undefined
   if (webhookSecret.length < 32) {
     throw new CommandError(exitCodes.usage,

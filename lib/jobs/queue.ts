@@ -3,7 +3,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { apiError, CommandError, exitCodes } from '../../errors.ts'
 import type { LoadOptions, ModelFiles } from '../engine/engine.ts'
 import { prepareFolder } from '../folders.ts'
-import { AllowList } from '../webhooks/allow-list.ts'
+import { AllowList } from '../network/allow-list.ts'
 import { checkUrl } from '../webhooks/delivery.ts'
 import { Webhooks, type WebhookOptions } from '../webhooks/webhooks.ts'
 import { isStorageFull } from './files.ts'
@@ -77,7 +77,7 @@ export class JobQueue {
     this.#events = new JobEvents(options)
     const parts = { ...options, store: this.#store, inputs: this.#inputs, outputs: this.#outputs, events: this.#events }
     this.#retention = new Retention(parts)
-    this.#webhookHosts = options.webhooks?.hosts ?? new AllowList([])
+    this.#webhookHosts = options.webhooks?.hosts ?? new AllowList([], '--webhook-hosts')
     this.#webhooks = options.webhooks && new Webhooks({ ...parts, ...options.webhooks })
     this.#scheduler = new Scheduler({ ...parts, onEnded: () => this.#onEnded() })
   }

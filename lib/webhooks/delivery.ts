@@ -1,11 +1,10 @@
 import { createHmac } from 'node:crypto'
-import { lookup, type LookupAddress } from 'node:dns'
 import { request as httpRequest } from 'node:http'
 import { request as httpsRequest } from 'node:https'
-import { isIP, type LookupFunction } from 'node:net'
 import { apiError } from '../../errors.ts'
+import type { AllowList } from '../network/allow-list.ts'
+import { checkedLookup, hostOf, portOf } from '../network/checked-lookup.ts'
 import { version } from '../version.ts'
-import type { AllowList } from './allow-list.ts'
 
 export const longestUrl = 2048
 
@@ -52,8 +51,6 @@ export function sign (secret: string, id: string, timestamp: number, body: strin
  */
 export async function post ({ id, body }: Message, { url, hosts, secret, signal }: Receiver): Promise<number> {
   const target = checkUrl(url, hosts)
-  const [host, port] = [hostOf(target), portOf(target)]
-  if (isIP(host) !== 0 && !hosts.allowsAddress(host, port)) throw refusedAddress(host, host)
   const timestamp = Math.floor(Date.now() / 1000)
   const send = target.protocol === 'https:' ? httpsRequest : httpRequest
   return await new Promise<number>((resolve, reject) => {
@@ -61,7 +58,7 @@ export async function post ({ id, body }: Message, { url, hosts, secret, signal 
       method: 'POST',
       agent: false,
       signal,
-      lookup: checkedLookup(hosts, port),
+      lookup: checkedLookup(target, hosts),
       headers: {
         'content-type': 'application/json',
         'content-length': Buffer.byteLength(body),
@@ -77,28 +74,4 @@ export async function post ({ id, body }: Message, { url, hosts, secret, signal 
     request.on('error', reject)
     request.end(body)
   })
-}
-
-function checkedLookup (hosts: AllowList, port: number): LookupFunction {
-  return (host, options, callback) => {
-    lookup(host, { ...options, all: true }, (error, addresses: LookupAddress[]) => {
-      const refused = error === null ? addresses.find(({ address }) => !hosts.allowsAddress(address, port)) : undefined
-      const problem = error ?? (refused === undefined ? null : refusedAddress(host, refused.address))
-      if (problem !== null) callback(problem, [])
-      else if (options.all === true) callback(null, addresses)
-      else callback(null, addresses[0]!.address, addresses[0]!.family)
-    })
-  }
-}
-
-function refusedAddress (host: string, address: string): Error {
-  return new Error(`${host} leads to ${address}, which is not public; list that address in --webhook-hosts if it is meant`)
-}
-
-function hostOf ({ hostname }: URL): string {
-  return hostname.replace(/^\[|\]$/g, '')
-}
-
-function portOf ({ port, protocol }: URL): number {
-  return port !== '' ? Number(port) : protocol === 'https:' ? 443 : 80
 }

@@ -1,7 +1,7 @@
 import type { Job } from '../jobs/job.ts'
 import type { JobStore } from '../jobs/job-store.ts'
 import type { Logger } from '../jobs/scheduler.ts'
-import type { AllowList } from './allow-list.ts'
+import type { AllowList } from '../network/allow-list.ts'
 import { post } from './delivery.ts'
 
 export interface WebhookOptions {

@@ -5,7 +5,8 @@ import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Job, NewJob } from '../../../lib/jobs/job.ts'
 import { JobQueue, type JobQueueOptions } from '../../../lib/jobs/queue.ts'
-import { AllowList, isPublicAddress } from '../../../lib/webhooks/allow-list.ts'
+import { AllowList } from '../../../lib/network/allow-list.ts'
+import { isPublicAddress } from '../../../lib/network/public-address.ts'
 import { checkUrl, post } from '../../../lib/webhooks/delivery.ts'
 import { ScriptedEngine } from '../jobs/fixtures/scripted-engine.ts'
 import { until } from '../jobs/fixtures/until.ts'
@@ -55,7 +56,7 @@ function open (t: Test, options: Partial<JobQueueOptions> = {}) {
 
 const request = (webhookUrl: string): NewJob => ({ type: 'txt2img', owner: 'ann', model: 'checkpoint/a', parameters: { prompt: 'x' }, webhookUrl })
 const ended = (queue: JobQueue, { id }: Job) => queue.waitFor(id, 10_000)
-const hosts = new AllowList(['127.0.0.1'])
+const hosts = new AllowList(['127.0.0.1'], '--webhook-hosts')
 
 t.test('the end of a job is told, signed, and tried again until it is heard', async t => {
   const { received, url } = await receiver(t, [500, 302, (_request, response) => response.destroy(), 204])
@@ -110,7 +111,7 @@ t.test('only the hosts that the operator lists, and of those only public address
   const { received, port, url } = await receiver(t)
   const { queue } = open(t)
   await t.rejects(queue.submit(request(url)), { code: 'SDR_FORBIDDEN', message: /--webhook-hosts/ }, 'off by default')
-  const listed = new AllowList(['hooks.example:8443', 'Other.Example', '[::1]:9', 'fd00::1'])
+  const listed = new AllowList(['hooks.example:8443', 'Other.Example', '[::1]:9', 'fd00::1'], '--webhook-hosts')
   for (const good of ['https://hooks.example:8443/x', 'http://other.example/', 'https://OTHER.example:77', 'http://[::1]:9/', 'http://[fd00::1]/']) {
     t.ok(checkUrl(good, listed), good)
   }
@@ -122,7 +123,7 @@ t.test('only the hosts that the operator lists, and of those only public address
   }
 
   const send = (target: string, ...entries: string[]) =>
-    post({ id: 'id', body: '{}' }, { url: target, hosts: new AllowList(entries), secret, signal: AbortSignal.timeout(10_000) })
+    post({ id: 'id', body: '{}' }, { url: target, hosts: new AllowList(entries, '--webhook-hosts'), secret, signal: AbortSignal.timeout(10_000) })
   const named = url.replace('127.0.0.1', 'localhost')
   await t.rejects(send(named, 'localhost'), { message: /localhost leads to .*, which is not public; list that address/ })
   t.equal(received.length, 0)
@@ -139,6 +140,6 @@ t.test('which addresses are public', async t => {
     '::1', '::', 'fe80::1', 'fd00::1', 'ff02::1', '::ffff:127.0.0.1', '::ffff:8.8.8.8', '64:ff9b::7f00:1', '2002:7f00:1::', '2001:db8::1', 'localhost', ''
   ]) t.notOk(isPublicAddress(address), address)
   for (const entry of ['', 'http://x', 'a b', 'x:99999', '[x]', '[127.0.0.1]', 'x:', '*.example']) {
-    t.throws(() => new AllowList([entry]), { exitCode: 2, message: /host:port for --webhook-hosts/ }, entry)
+    t.throws(() => new AllowList([entry], '--webhook-hosts'), { exitCode: 2, message: /host:port for --webhook-hosts/ }, entry)
   }
 })

@@ -1,0 +1,25 @@
+import { BlockList, isIP } from 'node:net'
+
+/** Addresses that are reached through no public network, or that are nobody's. IANA special-purpose registries, 2026. */
+const specialIpv4 = new BlockList()
+for (const [network, prefix] of [
+  ['0.0.0.0', 8], ['10.0.0.0', 8], ['100.64.0.0', 10], ['127.0.0.0', 8], ['169.254.0.0', 16], ['172.16.0.0', 12],
+  ['192.0.0.0', 24], ['192.0.2.0', 24], ['192.88.99.0', 24], ['192.168.0.0', 16], ['198.18.0.0', 15],
+  ['198.51.100.0', 24], ['203.0.113.0', 24], ['224.0.0.0', 4], ['240.0.0.0', 4]
+] as const) specialIpv4.addSubnet(network, prefix)
+
+/** All of IPv6 that is public begins with 001; these parts of it are special, or carry an IPv4 address inside. */
+const globalIpv6 = new BlockList()
+globalIpv6.addSubnet('2000::', 3, 'ipv6')
+const specialIpv6 = new BlockList()
+for (const [network, prefix] of [['2001::', 23], ['2001:db8::', 32], ['2002::', 16], ['3fff::', 20]] as const) {
+  specialIpv6.addSubnet(network, prefix, 'ipv6')
+}
+
+export function isPublicAddress (address: string): boolean {
+  switch (isIP(address)) {
+    case 4: return !specialIpv4.check(address)
+    case 6: return globalIpv6.check(address, 'ipv6') && !specialIpv6.check(address, 'ipv6')
+    default: return false
+  }
+}
