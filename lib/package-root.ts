@@ -6,5 +6,8 @@ import { fileURLToPath } from 'node:url'
 export const packageRoot = findUp(dirname(fileURLToPath(import.meta.url)))
 
 function findUp (folder: string): string {
-  return existsSync(join(folder, 'package.json')) ? folder : findUp(dirname(folder))
+  if (existsSync(join(folder, 'package.json'))) return folder
+  const parent = dirname(folder)
+  if (parent === folder) throw new Error('The package has lost its package.json; install it again.')
+  return findUp(parent)
 }

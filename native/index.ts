@@ -1,10 +1,9 @@
 import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
 import { open, readFile, stat } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
+import { packageRoot } from '../lib/package-root.ts'
 import type { Addon, AuthAddon, EngineAddon } from './types.ts'
 
 /** The only door to the addons: finds them, tries them in a process of their own, loads them. */
@@ -21,8 +20,6 @@ export type FoundAddon =
 /** What the last build of the addons came to; build.ts leaves it beside its log. A reason ends with what to do. */
 export type BuildStatus = Partial<Record<AddonName, { built: boolean, reason?: string }>>
 
-/** Folder of package.json, from the sources as from dist/. */
-export const packageRoot = findPackageRoot(dirname(fileURLToPath(import.meta.url)))
 export const statusFile = (root: string) => join(root, 'build', 'native-status.json')
 
 /** Milliseconds for trying an addon. It takes 50; gigabytes of GPU libraries on a cold disk take much longer. */
@@ -164,13 +161,4 @@ function keepChildSignal (): void {
   if (childSignalKept || !isMainThread) return
   childSignalKept = true
   process.on('SIGCHLD', () => {})
-}
-
-function findPackageRoot (folder: string): string {
-  while (!existsSync(join(folder, 'package.json'))) {
-    const parent = dirname(folder)
-    if (parent === folder) throw new Error('The package has lost its package.json; install it again.')
-    folder = parent
-  }
-  return folder
 }

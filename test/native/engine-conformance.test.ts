@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { EngineProcess } from '../../lib/engine/process.ts'
-import { packageRoot } from '../../native/index.ts'
+import { packageRoot } from '../../lib/package-root.ts'
 import { addonPathFor, compileTimeout, noCompiler, recordingAddonPath } from '../fixtures/recording-library/addon.ts'
 import { conformance } from '../lib/engine/conformance.ts'
 

@@ -12,7 +12,7 @@ import { GenerationProgress } from '../../lib/engine/hosts/native-progress.ts'
 import { EngineProcess } from '../../lib/engine/process.ts'
 import { encodeServerMessage } from '../../lib/engine/protocol.ts'
 import { encodePng } from '../../lib/images/png-encode.ts'
-import { packageRoot } from '../../native/index.ts'
+import { packageRoot } from '../../lib/package-root.ts'
 import { compileTimeout, noCompiler, recordingAddonPath } from '../fixtures/recording-library/addon.ts'
 
 /** The native host as the server runs it: compiled, in a process of its own, with the recording library. */

@@ -5,7 +5,8 @@ import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t, { type Test } from 'tap'
 import ts from 'typescript'
-import { findAddon, findAuthAddon, loadAuthAddon, packageRoot, type FoundAddon } from '../../native/index.ts'
+import { packageRoot } from '../../lib/package-root.ts'
+import { findAddon, findAuthAddon, loadAuthAddon, type FoundAddon } from '../../native/index.ts'
 import { noAddon, noCompiler, openFolder } from '../fixtures/pam/system.ts'
 
 const { include_dir: headers } = createRequire(import.meta.url)('node-api-headers') as { include_dir: string }
@@ -132,11 +133,14 @@ t.test('from the compiled package', { skip: noAddon }, async (t) => {
   const { root, built } = makePackage(t)
   copyFileSync(good, built)
   writeFileSync(join(root, 'package.json'), JSON.stringify({ version, type: 'module' }))
-  const compiled = join(root, 'dist', 'native', 'index.js')
-  mkdirSync(dirname(compiled), { recursive: true })
-  const source = readFileSync(new URL('../../native/index.ts', import.meta.url), 'utf8')
-  writeFileSync(compiled, ts.transpile(source, { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext }))
-  const loader = await import(pathToFileURL(compiled).href) as typeof import('../../native/index.ts')
+  for (const name of ['native/index', 'lib/package-root']) {
+    const compiled = join(root, 'dist', `${name}.js`)
+    mkdirSync(dirname(compiled), { recursive: true })
+    writeFileSync(compiled, ts.transpile(readFileSync(join(packageRoot, `${name}.ts`), 'utf8'), {
+      target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext, rewriteRelativeImportExtensions: true
+    }))
+  }
+  const loader = await import(pathToFileURL(join(root, 'dist', 'native', 'index.js')).href) as typeof import('../../native/index.ts')
   t.same(await loader.findAuthAddon(), { ok: true, path: built, version })
   t.equal((await loader.loadAuthAddon()).version, version)
   t.match(await loader.findEngineAddon(), { ok: false, reason: root })
