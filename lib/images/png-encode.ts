@@ -1,7 +1,7 @@
 import { promisify } from 'node:util'
-import { crc32, deflate } from 'node:zlib'
+import { deflate } from 'node:zlib'
+import { chunk, signature } from './png.ts'
 
-const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
 /** PNG's names for what 1, 3 and 4 samples of a pixel mean: grey, RGB, RGBA. */
 const colorTypes: Record<number, number> = { 1: 0, 3: 2, 4: 6 }
 /** zlib's scale. On pictures, which are noisy, higher levels take longer and gain next to nothing. */
@@ -48,13 +48,4 @@ function filter (data: Uint8Array, stride: number, height: number): Buffer {
     }
   }
   return rows
-}
-
-function chunk (type: string, data: Uint8Array): Buffer {
-  const result = Buffer.alloc(data.length + 12)
-  result.writeUInt32BE(data.length, 0)
-  result.write(type, 4, 'latin1')
-  result.set(data, 8)
-  result.writeUInt32BE(crc32(result.subarray(4, data.length + 8)), data.length + 8)
-  return result
 }

@@ -1,6 +1,7 @@
 import { crc32 } from 'node:zlib'
 
-const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
+/** The first bytes of every PNG file. */
+export const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
 /** PNG's own bound for both sides of an image and for the length of a chunk. */
 const largest = 0x7fffffff
 /** Where the header chunk (13 bytes of data) ends. */
@@ -57,11 +58,12 @@ export function addText (png: Uint8Array, keyword: string, text: string): Buffer
   return Buffer.concat([png.subarray(0, headerEnd), added, png.subarray(headerEnd)])
 }
 
-function chunk (type: string, data: Buffer): Buffer {
+/** A part of a PNG file: its length, type and data, and their checksum. */
+export function chunk (type: string, data: Uint8Array): Buffer {
   const result = Buffer.alloc(data.length + 12)
   result.writeUInt32BE(data.length, 0)
   result.write(type, 4, 'latin1')
-  data.copy(result, 8)
+  result.set(data, 8)
   result.writeUInt32BE(crc32(result.subarray(4, data.length + 8)), data.length + 8)
   return result
 }
