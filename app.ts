@@ -74,6 +74,17 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
   // Nothing here takes plain text, and a parser for it would turn a wrong Content-Type into a riddle.
   app.removeContentTypeParser('text/plain')
 
+  try {
+    await registerParts(app, options, storeOptions)
+  } catch (error) {
+    // Nobody else has it in hand: what was opened until here, the engine's process above all, would stay behind.
+    await app.close()
+    throw error
+  }
+  return app
+}
+
+async function registerParts (app: FastifyInstance, options: Options, storeOptions: StoreOptions): Promise<void> {
   await app.register(config, { config: options })
   await app.register(errors)
   await app.register(validation)
@@ -104,6 +115,4 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
   await app.register(generateRoutes, { prefix: '/api/generate' })
   await app.register(queueRoutes, { prefix: '/api/queue' })
   await app.register(documentation)
-
-  return app
 }

@@ -29,34 +29,28 @@ function webhooks ({ webhookHosts, webhookSecret = '' }: Options): WebhookOption
   return { hosts, secret: webhookSecret }
 }
 
-async function openQueue (app: FastifyInstance): Promise<JobQueue> {
-  try {
-    return new JobQueue({
-      dataDir: app.folders.data,
-      engine: app.engine,
-      resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, engine: app.engine, options: app.config }),
-      logger: app.log,
-      webhooks: webhooks(app.config),
-      capacity: app.config.queueCapacity,
-      capacityPerOwner: app.config.queuePerOwner,
-      overtakeLimit: app.config.overtakeLimit,
-      keepJobs: app.config.keepJobs,
-      keepDays: app.config.keepDays,
-      keepBytes: bytes(app.config.keepOutputsSize),
-      keepBytesPerOwner: bytes(app.config.keepOutputsPerOwner),
-      // The engine's own grace period comes first; this is for an engine that is beyond obeying.
-      abortTimeout: (app.config.cancelGrace + 10) * 1000
-    })
-  } catch (error) {
-    // Nobody closes an application that could not be built, and its engine would keep the process alive.
-    await app.engine.stop()
-    throw error
-  }
+function openQueue (app: FastifyInstance): JobQueue {
+  return new JobQueue({
+    dataDir: app.folders.data,
+    engine: app.engine,
+    resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, engine: app.engine, options: app.config }),
+    logger: app.log,
+    webhooks: webhooks(app.config),
+    capacity: app.config.queueCapacity,
+    capacityPerOwner: app.config.queuePerOwner,
+    overtakeLimit: app.config.overtakeLimit,
+    keepJobs: app.config.keepJobs,
+    keepDays: app.config.keepDays,
+    keepBytes: bytes(app.config.keepOutputsSize),
+    keepBytesPerOwner: bytes(app.config.keepOutputsPerOwner),
+    // The engine's own grace period comes first; this is for an engine that is beyond obeying.
+    abortTimeout: (app.config.cancelGrace + 10) * 1000
+  })
 }
 
 /** The job queue and its scheduler, in `jobs.db`, `inputs/` and `outputs/` of the data folder. */
 export default fp(async (app) => {
-  const jobs = await openQueue(app)
+  const jobs = openQueue(app)
   app.decorate('jobs', jobs)
   app.addHook('onReady', async () => jobs.start())
   // Before the connections are closed: whoever waits for the running job still gets it.
