@@ -3,6 +3,7 @@ import { apiError } from '../errors.ts'
 import { apiKeyPrefix } from './credentials.ts'
 import type { Database } from './database.ts'
 import { rolePermissions, type AccountRole, type AccountSource, type Permission, type Principal } from './principals.ts'
+import { Remembered, type Changes } from './remembered.ts'
 import { isoTime } from './users.ts'
 
 /** A key as its owner sees it: everything but the secret. */
@@ -42,13 +43,17 @@ const lastUseResolution = 60_000
 /** API keys `sdr_<id>_<secret>`. The secret is 256 random bits, so a SHA-256 of it is all that is kept. */
 export class ApiKeyStore {
   readonly #database: Database
-  readonly #living
+  readonly #rows: Remembered<KeyRow>
+  readonly #find
 
-  constructor (database: Database) {
+  /** @param changes lets a key be remembered, with its account, until they tell of one */
+  constructor (database: Database, changes?: Changes) {
     this.#database = database
-    this.#living = database.prepare(`
+    this.#rows = new Remembered(changes)
+    const found = database.prepare(`
       SELECT api_keys.*, users.username, users.role, users.source FROM api_keys JOIN users ON users.id = api_keys.user_id
-      WHERE api_keys.id = ? AND (expires_at IS NULL OR expires_at > ?) AND users.disabled = 0`)
+      WHERE api_keys.id = ? AND users.disabled = 0`)
+    this.#find = (id: string) => found.get(id) as KeyRow | undefined
   }
 
   /**
@@ -93,7 +98,7 @@ export class ApiKeyStore {
 
   /** Whether a key that was good is so still. */
   isLiving (id: string): boolean {
-    return this.#living.get(id, Date.now()) !== undefined
+    return this.#living(id, Date.now()) !== undefined
   }
 
   /** Who the key acts for, with the permissions that both the key and its owner have now; undefined when it is not valid. */
@@ -101,7 +106,7 @@ export class ApiKeyStore {
     const [, id] = /^sdr_([0-9a-f]{16})_[\w-]{43}$/.exec(key) ?? []
     if (id === undefined) return undefined
     const now = Date.now()
-    const row = this.#living.get(id, now) as KeyRow | undefined
+    const row = this.#living(id, now)
     if (row === undefined || !timingSafeEqual(hashOf(key), row.hash)) return undefined
     if (row.last_used_at === null || now - row.last_used_at > lastUseResolution) {
       this.#database.prepare('UPDATE api_keys SET last_used_at = ? WHERE id = ?').run(now, id)
@@ -110,6 +115,11 @@ export class ApiKeyStore {
     const permissions = (JSON.parse(row.permissions) as Permission[]).filter(permission => owned.includes(permission))
     const { user_id, username, role, source, expires_at: keyExpiresAt } = row
     return { id: user_id, username, role, source, permissions, via: 'api-key', keyId: id, keyExpiresAt }
+  }
+
+  #living (id: string, now: number): KeyRow | undefined {
+    const row = this.#rows.get(id, this.#find)
+    return row === undefined || (row.expires_at !== null && row.expires_at <= now) ? undefined : row
   }
 }
 

@@ -3,6 +3,7 @@ import { uuidv7 } from 'uuidv7'
 import { apiError } from '../errors.ts'
 import { transaction, type Database } from './database.ts'
 import type { AccountRole, AccountSource } from './principals.ts'
+import { Remembered, type Changes } from './remembered.ts'
 import { isoTime } from './users.ts'
 
 /** A session as its owner sees it. */
@@ -13,6 +14,10 @@ export interface Session {
   created_at: string
   last_used_at: string
   expires_at: string
+}
+
+interface ActiveRow extends SessionUser {
+  expires_at: number
 }
 
 interface SessionRow {
@@ -53,16 +58,22 @@ export interface SessionUser {
 export class SessionStore {
   readonly #database: Database
   readonly #lifetime: number
-  readonly #active
+  readonly #active: Remembered<ActiveRow>
+  readonly #findActive
   readonly #addresses
 
-  /** @param lifetime milliseconds that a session lives on after its last refresh. */
-  constructor (database: Database, lifetime: number) {
+  /**
+   * @param lifetime milliseconds that a session lives on after its last refresh.
+   * @param changes lets a session be remembered, with its account, until they tell of one
+   */
+  constructor (database: Database, lifetime: number, changes?: Changes) {
     this.#database = database
     this.#lifetime = lifetime
-    this.#active = database.prepare(`
-      SELECT users.id, users.username, users.role, users.source FROM sessions JOIN users ON users.id = sessions.user_id
-      WHERE sessions.id = ? AND sessions.user_id = ? AND sessions.expires_at > ? AND users.disabled = 0`)
+    this.#active = new Remembered(changes)
+    const active = database.prepare(`
+      SELECT users.id, users.username, users.role, users.source, sessions.expires_at
+      FROM sessions JOIN users ON users.id = sessions.user_id WHERE sessions.id = ? AND users.disabled = 0`)
+    this.#findActive = (sessionId: string) => active.get(sessionId) as ActiveRow | undefined
     this.#addresses = database.prepare(`
       SELECT DISTINCT address FROM sessions JOIN users ON users.id = user_id WHERE username = ? COLLATE NOCASE AND expires_at > ?`)
   }
@@ -113,7 +124,10 @@ export class SessionStore {
 
   /** The account of a living session, with the role it has now; undefined when the session or the account is gone. */
   activeUser (sessionId: string, userId: string): SessionUser | undefined {
-    return this.#active.get(sessionId, userId, Date.now()) as SessionUser | undefined
+    const row = this.#active.get(sessionId, this.#findActive)
+    if (row === undefined || row.id !== userId || row.expires_at <= Date.now()) return undefined
+    const { id, username, role, source } = row
+    return { id, username, role, source }
   }
 
   /** The addresses from which an account of that name is logged in. */

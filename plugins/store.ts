@@ -4,6 +4,7 @@ import { AuditLog } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
 import { sourcesOf } from '../lib/principals.ts'
+import { Changes } from '../lib/remembered.ts'
 import { SessionStore } from '../lib/sessions.ts'
 import { UserStore } from '../lib/users.ts'
 
@@ -26,13 +27,16 @@ const day = 24 * 60 * 60 * 1000
 /** Accounts, sessions, API keys and the audit table, in `auth.db`. */
 export default fp<StoreOptions>(async (app, { passwordCost }) => {
   const database = openAuthDatabase(app.folders.auth)
+  const observer = openAuthDatabase(app.folders.auth)
+  const changes = new Changes(observer)
   app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost), sourcesOf(app.config.auth)))
-  app.decorate('sessions', new SessionStore(database, app.config.refreshExpiration * day))
-  app.decorate('keys', new ApiKeyStore(database))
+  app.decorate('sessions', new SessionStore(database, app.config.refreshExpiration * day, changes))
+  app.decorate('keys', new ApiKeyStore(database, changes))
   const auditLog = new AuditLog(database)
   app.decorate('auditLog', auditLog)
   app.addHook('onClose', async () => {
     auditLog.flush()
+    observer.close()
     database.close()
   })
 }, { name: 'store', dependencies: ['config'] })
