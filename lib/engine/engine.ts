@@ -10,7 +10,7 @@ export const capabilityNames = [
   'txt2img', 'img2img', 'inpaint', 'controlnet', 'upscale', 'canny', 'convert',
   'lora', 'lora_weight', 'multiple_loras', 'embeddings', 'hires', 'previews',
   'vae_tiling', 'cache', 'ref_images', 'photo_maker', 'ip_adapter', 'skip_layer_guidance', 'custom_sigmas',
-  'device_list'
+  'device_list', 'text_encoder_swap', 'taesd', 'clip_vision'
 ] as const
 export type Capability = typeof capabilityNames[number]
 

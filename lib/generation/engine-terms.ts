@@ -2,9 +2,11 @@ import type { Engine, ImageParameters, LoadOptions, ModelFiles } from '../engine
 import type { Attachments, Job } from '../jobs/job.ts'
 import type { ResolvedJob } from '../jobs/run.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
+import type { Components } from '../models/components.ts'
 import type { Model } from '../models/model.ts'
 import type { ModelType } from '../models/types.ts'
 import type { Options } from '../options.ts'
+import { composeModel } from './components.ts'
 import { hiresMethods } from './parameters.ts'
 import type { LoraRequest } from './prompt.ts'
 import type { HiresRequest } from './request.ts'
@@ -22,6 +24,7 @@ export interface EngineTermsParts {
 /** What of the parameters of a job an engine knows otherwise, or not at all. */
 interface NamedParameters {
   model: string
+  components?: Components<string>
   control_net?: string
   loras?: LoraRequest[]
   hires?: HiresRequest
@@ -60,10 +63,11 @@ export async function toLoad (
 
 async function toDrawing (job: Job, attachments: Attachments, parts: EngineTermsParts): Promise<ResolvedJob> {
   const { catalog, engine } = parts
-  const { model, loras = [], control_net: controlNet, hires, canny, ...parameters } =
+  const { model: id, components, loras = [], control_net: controlNet, hires, canny, ...parameters } =
     job.parameters as unknown as NamedParameters
   const pathOf = async (id: string, type: ModelType) => await catalog.path(catalog.resolve(id, { types: [type] }))
-  const { files, options } = await toLoad(catalog.resolve(model), parts)
+  const model = components === undefined ? catalog.resolve(id) : composeModel(id, components, catalog).model
+  const { files, options } = await toLoad(model, parts)
   return {
     files: { ...files, ...(controlNet !== undefined && { control_net: await pathOf(controlNet, 'controlnet') }) },
     options,

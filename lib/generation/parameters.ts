@@ -1,6 +1,7 @@
 import { Type, type TSchema } from 'typebox'
 import type { Capability, EngineInfo } from '../engine/engine.ts'
 import { jobTypes, type JobType } from '../jobs/job.ts'
+import { components, componentNames } from '../models/components.ts'
 import type { Options } from '../options.ts'
 import { choice, group, integer, modelName, number, object, settings } from './schema.ts'
 
@@ -69,6 +70,11 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
     ...ofTypes(jobTypes, {
       model: modelName('Id or name of the model; the loaded one, else the first that fits, when absent'),
       priority: integer(-10, 10, 'Higher runs first; above 0 is for those who may manage all jobs', { default: 0 })
+    }),
+    ...ofTypes(drawing, {
+      components: settings(
+        'A model of several files for this job: each of them in the place of what `model` has, or beside a diffusion model',
+        Object.fromEntries(componentNames.map(name => [name, modelName(`${components[name].description}: id or name`)])))
     }),
     ...ofTypes(drawing, drawingSchemas(limits, engine)),
     ...ofFeatures(drawing, featureSchemas(limits)),

@@ -5,6 +5,7 @@ import type { ImageDefaults } from '../models/architectures.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Model } from '../models/model.ts'
 import { drawingTypes, type ModelType } from '../models/types.ts'
+import { composeModel, requireParts, type ComposedModel } from './components.ts'
 import { openImages, unpackImages, type Images } from './images.ts'
 import { defaultStrength, hiresMethods, maximumSeed } from './parameters.ts'
 import { resolvePrompts } from './prompts.ts'
@@ -81,14 +82,16 @@ async function prepareUpscaling (
 
 async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting: Setting): Promise<Prepared> {
   const { catalog, limits } = setting
-  const model = chooseModel(request.model, drawingTypes, setting)
+  const { model, components } = chooseDrawingModel(request, setting)
+  requireParts(model, setting.engine)
   const prompts = resolvePrompts(request, setting)
   const images = await openImages(uploads, setting)
   checkInitImage(request, images, model)
   const parameters = inUse({
     ...withDefaults(request, model, images, setting),
     ...prompts,
-    control_net: images.control_image && chooseControlNet(request.control_net, setting),
+    components,
+    control_net: images.control_image && chooseControlNet(request.control_net, model, setting),
     hires: request.hires && resolveHires(request.hires, catalog)
   })
   checkWork(parameters, model, limits)
@@ -103,7 +106,14 @@ function chooseModel (
   return loaded !== undefined && types.includes(loaded.type) ? loaded : firstModel('model', types[0]!, catalog)
 }
 
-function chooseControlNet (wanted: string | undefined, { catalog }: Setting): string {
+function chooseDrawingModel ({ model, components = {} }: ImageRequest, setting: Setting): ComposedModel {
+  const choose = (wanted?: string) => chooseModel(wanted, drawingTypes, setting)
+  if (Object.keys(components).length === 0) return { model: choose(model) }
+  return composeModel(model, components, setting.catalog, choose)
+}
+
+function chooseControlNet (wanted: string | undefined, { parts }: Model, { catalog }: Setting): string | undefined {
+  if (wanted === undefined && parts?.control_net !== undefined) return undefined
   if (wanted === undefined) return firstModel('control_net', 'controlnet', catalog).id
   return aboutField('control_net', () => catalog.resolve(wanted, { types: ['controlnet'] })).id
 }

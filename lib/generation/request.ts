@@ -1,5 +1,6 @@
 import type { EngineInfo } from '../engine/engine.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
+import type { Components } from '../models/components.ts'
 import type { ImageName, Limits, Parameter } from './parameters.ts'
 import type { Hires } from './size.ts'
 
@@ -8,6 +9,7 @@ export interface ImageRequest {
   prompt?: string
   negative_prompt?: string
   model?: string
+  components?: Components<string>
   width?: number
   height?: number
   steps?: number

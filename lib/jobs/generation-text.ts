@@ -17,7 +17,8 @@ const labels: ReadonlyArray<[parameter: string, label: string]> = [
   ['eta', 'Eta'],
   ['control_net', 'ControlNet'],
   ['control_strength', 'ControlNet strength'],
-  ['loras', 'Loras']
+  ['loras', 'Loras'],
+  ['components', 'Components']
 ]
 
 const samplers: Readonly<Record<string, string>> = {
@@ -46,7 +47,7 @@ const schedulers: Readonly<Record<string, string>> = {
 
 /** The generation data of one image as text: prompt, negative prompt, and a line of settings. */
 export function generationText (job: Job, image: Pick<EngineImage, 'width' | 'height' | 'seed'>): string {
-  const { prompt, negative_prompt: negativePrompt, sampler, scheduler, loras } = job.parameters
+  const { prompt, negative_prompt: negativePrompt, sampler, scheduler, loras, components } = job.parameters
   const values: Record<string, unknown> = {
     ...job.parameters,
     sampler: samplers[String(sampler)] ?? sampler,
@@ -55,7 +56,9 @@ export function generationText (job: Job, image: Pick<EngineImage, 'width' | 'he
     size: `${image.width}x${image.height}`,
     model: baseName(job.model),
     loras: (loras as Array<{ name: string, weight?: number }> | undefined)
-      ?.map(({ name, weight = 1 }) => `${baseName(name)}: ${weight}`).join(', ')
+      ?.map(({ name, weight = 1 }) => `${baseName(name)}: ${weight}`).join(', '),
+    components: components &&
+      Object.entries(components as Record<string, string>).map(([name, id]) => `${name}: ${baseName(id)}`).join(', ')
   }
   const settings = labels.flatMap(([parameter, label]) => {
     const value = values[parameter]

@@ -1,7 +1,7 @@
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
 import { openDatabase, transaction, type Database } from '../database.ts'
-import type { Job, JobError, JobFilter, JobPage, JobStatus, JobType, NewJob } from './job.ts'
+import { residentOf, type Job, type JobError, type JobFilter, type JobPage, type JobStatus, type JobType, type NewJob } from './job.ts'
 import { Line, type Choice } from './line.ts'
 import { lock } from './lock.ts'
 import { migrations } from './migrations.ts'
@@ -402,7 +402,8 @@ export class JobStore {
   }
 
   #joinLine (row: JobRow): void {
-    const { id, sequence, owner, model, priority, overtaken } = row
+    const { id, sequence, owner, priority, overtaken } = row
+    const model = residentOf({ model: row.model, parameters: JSON.parse(row.parameters) })
     const { service } = this.#statements.serviceOf.get({ owner }) as { service: number | null }
     const returned = row.returned !== 0
     this.#line.add({ id, sequence, owner, model, priority, overtaken, returned }, service ?? undefined)

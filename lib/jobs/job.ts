@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { Progress } from '../engine/engine.ts'
 
 /** The words of a job, as clients see them (design of the HTTP API; times are ISO 8601, UTC). */
@@ -86,6 +87,16 @@ export interface JobPage {
   jobs: Job[]
   /** Null on the last page. */
   next_cursor: string | null
+}
+
+/**
+ * What a job wants in the memory of an engine: the id of its model, followed by a digest when the job puts the model
+ * together of several files.
+ */
+export function residentOf ({ model, parameters: { components } }: Pick<Job, 'model' | 'parameters'>): string {
+  if (components === undefined) return model
+  const sorted = Object.entries(components as object).sort(([a], [b]) => a < b ? -1 : 1)
+  return `${model}+${createHash('sha256').update(JSON.stringify(sorted)).digest('hex').slice(0, 12)}`
 }
 
 export function isEnded (status: JobStatus): boolean {

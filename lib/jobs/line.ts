@@ -5,6 +5,7 @@ export interface Waiting {
   /** Order of submission. */
   sequence: number
   owner: string
+  /** What it wants in the memory of an engine, see `residentOf`. */
   model: string
   priority: number
   /** Had its turn and came back through no fault of its own: it goes first within its priority. */

@@ -6,7 +6,7 @@ import { readHeader } from '../images/png.ts'
 import { withGenerationText } from './generation-text.ts'
 import type { Inputs } from './inputs.ts'
 import type { JobEvents } from './job-events.ts'
-import type { Attachments, Job, JobProgress } from './job.ts'
+import { residentOf, type Attachments, type Job, type JobProgress } from './job.ts'
 import type { LoadedModel } from './loaded-model.ts'
 import type { NewImage, Outputs, StoredImage } from './outputs.ts'
 import type { StepTimes, StepWatch } from './step-times.ts'
@@ -72,7 +72,7 @@ export class Run {
     try {
       const { files, options, parameters, attachments } = await resolve(this.job, await inputs.read(this.job.id))
       signal.throwIfAborted()
-      await loadedModel.load(this.job.model, { files, options }, {
+      await loadedModel.load(residentOf(this.job), { files, options }, {
         signal,
         progress: progress => this.#tell(progress)
       })

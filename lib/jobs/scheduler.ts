@@ -39,7 +39,7 @@ export interface SchedulerStatus {
   state: 'stopped' | 'idle' | 'running' | 'blocked' | 'draining'
   /** The job that runs. */
   job: string | null
-  /** Id of the model that the engine holds. */
+  /** Id of the model that the engine holds; with a digest behind it when a job has put it together. */
   loaded_model: string | null
   /** Why jobs have to wait, though none runs, and when that is tried again; null when the engine sees to that itself. */
   blocked: { reason: string, retry_at: string | null } | null

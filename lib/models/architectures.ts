@@ -35,8 +35,10 @@ export interface Architecture {
   limits: ImageLimits
   /** What the network predicts; absent where the file alone does not tell. */
   prediction?: 'eps' | 'v' | 'flow'
-  /** Files that a bare diffusion model of this family needs beside it. */
+  /** Files that a bare diffusion model of this family needs beside it; none when the engine knows whole checkpoints only. */
   parts: readonly Part[]
+  /** Those of `parts` that the engine goes without, for a result that follows the prompt less. */
+  optional?: readonly Part[]
   /** It makes videos, which the engine refuses to make single images with. */
   video?: true
 }
@@ -55,34 +57,35 @@ export const architectures = {
     defaults: { ...square(512), steps: 20, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
     prediction: 'eps',
-    parts: ['clip_l', 'vae']
+    parts: []
   },
   sd2: {
     title: 'Stable Diffusion 2.x',
     defaults: { ...square(768), steps: 20, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
-    parts: ['clip_l', 'vae']
+    parts: []
   },
   sdxs: {
     title: 'SDXS (one step)',
     defaults: { ...square(512), steps: 1, cfg_scale: 1, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
     prediction: 'eps',
-    parts: ['clip_l', 'vae']
+    parts: []
   },
   sdxl: {
     title: 'Stable Diffusion XL',
     defaults: { ...square(1024), steps: 25, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: { ...unetLimits, max_side: 4096 },
     prediction: 'eps',
-    parts: ['clip_l', 'clip_g', 'vae']
+    parts: []
   },
   sd3: {
     title: 'Stable Diffusion 3 and 3.5',
     defaults: { ...square(1024), steps: 28, cfg_scale: 4.5, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['clip_l', 'clip_g', 't5xxl', 'vae']
+    parts: ['clip_l', 'clip_g', 't5xxl', 'vae'],
+    optional: ['clip_l', 'clip_g', 't5xxl']
   },
   flux1: {
     title: 'FLUX.1',
@@ -90,7 +93,8 @@ export const architectures = {
     variants: { schnell: { steps: 4 }, fill: { guidance: 30 } },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['clip_l', 't5xxl', 'vae']
+    parts: ['clip_l', 't5xxl', 'vae'],
+    optional: ['clip_l', 't5xxl']
   },
   flux2: {
     title: 'FLUX.2',

@@ -17,6 +17,11 @@ export const bundleParts = [
 ] as const satisfies ReadonlyArray<keyof ModelFiles>
 export type BundlePart = typeof bundleParts[number]
 
+/** What requests call them, understood here too. */
+const shortNames: Partial<Record<BundlePart, 'diffusion' | 'uncond_diffusion'>> = {
+  diffusion_model: 'diffusion', uncond_diffusion_model: 'uncond_diffusion'
+}
+
 /** A model made of several files, as its description says. */
 export interface Bundle {
   name?: string
@@ -33,6 +38,8 @@ const Path = Type.Optional(Type.String({ minLength: 1, maxLength: 1024 }))
 const BundleFile = Type.Object({
   name: Type.Optional(Type.String({ minLength: 1, maxLength: 200 })),
   ...Object.fromEntries(bundleParts.map(part => [part, Path])) as Record<BundlePart, typeof Path>,
+  diffusion: Path,
+  uncond_diffusion: Path,
   defaults: Type.Optional(Type.Object({
     width: Type.Optional(Type.Integer({ minimum: 8, maximum: 16_384 })),
     height: Type.Optional(Type.Integer({ minimum: 8, maximum: 16_384 })),
@@ -56,7 +63,12 @@ export async function readBundle (file: string, roots: ReadonlyArray<string | nu
   const bundle: Bundle = { defaults: content.defaults ?? {}, files: {}, size: 0 }
   if (content.name !== undefined) bundle.name = content.name
   for (const part of bundleParts) {
-    const named = content[part]
+    const short = shortNames[part]
+    const shortlyNamed = short && content[short]
+    if (content[part] !== undefined && shortlyNamed !== undefined) {
+      throw new ModelFileError(`The description names both ${short} and ${part}, which are the same.`)
+    }
+    const named = content[part] ?? shortlyNamed
     if (named === undefined) continue
     const { path, size } = await findPart(part, named, dirname(file), roots)
     bundle.files[part] = path

@@ -206,11 +206,19 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
    * @throws API errors: what `findModel` throws, and SDR_UNSUPPORTED_MODEL with the reason.
    */
   resolve (idOrName: string, { types = drawingTypes }: { types?: readonly ModelType[] } = {}): Model {
+    const model = this.resolvePart(idOrName, types)
+    requireUsable(model)
+    return model
+  }
+
+  /** The same for one file of several: a diffusion model alone will do. */
+  resolvePart (idOrName: string, types: readonly ModelType[]): Model {
     const model = findModel(this.#models, idOrName, types)
     if (!types.includes(model.type)) {
       throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is of type ${model.type}; this needs ${types.join(' or ')}.`)
     }
-    requireUsable(model)
+    const problem = model.blocked ?? model.error
+    if (problem !== undefined) throw unusable(model, problem)
     return model
   }
 
@@ -269,7 +277,11 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
 function requireUsable (model: Model): void {
   const obstacle = obstacleTo(model)
-  if (obstacle !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} can't be used: ${obstacle}`)
+  if (obstacle !== undefined) throw unusable(model, obstacle)
+}
+
+function unusable ({ id }: Model, obstacle: string): Error {
+  return apiError('SDR_UNSUPPORTED_MODEL', `${id} can't be used: ${obstacle}`)
 }
 
 /** The files that a model is loaded from, by the engine's names. @throws when it can't be loaded by itself. */

@@ -127,6 +127,8 @@ export function modelOfBundle (
     if (problem !== undefined) return failedBundle(file, `Its ${part} can't be used: ${problem}`)
   }
   const { architecture, summary, limits, defaults } = listed((bundle.files.diffusion_model ?? bundle.files.model)!)!
+  const wholeOnly = bundle.files.model === undefined ? objectionToParts(architecture) : undefined
+  if (wholeOnly !== undefined) return failedBundle(file, `Its diffusion_model can't be used: ${wholeOnly}`)
   return {
     ...emptyBundle(file),
     ...(bundle.name === undefined ? {} : { name: bundle.name }),
@@ -161,11 +163,20 @@ function nameOf (relative: string): string {
   return relative.slice(relative.lastIndexOf('/') + 1).replace(/(?:\.model\.(?:ya?ml|json)|\.[^.]+)$/i, '')
 }
 
+/** Why a diffusion model can't be put together with its other parts; undefined when it can. */
+export function objectionToParts (architecture: string | null): string | undefined {
+  const known = architectureOf(architecture)
+  if (known === undefined || known.parts.length > 0) return undefined
+  return `it holds the UNet alone, and the engine knows ${known.title} by its whole checkpoints only.`
+}
+
 /** Why a model can't be used as it is; undefined when it can. */
 export function obstacleTo ({ blocked, error, type, parts, architecture }: Model): string | undefined {
   const problem = blocked ?? error
   if (problem !== undefined || type !== 'diffusion' || parts !== undefined) return problem
+  const wholeOnly = objectionToParts(architecture)
+  if (wholeOnly !== undefined) return wholeOnly
   const needed = architectureOf(architecture)?.parts.join(', ') ?? 'text encoders and VAE'
   return `it holds the diffusion model alone and needs ${needed}. ` +
-    'Put a file NAME.model.yaml beside it that names diffusion_model and these parts, and use that as the model.'
+    'Name these as `components` of the request, or put a file NAME.model.yaml beside it that names all of them.'
 }

@@ -14,7 +14,7 @@ import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { resolveOptions } from '../../../lib/options.ts'
 import { packageRoot } from '../../../lib/package-root.ts'
 import { compileTimeout, noCompiler, recordingAddonPath } from '../../fixtures/recording-library/addon.ts'
-import { safetensors } from '../../fixtures/headers.ts'
+import { safetensors, typical } from '../../fixtures/headers.ts'
 import { writeCheckpoint } from '../../fixtures/checkpoints.ts'
 
 /** What a request becomes on its way to stable-diffusion.cpp, with the features that only the native engine has. */
@@ -48,7 +48,20 @@ const models: Record<string, Buffer> = {
   'loras/style/ink.safetensors': safetensors({ 'lora_unet_y.lora_up.weight': { shape: [4, 4] } }),
   'embeddings/easy.safetensors': safetensors({ emb_params: { shape: [1, 768] } }),
   'embeddings/ugly.safetensors': safetensors({ emb_params: { shape: [1, 768] } }),
-  'controlnet/lines.safetensors': safetensors({ 'control_model.input_hint_block.0.weight': { shape: [16, 3, 3, 3] } })
+  'controlnet/lines.safetensors': safetensors({ 'control_model.input_hint_block.0.weight': { shape: [16, 3, 3, 3] } }),
+  'unet/flux.safetensors': safetensors(Object.fromEntries(
+    Object.entries(typical.flux).map(([name, tensor]) => [`diffusion_model.${name}`, tensor]))),
+  'vae/ae.safetensors': safetensors(typical.vae),
+  'vae/taef1.safetensors': safetensors({ 'decoder.layers.0.weight': { shape: [64, 16, 3, 3] } }),
+  'clip/clip_l.safetensors': safetensors(typical.clip_l),
+  'clip/t5xxl.safetensors': safetensors(typical.t5xxl),
+  'whole-flux.model.yaml': Buffer.from(JSON.stringify({
+    diffusion: 'unet/flux.safetensors',
+    clip_l: 'clip/clip_l.safetensors',
+    vae: 'vae/ae.safetensors',
+    control_net: 'controlnet/lines.safetensors',
+    defaults: { steps: 9 }
+  }))
 }
 
 async function start (t: Test) {
@@ -277,6 +290,60 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
       job.parameters,
       'what a job has makes the same job'
     )
+  })
+
+  t.test('models put together by the request', async t => {
+    const flux = { diffusion: 'flux.safetensors', clip_l: 'clip_l', t5xxl: 't5xxl', vae: 'ae' }
+    const { steps, ...unhurried } = base
+    const { job, calls } = await run('txt2img', { ...unhurried, prompt: 'a fox', components: flux })
+    t.equal(job.model, 'diffusion/flux.safetensors')
+    t.match(job.parameters, {
+      model: 'diffusion/flux.safetensors',
+      components: { clip_l: 'text_encoder/clip_l.safetensors', t5xxl: 'text_encoder/t5xxl.safetensors', vae: 'vae/ae.safetensors' },
+      steps: 4,
+      guidance: 3.5
+    }, 'defaults are those of the diffusion model')
+    const files = {
+      diffusion_model_path: path('unet/flux.safetensors'),
+      clip_l_path: path('clip/clip_l.safetensors'),
+      t5xxl_path: path('clip/t5xxl.safetensors'),
+      vae_path: path('vae/ae.safetensors')
+    }
+    t.match(calls.new_sd_ctx, files)
+    t.equal(calls.new_sd_ctx!.model_path, null)
+    t.notOk('components' in calls.generate_image!)
+    const again = await run('txt2img', job.parameters as ImageRequest)
+    t.same(again.job.parameters, job.parameters, 'what a job has makes the same job')
+    t.notOk('new_sd_ctx' in again.calls, 'with the model that is loaded already')
+
+    const images = { init_image: await png(64, 64, '#102030'), mask: await png(64, 64, '#fff') }
+    const tiny = { ...base, prompt: 'a fox', components: { ...flux, vae: undefined, taesd: 'taef1' } }
+    t.match((await run('img2img', tiny, { init_image: images.init_image })).calls.new_sd_ctx,
+      { ...files, vae_path: null, taesd_path: path('vae/taef1.safetensors') })
+    t.match((await run('inpaint', { ...base, prompt: 'a fox', components: flux }, images)).calls,
+      { new_sd_ctx: files, generate_image: { mask_image: { width: 128 } } })
+    const control = await run('controlnet', { ...base, prompt: 'a fox', components: flux, control_net: 'lines' },
+      { control_image: images.mask })
+    t.match(control.calls.generate_image, { control_image: { width: 128 } })
+
+    const replaced = await run('txt2img', {
+      ...base, prompt: 'a fox', model: 'sd', components: { clip_l: 'clip_l', vae: 'ae' }
+    })
+    t.match(replaced.calls.new_sd_ctx, {
+      model_path: path('checkpoints/sd.safetensors'), clip_l_path: files.clip_l_path, vae_path: files.vae_path
+    }, 'in the place of what a checkpoint has')
+    const described = await run('txt2img', { ...unhurried, prompt: 'a fox', model: 'whole-flux.model.yaml', components: { t5xxl: 't5xxl' } })
+    t.match(described.calls.new_sd_ctx, files, 'and beside what a description names')
+    t.match(described.job.parameters, { steps: 9 })
+  })
+
+  t.test('the ControlNet of a description', async t => {
+    const control = { control_image: await png(64, 64, '#fff') }
+    const { job, calls } = await run('controlnet', { ...base, prompt: 'a fox', model: 'whole-flux.model.yaml' }, control)
+    t.notOk('control_net' in job.parameters)
+    t.match(calls, {
+      new_sd_ctx: { control_net_path: path('controlnet/lines.safetensors') }, generate_image: { control_image: {} }
+    })
   })
 
   t.test('upscaling', async t => {

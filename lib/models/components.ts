@@ -1,0 +1,89 @@
+import { apiError } from '../../errors.ts'
+import type { Capability, ModelFiles } from '../engine/engine.ts'
+import { architectureOf, type Part } from './architectures.ts'
+import type { BundlePart } from './bundle.ts'
+import { objectionToParts, type Model } from './model.ts'
+import type { ModelType } from './types.ts'
+
+interface Component {
+  /** What the engine calls it. */
+  file: BundlePart
+  type: ModelType
+  /** What the header of a text encoder may prove; one that proves nothing is taken. */
+  roles?: readonly string[]
+  /** What the engine has to be able to do, whatever the model. */
+  feature?: Capability
+  description: string
+}
+
+/** What a request can put beside the diffusion model, or in the place of what a model brings along. */
+export const components = {
+  diffusion: { file: 'diffusion_model', type: 'diffusion', description: 'Diffusion model' },
+  uncond_diffusion: {
+    file: 'uncond_diffusion_model', type: 'diffusion', description: 'Diffusion model for the negative prompt'
+  },
+  clip_l: { file: 'clip_l', type: 'text_encoder', roles: ['clip_l', 'clip_h'], description: 'CLIP-L, of SD2 OpenCLIP-H' },
+  clip_g: { file: 'clip_g', type: 'text_encoder', roles: ['clip_g'], description: 'CLIP-G' },
+  t5xxl: { file: 't5xxl', type: 'text_encoder', roles: ['t5xxl'], description: 'T5' },
+  llm: { file: 'llm', type: 'text_encoder', roles: ['llm'], description: 'Language model, such as Qwen' },
+  vae: { file: 'vae', type: 'vae', description: 'VAE' },
+  taesd: { file: 'taesd', type: 'taesd', feature: 'taesd', description: 'Tiny autoencoder instead of the VAE' },
+  clip_vision: {
+    file: 'clip_vision', type: 'clip_vision', feature: 'clip_vision', description: 'Image encoder of CLIP'
+  }
+} as const satisfies Record<string, Component>
+
+export type ComponentName = keyof typeof components
+export const componentNames = Object.keys(components) as ComponentName[]
+
+/** By name: ids or names of models in a request, models once they are found. */
+export type Components<Value> = Partial<Record<ComponentName, Value>>
+
+/** The files of a model that is to be one part of several. */
+function filesOf ({ parts, type, path }: Model): ModelFiles {
+  return parts ?? (type === 'diffusion' ? { diffusion_model: path } : { model: path })
+}
+
+/**
+ * A model with these components beside its files or in their place. What it is and likes, its diffusion model says.
+ * @throws {ApiError} SDR_UNSUPPORTED_MODEL when a bare diffusion model lacks something.
+ */
+export function compose (main: Model, chosen: Components<Model>): Model {
+  const added = Object.entries(chosen).map(([name, { path }]) => [components[name as ComponentName].file, path])
+  const parts = { ...filesOf(main), ...Object.fromEntries(added) as ModelFiles }
+  const objection = main.type === 'diffusion' ? objectionToDiffusion(main, parts) : undefined
+  if (objection === undefined) return { ...main, parts }
+  throw apiError('SDR_UNSUPPORTED_MODEL', `${main.id} can't be used: ${objection}`)
+}
+
+/** What is wrong with a bare diffusion model and these files; undefined when the engine can load them. */
+function objectionToDiffusion ({ architecture }: Model, files: ModelFiles): string | undefined {
+  const { parts = [], optional = [] } = architectureOf(architecture) ?? {}
+  const lacking = parts.filter(part => !optional.includes(part) && !isThere(part, files))
+  if (lacking.length > 0) return `it needs ${lacking.join(', ')} beside it.`
+  if (Object.keys(files).length === 1) return 'it needs its text encoders and VAE beside it.'
+  return objectionToParts(architecture)
+}
+
+function isThere (part: Part, files: ModelFiles): boolean {
+  return files[part] !== undefined || (part === 'vae' && files.taesd !== undefined)
+}
+
+const encoders = ['clip_l', 'clip_g', 't5xxl', 'llm'] as const
+
+/** What the engine has to be able to do to load a model of several files. */
+export function featuresOf ({ parts = {} }: Model): Capability[] {
+  const replaced = parts.model !== undefined && encoders.some(name => parts[name] !== undefined)
+  const needed = Object.values<Component>(components).filter(({ file }) => parts[file] !== undefined)
+  return [
+    ...replaced ? ['text_encoder_swap' as const] : [],
+    ...needed.flatMap(({ feature }) => feature ?? [])
+  ]
+}
+
+/** Why a model can't be this component; undefined when it can. */
+export function objectionTo (name: ComponentName, { id, architecture }: Model): string | undefined {
+  const { roles }: Component = components[name]
+  if (roles === undefined || architecture === null || roles.includes(architecture)) return undefined
+  return `${id} is ${architecture}; this needs ${roles.join(' or ')}.`
+}
