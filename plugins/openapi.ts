@@ -1,19 +1,33 @@
 import swagger from '@fastify/swagger'
 import fp from 'fastify-plugin'
-import type { FastifySchema } from 'fastify'
+import type { FastifySchema, RouteOptions } from 'fastify'
+import { errorTable, type ErrorCode } from '../errors.ts'
+import type { AuthMethod } from '../lib/principals.ts'
 import { routeKey } from '../lib/public-paths.ts'
 import { version } from '../lib/version.ts'
 import { ErrorResponse, Named } from '../routes/schemas.ts'
 
-/** What any route can answer besides what it says itself. */
-const commonErrors: Record<number, string> = {
-  400: 'The request is not valid',
-  401: 'Valid credentials are required',
-  403: 'The account may not do that',
-  429: 'Too many requests; Retry-After says when to come back',
-  500: 'The server failed to answer',
-  503: 'The server cannot do this at the moment'
+declare module 'fastify' {
+  interface FastifySchema {
+    /** What this route can refuse with besides what any route can; only the OpenAPI document uses it. */
+    errors?: readonly ErrorCode[]
+  }
 }
+
+/** What any route can answer besides what it says itself. */
+const commonErrors: readonly ErrorCode[] = [
+  'SDR_INVALID_REQUEST', 'SDR_INVALID_JSON', 'SDR_AMBIGUOUS_CREDENTIALS', 'SDR_UNAUTHENTICATED', 'SDR_INVALID_TOKEN',
+  'SDR_TOKEN_EXPIRED', 'SDR_URI_TOO_LONG', 'SDR_HOST_NOT_ALLOWED', 'SDR_RATE_LIMITED', 'SDR_INTERNAL', 'SDR_UNAVAILABLE'
+]
+
+/** What any route with a body can answer. */
+const bodyErrors: readonly ErrorCode[] = ['SDR_BODY_TOO_LARGE', 'SDR_UNSUPPORTED_MEDIA_TYPE']
+
+const safeMethods = ['GET', 'HEAD']
+
+type SecurityScheme =
+  | { type: 'http', scheme: 'bearer' | 'basic', bearerFormat?: string, description: string }
+  | { type: 'apiKey', in: 'header', name: string, description: string }
 
 const tags = [
   { name: 'generate', description: 'Make images. Every request becomes a job.' },
@@ -24,39 +38,114 @@ const tags = [
   { name: 'server', description: 'How the server is.' }
 ]
 
+const description = `Image generation with stable-diffusion.cpp over HTTP.
+
+1. **Log in**: \`POST /api/auth/login\` answers with a token for \`Authorization: Bearer …\`; programs use an API key.
+2. **Generate**: \`POST /api/generate/txt2img\` answers 202 with a job at once, or with \`?wait=60\` the finished job.
+3. **Follow**: \`GET /api/queue/job/{id}/events\` tells its progress as server-sent events.
+4. **Fetch**: \`GET /api/queue/job/{id}/images/0\` is the image.
+
+Every error has one shape, with a \`code\` for programs and a \`message\` for people. Times are ISO 8601 in UTC.`
+
 /** The OpenAPI document, made from the schemas of the routes. */
 export default fp(async (app) => {
+  const { auth, enableGuestAccess, guestPermissions } = app.config
+  const admitsGuests = enableGuestAccess || auth === 'optional'
+  const securitySchemes = securitySchemesOf(auth)
+  const security: Array<Record<string, string[]>> = Object.keys(securitySchemes).map(name => ({ [name]: [] }))
+
+  /** What a route asks for, where that is something else than the whole document says. */
+  function securityOf ({ method, url, config }: RouteOptions): typeof security | undefined {
+    if (app.publicRoutes.has(routeKey({ method: [method].flat()[0]!, pattern: url }))) return []
+    const { permission, needsAccount } = config ?? {}
+    const isForGuests = admitsGuests && needsAccount !== true && (permission === undefined || guestPermissions.includes(permission))
+    return isForGuests ? [...security, {}] : undefined
+  }
+
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
       info: {
-        title: 'stable-diffusion-rest',
-        version,
-        description: 'Image generation with stable-diffusion.cpp over HTTP: submit a request, follow its job, fetch the images.',
-        license: { name: 'MIT', identifier: 'MIT' }
+        title: 'stable-diffusion-rest', version, description, license: { name: 'MIT', identifier: 'MIT' }
       },
       servers: [{ url: '/', description: 'This server' }],
       tags,
-      components: {
-        securitySchemes: {
-          token: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: 'The token of POST /api/auth/login, or an API key' },
-          apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key', description: 'An API key' }
-        }
-      },
-      security: app.config.auth === 'none' ? [] : [{ token: [] }, { apiKey: [] }]
+      components: { securitySchemes },
+      security
     },
     hideUntagged: true,
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, index) => typeof json.$id === 'string' ? json.$id : `schema-${index}` },
     transform ({ schema, url, route }) {
-      const isPublic = app.publicRoutes.has(routeKey({ method: [route.method].flat()[0] as string, pattern: url }))
-      return { schema: { ...schema, ...(isPublic && { security: [] }) } as FastifySchema, url }
-    }
+      const security = securityOf(route)
+      return { schema: { ...schema, ...(security && { security }) } as FastifySchema, url }
+    },
+    transformObject: document => 'openapiObject' in document ? shareErrors(document.openapiObject as unknown as Document) as never : document.swaggerObject
   })
 
   app.addHook('onRoute', route => {
     const schema = route.schema as (FastifySchema & { tags?: string[] }) | undefined
     if (schema?.tags === undefined) return
-    const errors = Object.entries(commonErrors).map(([status, description]) => [status, Named(ErrorResponse, description)])
-    schema.response = { ...Object.fromEntries(errors), ...(schema.response as object) }
+    schema.response = { ...errorResponses(route, schema), ...(schema.response as object) }
   })
 }, { name: 'openapi', dependencies: ['auth'] })
+
+/** How the running method lets callers prove who they are. */
+function securitySchemesOf (auth: AuthMethod): Record<string, SecurityScheme> {
+  if (auth === 'none') return {}
+  const takesTokens = auth !== 'api-key'
+  return {
+    bearer: {
+      type: 'http',
+      scheme: 'bearer',
+      ...(takesTokens && { bearerFormat: 'JWT' }),
+      description: takesTokens ? 'The token of POST /api/auth/login, or an API key' : 'An API key'
+    },
+    apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key', description: 'An API key' },
+    basic: { type: 'http', scheme: 'basic', description: 'An API key as the password, with any user name' }
+  }
+}
+
+/** The errors that a route can answer, by status; the description lists the codes. */
+function errorResponses ({ method, config }: RouteOptions, { body, errors = [] }: FastifySchema): Record<string, object> {
+  const canBeForbidden = config?.permission !== undefined || config?.needsAccount === true || ![method].flat().every(one => safeMethods.includes(one))
+  const codes = new Set([
+    ...commonErrors, ...(body === undefined ? [] : bodyErrors), ...(canBeForbidden ? ['SDR_FORBIDDEN' as const] : []), ...errors
+  ])
+  const byStatus = new Map<number, string[]>()
+  for (const code of codes) {
+    const [status, message] = errorTable[code]
+    byStatus.set(status, [...byStatus.get(status) ?? [], `\`${code}\`: ${message}`])
+  }
+  return Object.fromEntries([...byStatus].map(([status, lines]) => [status, Named(ErrorResponse, lines.join('\n\n'))]))
+}
+
+interface Operation {
+  responses: Record<string, { description: string }>
+}
+
+interface Document {
+  components?: { responses?: Record<string, object> }
+  paths?: Record<string, Record<string, Operation>>
+}
+
+/** Most routes refuse with the same few answers: each stands once among the components, named by what is special about it. */
+function shareErrors (document: Document): Document {
+  const responses: Record<string, object> = {}
+  for (const { responses: own } of Object.values(document.paths ?? {}).flatMap(Object.values<Operation>)) {
+    for (const [status, response] of Object.entries(own)) {
+      const codes = [...response.description.matchAll(/^`(SDR_\w+)`/gm)].map(([, code]) => code as ErrorCode)
+      if (codes.length === 0) continue
+      const special = codes.filter(code => !commonErrors.includes(code))
+      const name = (special.length > 0 ? special : codes.slice(0, 1)).map(pascalCase).join('Or')
+      responses[name] = response
+      Object.assign(own, { [status]: { $ref: `#/components/responses/${name}` } })
+    }
+  }
+  document.components = { ...document.components, responses }
+  return document
+}
+
+/** `SDR_JOB_NOT_FOUND` → `JobNotFound` */
+function pascalCase (code: string): string {
+  return code.slice('SDR'.length).toLowerCase().replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())
+}

@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
-import { Login, Me, Named, NewPassword, None, Password, Session } from './schemas.ts'
+import { Id, Login, Me, Named, NewPassword, None, Password, Session } from './schemas.ts'
 
 const tags = ['authentication']
 
@@ -16,6 +16,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'login',
       tags,
       summary: 'Get a token for a user name and a password',
+      description: 'Opens a session. Failed logins make the account and the address wait; Retry-After says how long.',
+      errors: ['SDR_INVALID_CREDENTIALS', 'SDR_PASSWORD_EXPIRED', 'SDR_ACCOUNT_UNAVAILABLE', 'SDR_SECOND_FACTOR_REQUIRED', 'SDR_CONFLICT'],
       body: Type.Object({
         username: Type.String({ minLength: 1, maxLength: 255, examples: ['alice'] }),
         password: Password
@@ -33,7 +35,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Get the next token for a refresh token',
       description: 'Each refresh token works once. Using one again ends the session, because somebody else may have a copy.',
-      body: Type.Object({ refresh_token: Type.String({ minLength: 1, maxLength: 255, writeOnly: true }) }, { additionalProperties: false }),
+      errors: ['SDR_CONFLICT'],
+      body: Type.Object({
+        refresh_token: Type.String({
+          minLength: 1, maxLength: 255, writeOnly: true, description: 'From the login or the last refresh', examples: ['sdrr_0Rz5…']
+        })
+      }, { additionalProperties: false }),
       response: { 200: Named(Login) }
     }
   }, async request => app.logins.refresh(request.body.refresh_token, request))
@@ -44,6 +51,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'logout',
       tags,
       summary: 'End the session of the token',
+      description: 'Its access and refresh tokens stop working at once. An API key has no session, so nothing happens.',
       response: { 204: None }
     }
   }, async (request, reply) => {
@@ -63,6 +71,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Change your password',
       description: 'Ends all your other sessions.',
+      errors: ['SDR_INVALID_CREDENTIALS', 'SDR_CONFLICT'],
       body: Type.Object({ current_password: Password, new_password: NewPassword }, { additionalProperties: false }),
       response: { 204: None }
     }
@@ -73,7 +82,13 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   app.get('/sessions', {
     config: { needsAccount: true },
-    schema: { operationId: 'listSessions', tags, summary: 'List your sessions', response: { 200: Type.Object({ sessions: Type.Array(Named(Session)) }) } }
+    schema: {
+      operationId: 'listSessions',
+      tags,
+      summary: 'List your sessions',
+      description: 'Where you are logged in, the last used first.',
+      response: { 200: Type.Object({ sessions: Type.Array(Named(Session)) }, { description: 'Your sessions' }) }
+    }
   }, async ({ principal }) => ({
     sessions: app.sessions.list(principal.id).map(session => ({ ...session, current: session.id === principal.sessionId }))
   }))
@@ -84,7 +99,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'endSession',
       tags,
       summary: 'End one of your sessions',
-      params: Type.Object({ id: Type.String({ format: 'uuid', description: 'Id of the session' }) }),
+      description: 'Whoever holds its tokens is logged out at once.',
+      errors: ['SDR_SESSION_NOT_FOUND'],
+      params: Type.Object({ id: Id('Id of the session') }),
       response: { 204: None }
     }
   }, async (request, reply) => {
@@ -93,13 +110,13 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     return reply.code(204).send(null)
   })
 
-  for (const [path, operationId, summary] of [
-    ['/me', 'getMe', 'Who am I?'],
-    ['/validate', 'validateCredentials', 'Are these credentials valid? Answers who they belong to, or 401']
+  for (const [path, operationId, summary, description] of [
+    ['/me', 'getMe', 'Who am I?', 'The account that the credentials belong to, and what it may do; the guest where guests are let in.'],
+    ['/validate', 'validateCredentials', 'Are these credentials valid?', 'Answers who they belong to, or 401; for proxies and other servers that ask.']
   ] as const) {
     app.get(path, {
       config: { neverPublic: true },
-      schema: { operationId, tags, summary, response: { 200: Named(Me) } }
+      schema: { operationId, tags, summary, description, response: { 200: Named(Me) } }
     }, async request => request.principal)
   }
 }

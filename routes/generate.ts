@@ -45,6 +45,15 @@ const operations: Record<JobType, { name: string, summary: string, description: 
   upscale: { name: 'Upscale', summary: 'Enlarge an image', description: 'The model is an upscaler. ' }
 }
 
+/** Why a request that is well formed does not become a job. */
+const submitErrors = [
+  'SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_FEATURE', 'SDR_UNSUPPORTED_MODEL', 'SDR_IDEMPOTENCY_CONFLICT', 'SDR_QUEUE_FULL',
+  'SDR_DRAINING', 'SDR_STORAGE_FULL'
+] as const
+
+/** Of the answer. */
+const headers = { location: { type: 'string', description: 'Path of the job' } }
+
 const Headers = Type.Object({
   'idempotency-key': Type.Optional(Type.String({
     minLength: 1, maxLength: 255, description: 'Makes a retry return the first job'
@@ -98,13 +107,14 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         summary,
         description: `${description}Answers 202 with the job at once, or with ?wait= the finished job when it ends ` +
           'in time. A job that was accepted survives a restart of the server.',
+        errors: submitErrors,
         consumes: ['application/json', 'multipart/form-data'],
         headers: Headers,
         querystring: Query,
         body: bodySchema(type, parameters),
         response: {
-          200: Named(Job, 'The job has ended within ?wait='),
-          202: Named(Job, 'The job is accepted; Location says where to follow it')
+          200: { ...Named(Job, 'The job has ended within ?wait='), headers },
+          202: { ...Named(Job, 'The job is accepted; Location says where to follow it'), headers }
         }
       }
     }, async (request, reply) => {

@@ -1,11 +1,21 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
 import { apiError } from '../errors.ts'
+import { authMethods } from '../lib/principals.ts'
 import { version } from '../lib/version.ts'
-import { OneOf, Time } from './schemas.ts'
+import { Named, named, OneOf, Time } from './schemas.ts'
 
-const Status = Type.Object({
-  status: OneOf(['ok', 'degraded', 'draining']),
+const Health = named('Health', Type.Object({
+  status: Type.Literal('ok'),
+  timestamp: Time('The time of the server'),
+  version: Type.String()
+}, {
+  description: 'The server is up',
+  examples: [{ status: 'ok', timestamp: '2026-08-01T12:00:00.000Z', version }]
+}))
+
+const Status = named('Status', Type.Object({
+  status: OneOf(['ok', 'degraded', 'draining'], { description: 'degraded while the engine cannot be started' }),
   version: Type.String(),
   uptime_seconds: Type.Integer(),
   queue: Type.Object({ queued: Type.Integer(), running: Type.Integer() }),
@@ -20,8 +30,19 @@ const Status = Type.Object({
     model: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: 'Id of the model in memory' }))
   }, { description: 'Only name and state for callers without credentials' }),
   models: Type.Object({ total: Type.Integer() }),
-  auth: Type.String({ description: 'The authentication method' })
-})
+  auth: OneOf(authMethods, { description: 'The authentication method' })
+}, {
+  description: 'What the server is doing',
+  examples: [{
+    status: 'ok',
+    version,
+    uptime_seconds: 3600,
+    queue: { queued: 2, running: 1 },
+    engine: { name: 'native', state: 'busy', device: 'CUDA0', restarts: 0, last_crash: null, model: 'checkpoint/sd15.safetensors' },
+    models: { total: 12 },
+    auth: 'jwt'
+  }]
+}))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   const isDraining = () => app.jobs.status.scheduler.state === 'draining'
@@ -32,9 +53,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getHealth',
       tags: ['server'],
       summary: 'Is the server up?',
-      response: {
-        200: Type.Object({ status: Type.Literal('ok'), timestamp: Time('The time of the server'), version: Type.String() })
-      }
+      description: 'For monitoring: 503 once the server has been told to shut down.',
+      errors: ['SDR_DRAINING'],
+      response: { 200: Named(Health) }
     }
   }, async () => {
     if (isDraining()) throw apiError('SDR_DRAINING')
@@ -47,7 +68,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getStatus',
       tags: ['server'],
       summary: 'What the server is doing',
-      response: { 200: Status }
+      description: 'Counts of the queue and the models, and the state of the engine; callers with credentials see more of the engine.',
+      response: { 200: Named(Status) }
     }
   }, async request => {
     const { queued, running, scheduler } = app.jobs.status

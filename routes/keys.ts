@@ -17,7 +17,13 @@ function keysOf ({ principal }: FastifyRequest): string | undefined {
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.get('', {
     config,
-    schema: { operationId: 'listKeys', tags, summary: 'List your API keys; administrators see all', response: { 200: Type.Object({ keys: Type.Array(Named(Key)) }) } }
+    schema: {
+      operationId: 'listKeys',
+      tags,
+      summary: 'List your API keys; administrators see all',
+      description: 'The newest first, without their secrets; expired and revoked ones are gone.',
+      response: { 200: Type.Object({ keys: Type.Array(Named(Key)) }, { description: 'The API keys' }) }
+    }
   }, async request => ({ keys: app.keys.list(keysOf(request)) }))
 
   app.post('', {
@@ -28,6 +34,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Make an API key of your account',
       description: 'The key is in this answer and never shown again. It can do no more than its owner.',
+      errors: ['SDR_CONFLICT'],
       body: Type.Object({
         name: Type.String({ maxLength: 64, pattern: keyNamePattern, description: 'What it is for', examples: ['laptop'] }),
         permissions: Type.Optional(Type.Array(OneOf(permissions), { maxItems: permissions.length, description: 'All of the owner when absent' })),
@@ -53,7 +60,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'revokeKey',
       tags,
       summary: 'Revoke an API key; it stops working at once',
-      params: Type.Object({ id: Type.String({ pattern: '^[0-9a-f]{16}$', description: 'Id of the key' }) }),
+      description: 'Administrators may revoke the keys of others.',
+      errors: ['SDR_KEY_NOT_FOUND'],
+      params: Type.Object({ id: Type.String({ pattern: '^[0-9a-f]{16}$', description: 'Id of the key', examples: ['9f86d081884c7d65'] }) }),
       response: { 204: None }
     }
   }, async (request, reply) => {

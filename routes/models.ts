@@ -5,12 +5,57 @@ import { apiError } from '../errors.ts'
 import { toLoad } from '../lib/generation/engine-terms.ts'
 import { describe, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
-import { Model as ModelSchema, Named, None, Nullable, OneOf } from './schemas.ts'
+import { Model as ModelSchema, Named, named, None, Nullable, OneOf } from './schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
 
 const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.String() })
+
+const ModelPage = named('ModelPage', Type.Object({
+  models: Type.Array(Named(ModelSchema)),
+  total: Type.Integer({ description: 'Of all pages' }),
+  next_cursor: Nullable(Type.String({ description: 'For the cursor of the next request; null on the last page' }))
+}, { description: 'A page of models' }))
+
+const ModelTypes = named('ModelTypes', Type.Object({
+  types: Type.Array(Type.Object({
+    type: OneOf(modelTypes),
+    count: Type.Integer(),
+    size: Type.Integer({ description: 'Bytes' }),
+    unusable: Type.Integer({ description: 'Blocked or damaged' })
+  }))
+}, {
+  description: 'Number and size of the models of each type',
+  examples: [{ types: [{ type: 'checkpoint', count: 3, size: 6398090286, unusable: 1 }] }]
+}))
+
+const ModelDirectories = named('ModelDirectories', Type.Object({
+  directories: Type.Array(Type.Object({
+    name: Type.String(),
+    path: Type.Optional(Type.String({ description: 'For those who may manage models' })),
+    type: Nullable(OneOf(modelTypes)),
+    models: Type.Integer(),
+    size: Type.Integer({ description: 'Bytes' }),
+    readable: Type.Boolean(),
+    warnings: Type.Array(Warning)
+  }))
+}, {
+  description: 'The folders that are searched',
+  examples: [{ directories: [{ name: 'models', type: null, models: 12, size: 31398090286, readable: true, warnings: [] }] }]
+}))
+
+const Refresh = named('Refresh', Type.Object({
+  models: Type.Integer(),
+  added: Type.Integer(),
+  removed: Type.Integer(),
+  changed: Type.Integer(),
+  duration_ms: Type.Integer(),
+  warnings: Type.Array(Warning)
+}, {
+  description: 'What a look at the folders found',
+  examples: [{ models: 12, added: 1, removed: 0, changed: 0, duration_ms: 35, warnings: [] }]
+}))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   /** Where files lie is for those who manage them. */
@@ -25,6 +70,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listModels',
       tags,
       summary: 'List models, in the order of their ids',
+      description: 'Checkpoints, LoRAs, VAEs and whatever else lies in the models folders, also what is blocked or damaged, with the reason.',
       querystring: Type.Object({
         type: Type.Optional(OneOf(modelTypes)),
         architecture: Type.Optional(Type.String({ maxLength: 64 })),
@@ -32,7 +78,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500, default: 100 })),
         cursor: Type.Optional(Type.String({ maxLength: 2048, description: 'next_cursor of the page before' }))
       }, { additionalProperties: false }),
-      response: { 200: Type.Object({ models: Type.Array(Named(ModelSchema)), total: Type.Integer(), next_cursor: Nullable(Type.String()) }) }
+      response: { 200: Named(ModelPage) }
     }
   }, async request => {
     const page = app.models.list(request.query)
@@ -45,13 +91,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listModelTypes',
       tags,
       summary: 'Number and size of the models of each type',
-      response: {
-        200: Type.Object({
-          types: Type.Array(Type.Object({
-            type: OneOf(modelTypes), count: Type.Integer(), size: Type.Integer({ description: 'Bytes' }), unusable: Type.Integer()
-          }))
-        })
-      }
+      description: 'All types that there are, those without a model too.',
+      response: { 200: Named(ModelTypes) }
     }
   }, async () => ({ types: app.models.types() }))
 
@@ -61,19 +102,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listModelDirectories',
       tags,
       summary: 'The folders that are searched',
-      response: {
-        200: Type.Object({
-          directories: Type.Array(Type.Object({
-            name: Type.String(),
-            path: Type.Optional(Type.String({ description: 'For those who may manage models' })),
-            type: Nullable(OneOf(modelTypes)),
-            models: Type.Integer(),
-            size: Type.Integer({ description: 'Bytes' }),
-            readable: Type.Boolean(),
-            warnings: Type.Array(Warning)
-          }))
-        })
-      }
+      description: 'With what was skipped in them, and why.',
+      response: { 200: Named(ModelDirectories) }
     }
   }, async request => ({
     directories: app.models.directories().map(({ path, warnings, ...directory }) => isAdmin(request)
@@ -87,16 +117,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'refreshModels',
       tags,
       summary: 'Look at the folders again',
-      response: {
-        200: Type.Object({
-          models: Type.Integer(),
-          added: Type.Integer(),
-          removed: Type.Integer(),
-          changed: Type.Integer(),
-          duration_ms: Type.Integer(),
-          warnings: Type.Array(Warning)
-        })
-      }
+      description: 'They are watched, so this is for network file systems, whose changes nobody announces.',
+      response: { 200: Named(Refresh) }
     }
   }, async () => app.models.refresh())
 
@@ -107,7 +129,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Load a model into the memory of the engine, so that its next job starts sooner',
       description: 'Waits for the running job to end. Jobs load their models by themselves; this is for the first one.',
-      body: Type.Object({ model: Type.String({ minLength: 1, maxLength: 512, description: 'Id or name' }) }, { additionalProperties: false }),
+      errors: ['SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_MODEL', 'SDR_DRAINING'],
+      body: Type.Object({ model: Type.String({ minLength: 1, maxLength: 512, description: 'Id or name', examples: ['checkpoint/sd15.safetensors'] }) }, { additionalProperties: false }),
       response: { 200: Named(ModelSchema) }
     }
   }, async request => {
@@ -119,7 +142,14 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   app.post('/unload', {
     config: { permission: 'models:manage' },
-    schema: { operationId: 'unloadModel', tags, summary: 'Free the memory of the loaded model', response: { 204: None } }
+    schema: {
+      operationId: 'unloadModel',
+      tags,
+      summary: 'Free the memory of the loaded model',
+      description: 'Waits for the running job to end. The next job loads its model again.',
+      errors: ['SDR_DRAINING'],
+      response: { 204: None }
+    }
   }, async (_request, reply) => {
     await app.jobs.unloadModel()
     return reply.code(204).send(null)
@@ -131,9 +161,19 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     if (model === undefined) throw apiError('SDR_MODEL_NOT_FOUND')
     return onWire(model, request)
   }
-  const details = { config, schema: { operationId: 'getModel', tags, summary: 'Get a model', response: { 200: Named(ModelSchema) } } }
+  const details = {
+    config,
+    schema: {
+      operationId: 'getModel',
+      tags,
+      summary: 'Get a model',
+      description: 'What its header tells, and what a request that leaves these out gets.',
+      errors: ['SDR_MODEL_NOT_FOUND'] as const,
+      response: { 200: Named(ModelSchema) }
+    }
+  }
   app.get('/:id', {
-    ...details, schema: { ...details.schema, params: Type.Object({ id: Type.String({ maxLength: 1024, description: 'Id of the model, its slashes as %2F or as they are' }) }) }
+    ...details, schema: { ...details.schema, params: Type.Object({ id: Type.String({ maxLength: 1024, description: 'Id of the model, its slashes as %2F or as they are', examples: ['checkpoint/sd15.safetensors'] }) }) }
   }, async request => getModel(request, request.params.id))
   app.get('/*', {
     ...details, schema: { hide: true, params: Type.Object({ '*': Type.String({ maxLength: 1024 }) }), response: { 200: Named(ModelSchema) } }

@@ -3,7 +3,7 @@ import { Type, type Static, type TSchema } from 'typebox'
 import { capabilityNames } from '../lib/engine/engine.ts'
 import { isRequired, requestParameters } from '../lib/generation/parameters.ts'
 import { jobTypes } from '../lib/jobs/job.ts'
-import { Nullable, OneOf } from './schemas.ts'
+import { Named, named, Nullable, OneOf } from './schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
@@ -42,6 +42,41 @@ const Limits = Type.Object({
   max_upscaled_pixels: Type.Integer({ description: 'Width × height of an upscaled image' })
 }, { description: 'Bounds that no single parameter has' })
 
+const Samplers = named('Samplers', Type.Object({ samplers: Names }, {
+  description: 'Names of samplers', examples: [{ samplers: ['euler', 'euler_a', 'dpm++2m'] }]
+}))
+
+const Schedulers = named('Schedulers', Type.Object({ schedulers: Names }, {
+  description: 'Names of schedulers', examples: [{ schedulers: ['discrete', 'karras'] }]
+}))
+
+const Parameters = named('Parameters', Type.Object({
+  engine: OneOf(['native', 'portable']),
+  capabilities: Type.Array(OneOf(capabilityNames), { description: 'What the running engine can do' }),
+  limits: Limits,
+  parameters: Type.Array(Parameter)
+}, {
+  description: 'What a request can say',
+  examples: [{
+    engine: 'portable',
+    capabilities: ['txt2img', 'img2img'],
+    limits: {
+      max_pixels: 4194304, max_work: 1000, max_upload_bytes: 20971520, max_upload_pixels: 33554432, max_upscaled_pixels: 67108864
+    },
+    parameters: [{
+      name: 'steps',
+      type: 'integer',
+      description: 'Sampling steps',
+      minimum: 1,
+      maximum: 150,
+      required_by: [],
+      used_by: ['txt2img', 'img2img'],
+      feature: null,
+      available: true
+    }]
+  }]
+}))
+
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.get('/samplers', {
     config,
@@ -49,7 +84,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listSamplers',
       tags,
       summary: 'Samplers of the running engine',
-      response: { 200: Type.Object({ samplers: Names }) }
+      description: 'What `sampler` of a request may be.',
+      response: { 200: Named(Samplers) }
     }
   }, async () => ({ samplers: app.engineInfo.samplers }))
 
@@ -59,7 +95,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listSchedulers',
       tags,
       summary: 'Schedulers of the running engine',
-      response: { 200: Type.Object({ schedulers: Names }) }
+      description: 'What `scheduler` of a request may be.',
+      response: { 200: Named(Schedulers) }
     }
   }, async () => ({ schedulers: app.engineInfo.schedulers }))
 
@@ -69,14 +106,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listParameters',
       tags,
       summary: 'What a request can say, with ranges and defaults',
-      response: {
-        200: Type.Object({
-          engine: OneOf(['native', 'portable']),
-          capabilities: Type.Array(OneOf(capabilityNames), { description: 'What the running engine can do' }),
-          limits: Limits,
-          parameters: Type.Array(Parameter)
-        })
-      }
+      description: 'For programs that show a form: every parameter, which types of jobs take it, and whether the running engine does.',
+      response: { 200: Named(Parameters) }
     }
   }, async () => {
     const { config: options, engineInfo: { engine, capabilities } } = app

@@ -8,14 +8,15 @@ import {
 import { generationText } from '../lib/jobs/generation-text.ts'
 import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
 import { visibleOwner } from '../lib/principals.ts'
-import { ErrorResponse, Job, Named, Nullable, OneOf, Time } from './schemas.ts'
+import { Id, Job, Named, named, Nullable, OneOf, Time } from './schemas.ts'
 
 const tags = ['queue']
 const config = { permission: 'queue:read' } as const
+const errors = ['SDR_JOB_NOT_FOUND'] as const
 
-const JobId = Type.Object({ id: Type.String({ format: 'uuid', description: 'Id of the job' }) })
+const JobId = Type.Object({ id: Id('Id of the job') })
 
-const Queue = Type.Object({
+const Queue = named('Queue', Type.Object({
   ...Object.fromEntries(jobStatuses.map(status => [status, Type.Integer()])) as Record<typeof jobStatuses[number], ReturnType<typeof Type.Integer>>,
   capacity: Type.Integer({ description: 'How many jobs may wait' }),
   scheduler: Type.Object({
@@ -24,11 +25,27 @@ const Queue = Type.Object({
     loaded_model: Nullable(Type.String()),
     blocked: Nullable(Type.Object({ reason: Type.String(), retry_at: Nullable(Time('When the next try is; null when the engine process sees to that')) }))
   })
-})
+}, {
+  description: 'How many jobs are in which state, and what is done at the moment',
+  examples: [{
+    queued: 3,
+    running: 1,
+    completed: 120,
+    failed: 2,
+    cancelled: 4,
+    capacity: 1000,
+    scheduler: { state: 'running', job: '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e', loaded_model: 'checkpoint/sd15.safetensors', blocked: null }
+  }]
+}))
+
+const JobPage = named('JobPage', Type.Object({
+  jobs: Type.Array(Named(Job)),
+  next_cursor: Nullable(Type.String({ description: 'For the cursor of the next request; null on the last page' }))
+}, { description: 'A page of jobs' }))
 
 const ImageName = Type.Object({
   ...JobId.properties,
-  index: Type.Integer({ minimum: 0, maximum: 63, description: 'Which image of the batch, from 0' })
+  index: Type.Integer({ minimum: 0, maximum: 63, description: 'Which image of the batch, from 0', examples: [0] })
 })
 
 const ImageVariant = Type.Object({
@@ -42,10 +59,26 @@ const ImageVariant = Type.Object({
 const Binary = Type.Unsafe<unknown>({ type: 'string', format: 'binary' })
 const ImageContent = Object.fromEntries(outputFormats.map(format => [mediaType(format), { schema: Binary }]))
 
+const EventStream = {
+  'text/event-stream': {
+    schema: Type.String({
+      description: 'Server-sent events. `event` is state, progress, preview or done, `id` a counter, `data` JSON: the job for ' +
+        'state and done; phase, step, steps and eta_seconds for progress; a small image in base64 for preview',
+      examples: ['id: 7\nevent: progress\ndata: {"phase":"sampling","step":5,"steps":20,"eta_seconds":4.5}\n\n']
+    })
+  }
+}
+
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.get('/status', {
     config,
-    schema: { operationId: 'getQueueStatus', tags, summary: 'How many jobs are in which state', response: { 200: Queue } }
+    schema: {
+      operationId: 'getQueueStatus',
+      tags,
+      summary: 'How many jobs are in which state',
+      description: 'Of everybody, with what the engine does at the moment.',
+      response: { 200: Named(Queue) }
+    }
   }, async () => app.jobs.status)
 
   app.get('/jobs', {
@@ -54,6 +87,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listJobs',
       tags,
       summary: 'List jobs, the newest first',
+      description: "Your own; administrators see everybody's. Ended jobs stay as long as --keep-jobs and --keep-days say.",
       querystring: Type.Object({
         status: Type.Optional(OneOf(jobStatuses)),
         type: Type.Optional(OneOf(jobTypes)),
@@ -61,13 +95,21 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         cursor: Type.Optional(Type.String({ maxLength: 255, description: 'next_cursor of the page before' })),
         limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 200, default: 50 }))
       }, { additionalProperties: false }),
-      response: { 200: Type.Object({ jobs: Type.Array(Named(Job)), next_cursor: Nullable(Type.String()) }) }
+      response: { 200: Named(JobPage) }
     }
   }, async request => app.jobs.list({ ...request.query, owner: visibleOwner(request.principal) }))
 
   app.get('/job/:id', {
     config,
-    schema: { operationId: 'getJob', tags, summary: 'Get a job', params: JobId, response: { 200: Named(Job) } }
+    schema: {
+      operationId: 'getJob',
+      tags,
+      summary: 'Get a job',
+      description: 'Its state, its place in the queue, how far it is, its images, and everything that is needed to repeat it.',
+      errors,
+      params: JobId,
+      response: { 200: Named(Job) }
+    }
   }, async request => app.jobs.get(request.params.id, { owner: visibleOwner(request.principal) }))
 
   app.delete('/job/:id', {
@@ -77,6 +119,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Cancel a job',
       description: 'A waiting job is cancelled at once. A running one is `cancelled` as soon as the engine lets go of it.',
+      errors: [...errors, 'SDR_JOB_NOT_CANCELLABLE'],
       params: JobId,
       response: { 200: Named(Job) }
     }
@@ -90,9 +133,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Follow a job: state, progress, preview and done events',
       description: 'Server-sent events until the job ends. Last-Event-ID replays what was missed. Closing the connection does not cancel the job.',
+      errors,
       params: JobId,
       headers: Type.Object({ 'last-event-id': Type.Optional(Type.String({ maxLength: 20 })) }),
-      response: { 200: Type.String({ description: 'text/event-stream' }) }
+      response: { 200: { description: 'What happens to the job', content: EventStream } }
     }
   }, async (request, reply) => {
     const disconnected = new AbortController()
@@ -113,12 +157,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       summary: 'Get an image of a finished job',
       description: 'As PNG, or as JPEG or WebP by Accept or format, with the generation data in its text. It never ' +
         'changes: If-None-Match with its ETag answers 304.',
+      errors: [...errors, 'SDR_IMAGE_NOT_FOUND', 'SDR_NOT_ACCEPTABLE'],
       params: ImageName,
       querystring: ImageVariant,
       response: {
         200: { description: 'The image', content: ImageContent },
-        304: Type.Null({ description: 'The image is the one that If-None-Match names' }),
-        406: Named(ErrorResponse, 'Accept allows none of the formats')
+        304: Type.Null({ description: 'The image is the one that If-None-Match names' })
       }
     }
   }, async (request, reply) => {

@@ -1,6 +1,7 @@
 import { Type, type Static, type TSchema } from 'typebox'
 import type { FastifyInstance } from 'fastify'
-import { accountRoles, permissions, roles, type Permission } from '../lib/principals.ts'
+import { errorTable } from '../errors.ts'
+import { accountRoles, permissions, rolePermissions, roles, type Permission } from '../lib/principals.ts'
 import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
 import { modelTypes } from '../lib/models/types.ts'
 import { phases } from '../lib/engine/engine.ts'
@@ -9,6 +10,23 @@ import { usernamePattern } from '../lib/users.ts'
 
 /** Schemas that more than one route uses; `$id` is their name in the OpenAPI document. */
 
+const shared: TSchema[] = []
+
+/** Gives a schema its name in the OpenAPI document. */
+export function named<Schema extends TSchema> (id: string, schema: Schema): Schema & { $id: string } {
+  const result = Object.assign(schema, { $id: id })
+  shared.push(result)
+  return result
+}
+
+/**
+ * Makes all named schemas known to the whole application. Not where they are used: a plugin that adds schemas of its own gets
+ * a validator of its own from Fastify, without what plugins/validation.ts says.
+ */
+export function addSchemas (app: FastifyInstance): void {
+  for (const schema of shared) app.addSchema(schema)
+}
+
 export function OneOf<const Values extends readonly string[]> (values: Values, options: Record<string, unknown> = {}) {
   return Type.Unsafe<Values[number]>({ type: 'string', enum: [...values], ...options })
 }
@@ -16,18 +34,34 @@ export function OneOf<const Values extends readonly string[]> (values: Values, o
 export const Nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()])
 export const Time = (description: string) => Type.String({ format: 'date-time', description })
 
+const exampleId = '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e'
+const exampleTime = '2026-08-01T12:00:00.000Z'
+const laterTime = '2026-08-01T12:00:07.250Z'
+
+export const Id = (description: string) => Type.String({ format: 'uuid', description, examples: [exampleId] })
+
 /** A reference by name that keeps the type of what it names. */
 export const Named = <Schema extends TSchema & { $id: string }>(schema: Schema, description?: string) =>
   Type.Unsafe<Static<Schema>>({ $ref: `${schema.$id}#`, ...(description !== undefined && { description }) })
 
 export const ErrorResponse = named('Error', Type.Object({
   error: Type.Object({
-    code: Type.String({ description: 'One of the codes in docs/errors.md', examples: ['SDR_INVALID_REQUEST'] }),
+    code: OneOf(Object.keys(errorTable), { description: 'For programs; more may come, so treat an unknown one by its status' }),
     message: Type.String({ description: 'For people: what was expected, what came, what to do next' }),
     details: Type.Optional(Type.Unsafe<unknown>({ description: 'For programs, for example the field that was refused' })),
     request_id: Type.String({ description: 'Stands in the log of the server too' })
   })
-}, { description: 'Every error has this shape' }))
+}, {
+  description: 'Every error has this shape',
+  examples: [{
+    error: {
+      code: 'SDR_INVALID_REQUEST',
+      message: 'Expected an integer from 1 to 150 for steps but received 0',
+      details: [{ field: 'steps', expected: 'an integer from 1 to 150', received: '0' }],
+      request_id: exampleId
+    }
+  }]
+}))
 
 export const Permissions = Type.Unsafe<readonly Permission[]>({ type: 'array', items: { type: 'string', enum: [...permissions] } })
 
@@ -37,19 +71,32 @@ const Principal = {
   permissions: Permissions
 }
 
+const alice = { id: exampleId, username: 'alice', permissions: rolePermissions.user }
+
 export const Login = named('Login', Type.Object({
   token: Type.String({ description: 'Access token: Authorization: Bearer <token>' }),
   token_type: Type.Literal('Bearer'),
   expires_at: Time('When the access token expires'),
   refresh_token: Type.String({ description: 'Good for one POST /api/auth/refresh' }),
   user: Type.Object({ ...Principal, role: OneOf(accountRoles) })
-}, { description: 'A session: an access token and the refresh token that gets the next one' }))
+}, {
+  description: 'A session: an access token and the refresh token that gets the next one',
+  examples: [{
+    token: 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9…',
+    token_type: 'Bearer',
+    expires_at: exampleTime,
+    refresh_token: 'sdrr_0Rz5…',
+    user: { ...alice, role: 'user' }
+  }]
+}))
 
 export const Me = named('Me', Type.Object({
   ...Principal,
   role: OneOf(roles),
   via: OneOf(['none', 'jwt', 'api-key', 'guest'], { description: 'What proved it' })
-}, { description: 'Who the request acts for' }))
+}, {
+  description: 'Who the request acts for', examples: [{ ...alice, role: 'user', via: 'jwt' }]
+}))
 
 export const User = named('User', Type.Object({
   id: Type.String(),
@@ -59,7 +106,12 @@ export const User = named('User', Type.Object({
   disabled: Type.Boolean(),
   created_at: Time('When it was made'),
   last_login_at: Nullable(Time('When it last logged in'))
-}, { description: 'An account' }))
+}, {
+  description: 'An account',
+  examples: [{
+    id: exampleId, username: 'alice', source: 'local', role: 'user', disabled: false, created_at: exampleTime, last_login_at: null
+  }]
+}))
 
 export const Key = named('Key', Type.Object({
   id: Type.String(),
@@ -70,7 +122,19 @@ export const Key = named('Key', Type.Object({
   created_at: Time('When it was made'),
   expires_at: Nullable(Time('When it stops working')),
   last_used_at: Nullable(Time('When it was last used, to the minute'))
-}, { description: 'An API key, without its secret' }))
+}, {
+  description: 'An API key, without its secret',
+  examples: [{
+    id: '9f86d081884c7d65',
+    name: 'laptop',
+    user_id: exampleId,
+    username: 'alice',
+    permissions: rolePermissions.user,
+    created_at: exampleTime,
+    expires_at: null,
+    last_used_at: null
+  }]
+}))
 
 export const Session = named('Session', Type.Object({
   id: Type.String(),
@@ -80,7 +144,18 @@ export const Session = named('Session', Type.Object({
   created_at: Time('When the login was'),
   last_used_at: Time('When its token was last refreshed'),
   expires_at: Time('When it ends unless it is refreshed')
-}, { description: 'A login' }))
+}, {
+  description: 'A login',
+  examples: [{
+    id: exampleId,
+    address: '192.0.2.7',
+    user_agent: 'Mozilla/5.0',
+    current: true,
+    created_at: exampleTime,
+    last_used_at: exampleTime,
+    expires_at: '2026-08-31T12:00:00.000Z'
+  }]
+}))
 
 export const Username = Type.String({ pattern: usernamePattern, maxLength: 64, description: 'Letters, digits and . _ - @', examples: ['alice'] })
 export const Password = Type.String({ minLength: 1, maxLength: passwordLength.maximum, description: 'Password', writeOnly: true, examples: ['correct horse battery staple'] })
@@ -118,7 +193,28 @@ export const Job = named('Job', Type.Object({
   created_at: Time('When it was accepted'),
   started_at: Nullable(Time('When an engine began')),
   finished_at: Nullable(Time('When it ended'))
-}, { description: 'An image request and what came of it' }))
+}, {
+  description: 'A request and what came of it',
+  examples: [{
+    id: exampleId,
+    type: 'txt2img',
+    status: 'completed',
+    owner: exampleId,
+    model: 'checkpoint/sd15.safetensors',
+    position: null,
+    priority: 0,
+    progress: null,
+    parameters: { prompt: 'a red fox in the snow', width: 512, height: 512, steps: 20, cfg_scale: 7, seed: 42 },
+    images: [{
+      index: 0, url: `/api/queue/job/${exampleId}/images/0`, width: 512, height: 512, format: 'png', bytes: 421337, seed: 42
+    }],
+    error: null,
+    attempts: 1,
+    created_at: exampleTime,
+    started_at: exampleTime,
+    finished_at: laterTime
+  }]
+}))
 
 const Side = { width: Type.Integer(), height: Type.Integer() }
 
@@ -146,16 +242,30 @@ export const Model = named('Model', Type.Object({
   metadata: Type.Record(Type.String(), Type.String()),
   loaded: Type.Boolean({ description: 'In the memory of the engine' }),
   path: Type.Optional(Type.String({ description: 'For those who may manage models' }))
-}, { description: 'A model file, or several that make one' }))
-
-const shared = [ErrorResponse, Login, Me, User, Key, Session, Job, Model]
-
-export function addSchemas (app: FastifyInstance): void {
-  for (const schema of shared) app.addSchema(schema)
-}
-
-function named<Schema extends TSchema> (id: string, schema: Schema): Schema & { $id: string } {
-  return Object.assign(schema, { $id: id })
-}
+}, {
+  description: 'A model file, or several that make one',
+  examples: [{
+    id: 'checkpoint/sd15.safetensors',
+    type: 'checkpoint',
+    name: 'sd15',
+    format: 'safetensors',
+    size: 2132696762,
+    architecture: 'sd1',
+    variant: null,
+    quantization: 'F16',
+    parameters: 1066235307,
+    prediction: null,
+    resolution: 512,
+    sha256: null,
+    modified_at: exampleTime,
+    blocked: null,
+    error: null,
+    defaults: { width: 512, height: 512, steps: 20, cfg_scale: 7 },
+    limits: { min_side: 64, max_side: 2048, multiple_of: 8, square_only: false },
+    trigger_words: [],
+    metadata: {},
+    loaded: true
+  }]
+}))
 
 export const None = Type.Null({ description: 'Nothing' })

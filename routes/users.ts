@@ -1,18 +1,24 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
 import { accountRoles } from '../lib/principals.ts'
-import { Named, NewPassword, None, OneOf, User, Username } from './schemas.ts'
+import { Id, Named, NewPassword, None, OneOf, User, Username } from './schemas.ts'
 
 const tags = ['users']
 const config = { permission: 'users:manage', needsAccount: true } as const
 const bodyLimit = 16 * 1024
 
-const UserId = Type.Object({ id: Type.String({ format: 'uuid', description: 'Id of the account' }) })
+const UserId = Type.Object({ id: Id('Id of the account') })
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.get('', {
     config,
-    schema: { operationId: 'listUsers', tags, summary: 'List the accounts', response: { 200: Type.Object({ users: Type.Array(Named(User)) }) } }
+    schema: {
+      operationId: 'listUsers',
+      tags,
+      summary: 'List the accounts',
+      description: 'Local ones, and those of the operating system that have logged in.',
+      response: { 200: Type.Object({ users: Type.Array(Named(User)) }, { description: 'The accounts' }) }
+    }
   }, async () => ({ users: app.users.list() }))
 
   app.post('', {
@@ -22,6 +28,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'createUser',
       tags,
       summary: 'Make an account',
+      description: 'A local one, which logs in with this password.',
+      errors: ['SDR_CONFLICT'],
       body: Type.Object({
         username: Username,
         password: NewPassword,
@@ -38,7 +46,15 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   app.get('/:id', {
     config,
-    schema: { operationId: 'getUser', tags, summary: 'Get an account', params: UserId, response: { 200: Named(User) } }
+    schema: {
+      operationId: 'getUser',
+      tags,
+      summary: 'Get an account',
+      description: 'Its role, its state and when it last logged in.',
+      errors: ['SDR_USER_NOT_FOUND'],
+      params: UserId,
+      response: { 200: Named(User) }
+    }
   }, async request => app.users.get(request.params.id))
 
   app.patch('/:id', {
@@ -49,6 +65,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Change the role of an account, disable it, enable it, or give it a new password',
       description: 'A new password and disabling end the sessions of the account at once. The last administrator stays one.',
+      errors: ['SDR_USER_NOT_FOUND', 'SDR_CONFLICT'],
       params: UserId,
       body: Type.Object({
         role: Type.Optional(OneOf(accountRoles)),
@@ -67,7 +84,15 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   app.delete('/:id', {
     config,
-    schema: { operationId: 'deleteUser', tags, summary: 'Remove an account with its sessions and keys', params: UserId, response: { 204: None } }
+    schema: {
+      operationId: 'deleteUser',
+      tags,
+      summary: 'Remove an account with its sessions and keys',
+      description: 'Its jobs and images stay until they are old enough to go. The last administrator cannot be removed.',
+      errors: ['SDR_USER_NOT_FOUND', 'SDR_CONFLICT'],
+      params: UserId,
+      response: { 204: None }
+    }
   }, async (request, reply) => {
     const { username } = app.users.get(request.params.id)
     app.users.remove(request.params.id)

@@ -32,7 +32,27 @@ export async function build (
   const app = await buildApp(testOptions({ 'models-dir': [modelsDir], 'data-dir': data, ...options }), { passwordCost: testPasswordCost, ...parts })
   t.teardown(() => app.close())
   await app.ready()
+  holdToDocument(t, app)
   return app
+}
+
+/** Fails the test when a route answers with a status that the OpenAPI document does not foresee for it. */
+function holdToDocument (t: Test, app: FastifyInstance): void {
+  const { paths } = app.swagger() as unknown as { paths: Record<string, Record<string, { operationId: string, responses: object }>> }
+  const routes = Object.entries(paths).map(([path, operations]) => ({
+    operations, pattern: new RegExp(`^${path.replaceAll(/\{\w+\}/g, '[^/]+')}$`)
+  })).sort((a, b) => b.pattern.source.length - a.pattern.source.length)
+  const inject = app.inject.bind(app) as (request: InjectOptions | string) => Promise<LightMyRequestResponse>
+  app.inject = (async (request: InjectOptions | string) => {
+    const response = await inject(request)
+    const { method = 'GET', url = request } = typeof request === 'string' ? {} : request
+    const path = String(url).split('?', 1)[0]!
+    const operation = routes.find(({ pattern }) => pattern.test(path))?.operations[method.toLowerCase()]
+    if (operation !== undefined && !(response.statusCode in operation.responses)) {
+      t.fail(`The document says of ${operation.operationId} nothing of ${response.statusCode}: ${response.body.slice(0, 500)}`)
+    }
+    return response
+  }) as typeof app.inject
 }
 
 export function testOptions (options: Record<string, unknown>): Options {

@@ -20,30 +20,76 @@ function compare (t: Test, file: string, text: string): void {
 
 t.test('the document is valid and what the golden copy says', async t => {
   const app = await build(t, { auth: 'jwt' })
-  const document = app.swagger()
+  const document = app.swagger() as object as { paths: Record<string, Record<string, Operation>>, components: { schemas: object } }
   compare(t, golden, `${JSON.stringify(document, null, 2)}\n`)
   compare(t, types, astToString(await openapiTS(JSON.parse(readFileSync(golden, 'utf8')))))
 
   const redocly = join(packageRoot, 'node_modules', '.bin', 'redocly')
-  const { stdout, stderr } = await promisify(execFile)(redocly, ['lint', golden, '--format', 'json'], { cwd: packageRoot, env: { ...process.env, REDOCLY_TELEMETRY: 'off' } })
+  const { stdout, stderr } = await promisify(execFile)(redocly, ['lint', golden, '--config', join(packageRoot, 'test', 'fixtures', 'redocly.yaml'), '--format', 'json'], { cwd: packageRoot, env: { ...process.env, REDOCLY_TELEMETRY: 'off' } })
   t.match(JSON.parse(stdout.slice(stdout.indexOf('{'))), { totals: { errors: 0, warnings: 0, ignored: 0 } }, stderr)
 
-  const operations = Object.values(document.paths as Record<string, Record<string, { operationId?: string, tags?: string[], summary?: string, responses: Record<string, object> }>>).flatMap(Object.values)
+  const operations = Object.values(document.paths).flatMap(Object.values<Operation>)
   t.equal(new Set(operations.map(({ operationId }) => operationId)).size, operations.length, 'every operation has an id of its own')
-  for (const { operationId, tags, summary, responses } of operations) {
-    t.ok(operationId !== undefined && summary !== undefined && tags?.length === 1, operationId)
-    for (const status of ['400', '401', '429', '500', '503']) t.ok(status in responses, `${operationId} tells of ${status}`)
+  for (const { operationId, tags, summary, description, ...rest } of operations) {
+    t.ok([operationId, summary, description].every(text => typeof text === 'string' && text !== '') && tags?.length === 1, `${operationId} is described`)
+    for (const status of ['400', '401', '429', '500', '503']) t.ok(status in rest.responses, `${operationId} tells of ${status}`)
+    const { description: answer, content } = Object.entries(rest.responses).find(([status]) => status.startsWith('2'))![1]
+    t.not(answer, 'Default Response', `${operationId} says what it answers`)
+    const isBinary = Object.keys(content ?? {}).some(type => type.startsWith('image/'))
+    t.ok(isBinary || content === undefined || hasExample(rest, document), `${operationId} has an example`)
   }
+  const names = Object.keys(document.components.schemas)
+  t.notOk(names.some(name => /^(def|schema)-/.test(name)), 'every schema has a name')
 })
 
-t.test('security schemes follow the method and the public paths', async t => {
-  const open = (await build(t)).swagger() as unknown as { security: object[] }
-  t.same(open.security, [], 'an open server asks for nothing')
-  const app = await build(t, { auth: 'jwt', 'public-paths': '/api/models' })
-  const { security, paths } = app.swagger() as unknown as { security: object[], paths: Record<string, Record<string, { security?: object[] }>> }
-  t.same(security, [{ token: [] }, { apiKey: [] }])
+interface Operation {
+  operationId?: string
+  tags?: string[]
+  summary?: string
+  description?: string
+  responses: Record<string, { description: string, content?: object }>
+}
+
+/** Whether there is an example in the value, or in what it refers to. */
+function hasExample (value: unknown, document: object, depth = 0): boolean {
+  if (typeof value !== 'object' || value === null || depth > 12) return false
+  return Object.entries(value).some(([key, part]) => {
+    if (key === 'example' || key === 'examples') return true
+    if (key !== '$ref') return hasExample(part, document, depth + 1)
+    const [, ...path] = (part as string).split('/')
+    // Every error has an example; the one of the operation itself is meant.
+    return path.at(-1) !== 'Error' && hasExample(path.reduce<any>((node, name) => node[name], document), document, depth + 1)
+  })
+}
+
+t.test('security schemes follow the method, the public paths and the guests', async t => {
+  interface Described {
+    security: object[]
+    components: { securitySchemes: Record<string, object> }
+    paths: Record<string, Record<string, { security?: object[] }>>
+  }
+  const describe = async (options: object) => (await build(t, options)).swagger() as unknown as Described
+
+  const open = await describe({})
+  t.same([open.security, open.components.securitySchemes], [[], {}], 'an open server asks for nothing')
+
+  const { security, paths } = await describe({ auth: 'jwt', 'public-paths': '/api/models' })
+  t.same(security, [{ bearer: [] }, { apiKey: [] }, { basic: [] }])
   t.same(paths['/api/models']?.get?.security, [])
   t.equal(paths['/api/models/refresh']?.post?.security, undefined)
+  const publicOnes = Object.entries(paths).flatMap(([path, operations]) =>
+    Object.entries(operations).filter(([, { security }]) => security?.length === 0).map(([method]) => `${method} ${path}`))
+  t.same(publicOnes.filter(route => !route.includes('/api/models')), [
+    'get /api/health', 'get /api/status', 'post /api/auth/login', 'post /api/auth/refresh'
+  ], 'and nothing else')
+
+  const keys = await describe({ auth: 'api-key' })
+  t.match(keys.components.securitySchemes.bearer, { scheme: 'bearer', description: 'An API key', bearerFormat: undefined })
+
+  const guests = await describe({ auth: 'optional' })
+  t.same(guests.paths['/api/models']?.get?.security?.at(-1), {}, 'a guest may look')
+  t.equal(guests.paths['/api/generate/txt2img']?.post?.security, undefined, 'and not draw')
+  t.equal(guests.paths['/api/auth/sessions']?.get?.security, undefined, 'and has no account')
 })
 
 /** Fails to compile when the type is `any`. */
