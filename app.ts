@@ -19,9 +19,11 @@ import errors, { sendError } from './plugins/errors.ts'
 import jobs from './plugins/jobs.ts'
 import keys from './plugins/keys.ts'
 import login from './plugins/login.ts'
+import metrics from './plugins/metrics.ts'
 import models from './plugins/models.ts'
 import openapi from './plugins/openapi.ts'
 import rateLimit from './plugins/rate-limit.ts'
+import readiness from './plugins/readiness.ts'
 import security from './plugins/security.ts'
 import store, { type StoreOptions } from './plugins/store.ts'
 import tokens from './plugins/tokens.ts'
@@ -30,6 +32,7 @@ import authRoutes from './routes/auth.ts'
 import generateRoutes from './routes/generate.ts'
 import healthRoutes from './routes/health.ts'
 import keyRoutes from './routes/keys.ts'
+import metricsRoutes from './routes/metrics.ts'
 import modelRoutes from './routes/models.ts'
 import parameterRoutes from './routes/parameters.ts'
 import queueRoutes from './routes/queue.ts'
@@ -65,6 +68,11 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     connectionTimeout: 120_000,
     requestTimeout: 120_000,
+    // Not ten seconds for each plugin and each hook: a cold scan of many models, an engine whose driver wakes up and the
+    // drain of --shutdown-timeout take what they take, and bound themselves.
+    pluginTimeout: 0,
+    // Whoever follows the running job goes on doing so while the server drains; /api/ready tells load balancers.
+    return503OnClosing: false,
     keepAliveTimeout: 72_000,
     // As long as a URL can be: the router would say before the guard that there is a route. Schemas are stricter.
     routerOptions: { maxParamLength: 16 * 1024 },
@@ -87,6 +95,7 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
 async function registerParts (app: FastifyInstance, options: Options, storeOptions: StoreOptions): Promise<void> {
   await app.register(config, { config: options })
   await app.register(errors)
+  await app.register(metrics)
   await app.register(validation)
   await app.register(security)
   await app.register(rateLimit)
@@ -102,6 +111,7 @@ async function registerParts (app: FastifyInstance, options: Options, storeOptio
   await app.register(models)
   await app.register(engine)
   await app.register(jobs)
+  await app.register(readiness)
 
   await app.register(openapi)
   await app.register(fastifySSE)
@@ -114,5 +124,6 @@ async function registerParts (app: FastifyInstance, options: Options, storeOptio
   await app.register(parameterRoutes, { prefix: '/api' })
   await app.register(generateRoutes, { prefix: '/api/generate' })
   await app.register(queueRoutes, { prefix: '/api/queue' })
+  await app.register(metricsRoutes)
   await app.register(documentation)
 }

@@ -29,6 +29,7 @@ export const optionTable = {
   port: { kind: 'integer', group: 'Server', default: 8080, minimum: 0, maximum: 65535, describe: 'Port to listen on; 0 takes a free one' },
   'tls-cert': { kind: 'string', group: 'Server', describe: 'PEM file with the certificate chain; turns HTTPS on (read again on SIGHUP)' },
   'tls-key': { kind: 'string', group: 'Server', describe: 'PEM file with the private key of --tls-cert' },
+  'metrics-listen': { kind: 'string', group: 'Server', maxLength: 300, describe: 'host:port where Prometheus finds /metrics without credentials, besides GET /metrics with system:read' },
   'trust-proxy': { kind: 'list', group: 'Server', default: [], describe: 'Addresses or networks of reverse proxies whose X-Forwarded-* headers count' },
   'allowed-hosts': { kind: 'list', group: 'Server', default: [], describe: 'Host names this server answers for besides its own address; any when empty and authentication is on' },
   'cors-origins': { kind: 'list', group: 'Server', default: [], describe: 'Web origins whose pages may call the API, for example https://ui.example' },

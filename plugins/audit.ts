@@ -15,6 +15,7 @@ export default fp(async (app) => {
       outcome: 'success', actor: request.principal?.username ?? '', address: request.ip, ...entry
     })
     app.auditLog.record(record)
+    app.metrics.audited(record.event, record.outcome)
     app.log[record.outcome === 'success' ? 'info' : 'warn']({ ...record, request_id: request.id }, 'audit')
   })
-}, { name: 'audit', dependencies: ['store'] })
+}, { name: 'audit', dependencies: ['store', 'metrics'] })

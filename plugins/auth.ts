@@ -202,10 +202,11 @@ export default fp(async (app) => {
     return async function onRequest (request, reply) {
       const refusal = await decide(request, reply)
       app.logDecision(request, refusal)
+      app.metrics.decided(request.credential?.kind ?? 'none', refusal === undefined ? 'allowed' : refusal.code)
       if (refusal === undefined) return endWithCredential(request, reply)
       const answer = await app.countRefusal(request, refusal)
       if (answer === refusal) auditRefusal(request, refusal)
       throw answer
     }
   })
-}, { name: 'auth', dependencies: ['config', 'errors', 'rate-limit', 'audit'] })
+}, { name: 'auth', dependencies: ['config', 'errors', 'metrics', 'rate-limit', 'audit'] })

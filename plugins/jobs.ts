@@ -35,6 +35,7 @@ function openQueue (app: FastifyInstance): JobQueue {
     engine: app.engine,
     resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, engine: app.engine, options: app.config }),
     logger: app.log,
+    observer: app.metrics.jobs,
     webhooks: webhooks(app.config),
     capacity: app.config.queueCapacity,
     capacityPerOwner: app.config.queuePerOwner,
@@ -56,4 +57,4 @@ export default fp(async (app) => {
   // Before the connections are closed: whoever waits for the running job still gets it.
   app.addHook('preClose', async () => jobs.drain(app.config.shutdownTimeout * 1000))
   app.addHook('onClose', async () => jobs.close())
-}, { name: 'jobs', dependencies: ['config', 'engine', 'models'] })
+}, { name: 'jobs', dependencies: ['config', 'metrics', 'engine', 'models'] })

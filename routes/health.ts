@@ -62,6 +62,21 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     return { status: 'ok' as const, timestamp: new Date().toISOString(), version }
   })
 
+  app.get('/ready', {
+    schema: {
+      operationId: 'getReadiness',
+      tags: ['server'],
+      summary: 'Should work be sent here?',
+      description: 'For load balancers: 503 while the server drains, its engine is down or its data folder cannot be written to; `error.code` and ' +
+        '`error.details.reason` say which. Any valid credentials will do, or --public-paths /api/ready.',
+      response: { 200: Type.Object({ status: Type.Literal('ready') }) }
+    }
+  }, async request => {
+    const obstacle = await app.obstacle(request.principal)
+    if (obstacle !== undefined) throw obstacle
+    return { status: 'ready' as const }
+  })
+
   app.get('/status', {
     schema: {
       public: true,

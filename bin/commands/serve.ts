@@ -33,10 +33,13 @@ async function startServer (options: Options): Promise<void> {
   hideSecret(logger)
   const app = await buildApp(options, { logger, https: readTls(options) })
   try {
-    await app.listen({ host: options.host, port: options.port })
+    if (app.metricsAddress !== undefined) {
+      await app.listenForMetrics(app.metricsAddress).catch(inWords(app.metricsAddress, ['--metrics-listen', '--metrics-listen']))
+    }
+    await app.listen({ host: options.host, port: options.port }).catch(inWords(options, ['--host', '--port']))
   } catch (error) {
     await app.close()
-    throw inWords(error as NodeJS.ErrnoException, options)
+    throw error
   }
   const reloadsTls = options.tlsCert !== undefined
   closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false, skip: reloadsTls ? ['SIGHUP'] : [] }, async ({ signal, err }) => {
@@ -90,15 +93,18 @@ function reloadTls (app: FastifyInstance, options: Options): void {
   }
 }
 
-function inWords (error: NodeJS.ErrnoException, { host, port }: Options): Error {
+/** @param options that name the host and the port. @returns what throws an error of listening as one that tells what to do. */
+function inWords ({ host, port }: { host: string, port: number }, [hostOption, portOption]: readonly [string, string]) {
   const reasons: Record<string, string> = {
-    EADDRINUSE: `Port ${port} on ${host} is in use; choose another one with --port, or stop what listens there`,
-    EACCES: `This user may not listen on port ${port}; choose one above 1023 with --port`,
-    EADDRNOTAVAIL: `This machine has no address ${host}; choose one of its own with --host`,
-    ENOTFOUND: `The host ${host} is not known; choose an address of this machine with --host`
+    EADDRINUSE: `Port ${port} on ${host} is in use; choose another one with ${portOption}, or stop what listens there`,
+    EACCES: `This user may not listen on port ${port}; choose one above 1023 with ${portOption}`,
+    EADDRNOTAVAIL: `This machine has no address ${host}; choose one of its own with ${hostOption}`,
+    ENOTFOUND: `The host ${host} is not known; choose an address of this machine with ${hostOption}`
   }
-  const reason = reasons[error.code ?? '']
-  return reason === undefined ? error : new CommandError(exitCodes.listen, reason, { cause: error })
+  return function refuse (error: NodeJS.ErrnoException): never {
+    const reason = reasons[error.code ?? '']
+    throw reason === undefined ? error : new CommandError(exitCodes.listen, reason, { cause: error })
+  }
 }
 
 /** No default account: an empty store gets an administrator whose password is shown once, to a person only. */

@@ -3,10 +3,13 @@ import type { Engine, Operations, RunOptions } from '../engine/engine.ts'
 /** Which model an engine holds, over its restarts. */
 export class LoadedModel {
   readonly #engine: Engine
+  readonly #loadedIn: ((seconds: number) => void) | undefined
   #loaded: { id: string, key: string, generation: number } | undefined
 
-  constructor (engine: Engine) {
+  /** @param loadedIn is told how long each load took. */
+  constructor (engine: Engine, loadedIn?: (seconds: number) => void) {
     this.#engine = engine
+    this.#loadedIn = loadedIn
   }
 
   /** Undefined when the engine holds none, or its process is gone and the model with it. */
@@ -30,7 +33,9 @@ export class LoadedModel {
     if (this.id !== undefined && this.#loaded?.key === key) return
     this.#loaded = undefined
     options.progress?.({ phase: 'loading_model', step: 0, steps: 0, index: 0 })
+    const start = performance.now()
     await this.#engine.run('load', what, options)
+    this.#loadedIn?.((performance.now() - start) / 1000)
     this.#loaded = { id, key, generation: this.#engine.generation }
   }
 

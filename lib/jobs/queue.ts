@@ -15,11 +15,12 @@ import {
   type NewJob
 } from './job.ts'
 import { checkNewJob, toIdempotency, withSeed } from './new-job.ts'
+import type { JobObserver } from './observer.ts'
 import { Outputs } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
 import { Scheduler, type Logger, type SchedulerParts, type SchedulerStatus } from './scheduler.ts'
 
-type SchedulerOptions = Pick<SchedulerParts, 'engine' | 'resolve' | 'logger' | 'backOff' | 'abortTimeout'>
+type SchedulerOptions = Pick<SchedulerParts, 'engine' | 'resolve' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
 
 export interface JobQueueOptions extends JobStoreOptions, JobEventsOptions, RetentionOptions, SchedulerOptions {
   /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
@@ -60,6 +61,7 @@ export class JobQueue {
   readonly #events: JobEvents
   readonly #scheduler: Scheduler
   readonly #logger: Logger
+  readonly #observer: JobObserver | undefined
   readonly #retention: Retention
   readonly #webhookHosts: AllowList
   readonly #webhooks: Webhooks | undefined
@@ -71,6 +73,7 @@ export class JobQueue {
     const dataDir = absolute(options.dataDir)
     prepareFolder(dataDir, '--data-dir')
     this.#logger = options.logger
+    this.#observer = options.observer
     this.#store = new JobStore(join(dataDir, 'jobs.db'), options)
     this.#inputs = new Inputs(join(dataDir, 'inputs'))
     this.#outputs = new Outputs(join(dataDir, 'outputs'))
@@ -79,7 +82,7 @@ export class JobQueue {
     this.#retention = new Retention(parts)
     this.#webhookHosts = options.webhooks?.hosts ?? new AllowList([], '--webhook-hosts')
     this.#webhooks = options.webhooks && new Webhooks({ ...parts, ...options.webhooks })
-    this.#scheduler = new Scheduler({ ...parts, onEnded: () => this.#onEnded() })
+    this.#scheduler = new Scheduler({ ...parts, onEnded: job => this.#onEnded(job) })
   }
 
   /**
@@ -169,7 +172,7 @@ export class JobQueue {
     if (cancelled !== undefined) {
       this.#events.publishJob(cancelled)
       await this.#inputs.remove(id)
-      this.#onEnded()
+      this.#onEnded(cancelled)
       return cancelled
     }
     this.#store.markCancelling(id)
@@ -254,7 +257,8 @@ export class JobQueue {
     this.#store.close()
   }
 
-  #onEnded (): void {
+  #onEnded (job: Job): void {
+    this.#observer?.ended(job)
     this.#retention.sweep()
     this.#webhooks?.wake()
   }

@@ -7,6 +7,7 @@ import { isCrash, isUnavailable, toJobError } from './job-error.ts'
 import type { JobStore } from './job-store.ts'
 import { isEnded, type Job, type JobProgress } from './job.ts'
 import { LoadedModel } from './loaded-model.ts'
+import type { JobObserver } from './observer.ts'
 import type { Outputs } from './outputs.ts'
 import { Run, type Resolve } from './run.ts'
 import { StepTimes } from './step-times.ts'
@@ -25,6 +26,7 @@ export interface SchedulerParts {
   events: JobEvents
   resolve: Resolve
   logger: Logger
+  observer?: JobObserver
   /** Called after a job has ended. */
   onEnded?: (job: Job) => void
   /** Milliseconds before an engine that can't be started is tried again; doubles up to a minute. */
@@ -74,9 +76,9 @@ export class Scheduler {
   constructor (parts: SchedulerParts) {
     this.#parts = parts
     this.#now = parts.now ?? Date.now
-    this.#loadedModel = new LoadedModel(parts.engine)
+    this.#loadedModel = new LoadedModel(parts.engine, parts.observer?.loaded)
     // Not the clock of the wall, which somebody may set while a job runs.
-    this.#stepTimes = new StepTimes(() => performance.now())
+    this.#stepTimes = new StepTimes(() => performance.now(), parts.observer?.stepped)
   }
 
   get status (): SchedulerStatus {

@@ -17,10 +17,12 @@ const newest = 0.5
 export class StepTimes {
   readonly #kinds = new Map<string, Times>()
   readonly #now: () => number
+  readonly #stepped: ((seconds: number) => void) | undefined
 
-  /** @param now milliseconds. */
-  constructor (now: () => number) {
+  /** @param now milliseconds. @param stepped is told how long each step took. */
+  constructor (now: () => number, stepped?: (seconds: number) => void) {
     this.#now = now
+    this.#stepped = stepped
   }
 
   /** Follows a job from now on. */
@@ -32,6 +34,7 @@ export class StepTimes {
       images: Number(images ?? 1),
       steps: Number(steps ?? 0),
       now: this.#now,
+      stepped: this.#stepped,
       learn: times => this.#learn(kind, times)
     })
   }
@@ -50,6 +53,7 @@ interface WatchParts {
   /** Of one image, as asked for; the engine may take fewer. */
   steps: number
   now: () => number
+  stepped?: (seconds: number) => void
   learn: (times: Times) => void
 }
 
@@ -91,8 +95,10 @@ export class StepWatch {
   #sampled (index: number, step: number, steps: number): void {
     const at = this.#parts.now()
     if (this.#last?.index === index && step > this.#last.step) {
+      const taken = step - this.#last.step
       this.#samplingTime += at - this.#last.at
-      this.#stepsDone += step - this.#last.step
+      this.#stepsDone += taken
+      for (let one = 0; one < taken; one++) this.#parts.stepped?.((at - this.#last.at) / taken / 1000)
     }
     this.#last = { index, step, at }
     this.#steps = steps

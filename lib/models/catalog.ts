@@ -68,7 +68,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   readonly #cacheFile: string | undefined
   #cache: ScanCache | undefined
   #models = new Map<string, Model>()
-  #scan: ScanResult = { files: [], warnings: [], roots: [], folders: [], cacheChanged: false }
+  #scan: ScanResult = { files: [], warnings: [], roots: [], folders: [], headersRead: 0, cacheChanged: false }
+  readonly #headers = { cached: 0, read: 0 }
   #refreshing: Promise<RefreshResult> | undefined
   #watcher: FolderWatcher | undefined
 
@@ -117,6 +118,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     const models = await collectModels(scan)
     const difference = compareModels(this.#models, models)
     this.#scan = scan
+    this.#headers.read += scan.headersRead
+    this.#headers.cached += scan.files.length - scan.headersRead
     this.#models = models
     this.#followFolders()
     if (this.#cacheFile !== undefined && scan.cacheChanged) await this.#save(this.#cacheFile)
@@ -138,6 +141,11 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   /** What was skipped in the last scan, and why. */
   get warnings (): readonly ScanWarning[] {
     return this.#scan.warnings
+  }
+
+  /** Headers that all scans so far needed: how many the cache knew and how many were read. */
+  get headers (): Readonly<Record<'cached' | 'read', number>> {
+    return this.#headers
   }
 
   /** A page of models in the order of their ids. @throws an API error when the cursor is not one of ours. */

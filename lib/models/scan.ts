@@ -48,6 +48,8 @@ export interface ScanResult {
   roots: Array<string | null>
   /** Every folder that was read, for watching. */
   folders: string[]
+  /** Headers that were read because `cache` did not know them. */
+  headersRead: number
   /** Whether `cache` differs from what it was. */
   cacheChanged: boolean
 }
@@ -116,7 +118,7 @@ class Scan {
   readonly #cache: ScanCache
   readonly #seenPaths = new Set<string>()
   readonly #exceeded = new Set<string>()
-  readonly #result: ScanResult = { files: [], warnings: [], roots: [], folders: [], cacheChanged: false }
+  readonly #result: ScanResult = { files: [], warnings: [], roots: [], folders: [], headersRead: 0, cacheChanged: false }
   #pending: Folder[] = []
   #links: Folder[] = []
   #found: ScannedFile[] = []
@@ -280,6 +282,7 @@ class Scan {
     try {
       file.content = await contentOf(path)
       this.#cache.set(path, { modified, size, inode, content: file.content })
+      this.#result.headersRead++
       this.#result.cacheChanged = true
       this.#result.files.push(file)
     } catch (error) {

@@ -1,0 +1,72 @@
+import { createServer, type Server } from 'node:http'
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import fp from 'fastify-plugin'
+import { Metrics } from '../lib/metrics.ts'
+import { readablePattern } from '../lib/public-paths.ts'
+import { version } from '../lib/version.ts'
+import { CommandError, exitCodes } from '../errors.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    metrics: Metrics
+    /** Where --metrics-listen wants a listener. */
+    metricsAddress: Address | undefined
+    /** Opens it; it closes with the application. */
+    listenForMetrics: (address: Address) => Promise<void>
+  }
+}
+
+interface Address {
+  host: string
+  port: number
+}
+
+/** Counts requests, and serves what is counted where --metrics-listen says; `routes/metrics.ts` is the way with credentials. */
+export default fp(async (app) => {
+  const metrics = new Metrics({ version, auth: app.config.auth }, () => ({
+    queue: app.jobs.status,
+    engines: [{ ...app.engine.status, device: app.engine.info?.device ?? 'unknown' }],
+    models: app.models.types(),
+    headers: app.models.headers
+  }))
+  app.decorate('metrics', metrics)
+  app.addHook('onResponse', async ({ method, routeOptions: { url } }, { statusCode, elapsedTime }) => {
+    metrics.answered({ method, route: url === undefined ? undefined : readablePattern(url), status: statusCode }, elapsedTime)
+  })
+
+  let server: Server | undefined
+  app.decorate('metricsAddress', parseAddress(app.config.metricsListen))
+  app.decorate('listenForMetrics', async address => {
+    server = metricsServer(metrics)
+    server.listen(address)
+    await once(server, 'listening')
+    const { address: host, port } = server.address() as AddressInfo
+    app.log.info(`Metrics at http://${host.includes(':') ? `[${host}]` : host}:${port}/metrics, for everybody who reaches that address`)
+  })
+  app.addHook('onClose', async () => {
+    server?.close()
+    server?.closeAllConnections()
+  })
+}, { name: 'metrics', dependencies: ['config'] })
+
+/** A scraper asks for one thing, so nothing else is understood: no body, no other path, no slow request. */
+function metricsServer (metrics: Metrics): Server {
+  return createServer({ requestTimeout: 10_000, headersTimeout: 10_000, maxHeaderSize: 8192 }, (request, response) => {
+    const isKnown = request.url === '/metrics' && (request.method === 'GET' || request.method === 'HEAD')
+    if (!isKnown) return response.writeHead(404, { connection: 'close' }).end()
+    metrics.text().then(
+      text => response.writeHead(200, { 'content-type': metrics.contentType }).end(request.method === 'HEAD' ? undefined : text),
+      () => response.writeHead(500).end())
+  })
+}
+
+/** @throws {CommandError} (usage) */
+function parseAddress (text: string | undefined): Address | undefined {
+  if (text === undefined || text === '') return undefined
+  const [, host = '', port = ''] = /^(.+):(\d{1,5})$/.exec(text) ?? []
+  if (host === '' || Number(port) > 65535) {
+    throw new CommandError(exitCodes.usage, `Expected host:port (127.0.0.1:9464, for example) for --metrics-listen but received ${JSON.stringify(text.slice(0, 300))}`)
+  }
+  return { host: host.replace(/^\[(.*)\]$/, '$1'), port: Number(port) }
+}

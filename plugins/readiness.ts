@@ -1,0 +1,29 @@
+import fp from 'fastify-plugin'
+import { apiError, type ApiError } from '../errors.ts'
+import type { Principal } from '../lib/principals.ts'
+import { StorageProbe } from '../lib/storage-probe.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Why no work should be sent here; undefined when it may. Only an administrator is told more than the reason's name. */
+    obstacle: (principal: Principal) => Promise<ApiError | undefined>
+  }
+}
+
+/** Whether this server can do what it accepts: the engine works or is about to, and what has to be stored can be. */
+export default fp(async (app) => {
+  const storage = new StorageProbe(app.folders.data)
+
+  app.decorate('obstacle', async principal => {
+    const { scheduler } = app.jobs.status
+    if (scheduler.state === 'draining') return apiError('SDR_DRAINING')
+    const unavailable = (reason: string, words: string, why: string) => apiError(
+      'SDR_UNAVAILABLE', principal.permissions.includes('system:read') ? `${words}: ${why}` : `${words}.`, { details: { reason } })
+    const problem = await storage.problem()
+    if (problem !== undefined) return unavailable('storage', 'The data folder cannot be written to', problem)
+    const { state, last_crash: crash } = app.engine.status
+    if (state === 'backing_off' || state === 'stopped') return unavailable('engine', 'The engine is down', crash?.reason ?? state)
+    if (scheduler.blocked !== null) return unavailable('jobs', 'Jobs have to wait', scheduler.blocked.reason)
+    return undefined
+  })
+}, { name: 'readiness', dependencies: ['config', 'engine', 'jobs'] })
