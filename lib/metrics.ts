@@ -28,19 +28,19 @@ const methods: readonly string[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELE
  */
 export class Metrics {
   readonly #registry = new Registry()
-  readonly #requests = this.#counter('http_requests_total', 'Requests answered', ['method', 'route', 'status'])
-  readonly #requestTime = this.#histogram('http_request_duration_seconds', 'From a request to the end of its answer', requestTimes, ['method', 'route'])
-  readonly #decisions = this.#counter('auth_decisions_total', 'What the guard decided: the kind of credential, and "allowed" or the error code', ['credential', 'outcome'])
-  readonly #events = this.#counter('audit_events_total', 'Logins, refusals, changes of accounts, sessions and keys', ['event', 'outcome'])
-  readonly #jobs = this.#counter('jobs_ended_total', 'Jobs that ended', ['type', 'status'])
-  readonly #waitTime = this.#histogram('job_wait_seconds', 'From the acceptance of a job to its last start', jobTimes, ['type'])
-  readonly #runTime = this.#histogram('job_run_seconds', 'From the last start of a job to its end', jobTimes, ['type', 'status'])
+  readonly #requests = this.#counter('http_requests_total', 'Requests answered, by method, pattern of the route (`unknown` for any other URL) and status', ['method', 'route', 'status'])
+  readonly #requestTime = this.#histogram('http_request_duration_seconds', 'From a request to the end of its answer, by method and route; events and `?wait=` take as long as the job', requestTimes, ['method', 'route'])
+  readonly #decisions = this.#counter('auth_decisions_total', 'What the guard decided, by credential (token, api-key, none) and outcome (allowed, or the error code); nothing with --auth none', ['credential', 'outcome'])
+  readonly #events = this.#counter('audit_events_total', 'Lines of the audit log, by event (login, access, key.create…) and outcome (success, failure)', ['event', 'outcome'])
+  readonly #jobs = this.#counter('jobs_ended_total', 'Jobs that ended, by type and status', ['type', 'status'])
+  readonly #waitTime = this.#histogram('job_wait_seconds', 'From the acceptance of a job to its last start, by type', jobTimes, ['type'])
+  readonly #runTime = this.#histogram('job_run_seconds', 'From the last start of a job to its end, by type and status', jobTimes, ['type', 'status'])
   readonly #stepTime = this.#histogram('step_seconds', 'One sampling step', stepTimes)
-  readonly #loadTime = this.#histogram('model_load_seconds', 'Loading another model into the engine; the count is that of the swaps', jobTimes)
+  readonly #loadTime = this.#histogram('model_load_seconds', 'Loading another model into the engine; its count is that of the swaps', jobTimes)
 
   /** @param about what this server is, for example its version. @param state is called at each scrape. */
   constructor (about: Record<string, string>, state: () => ServerState) {
-    this.#gauge('build_info', 'Always 1; the labels say what runs here', Object.keys(about), gauge => gauge.set(about, 1))
+    this.#gauge('build_info', 'Always 1; its labels are the version and the authentication method', Object.keys(about), gauge => gauge.set(about, 1))
     this.#measureState(state)
     this.#measureProcess()
   }
@@ -82,22 +82,22 @@ export class Metrics {
   }
 
   #measureState (state: () => ServerState): void {
-    this.#gauge('queue_jobs', 'Jobs that wait or run', ['status'], gauge => {
+    this.#gauge('queue_jobs', 'Jobs now, by status (queued, running)', ['status'], gauge => {
       const { queued, running } = state().queue
       gauge.set({ status: 'queued' }, queued)
       gauge.set({ status: 'running' }, running)
     })
     this.#gauge('queue_capacity', 'Jobs that may wait', [], gauge => gauge.set(state().queue.capacity))
-    this.#gauge('engine_up', '1 while the engine can work, 0 while it starts or waits to be started again', ['device'], gauge => {
+    this.#gauge('engine_up', '1 while the engine can work, 0 while it starts or waits to be started again, by device', ['device'], gauge => {
       for (const { device, state: engine } of state().engines) gauge.set({ device }, Number(engine === 'idle' || engine === 'busy'))
     })
-    this.#collected('engine_restarts_total', 'How often an engine process had to be started again', ['device'], add => {
+    this.#collected('engine_restarts_total', 'How often an engine process had to be started again, by device', ['device'], add => {
       for (const { device, restarts } of state().engines) add({ device }, restarts)
     })
-    this.#gauge('models', 'Models found', ['type'], gauge => {
+    this.#gauge('models', 'Models found, by type', ['type'], gauge => {
       for (const { type, count } of state().models) gauge.set({ type }, count)
     })
-    this.#collected('model_headers_total', 'Headers of model files that scans needed: known from the cache, or read', ['source'], add => {
+    this.#collected('model_headers_total', 'Headers of model files that scans needed, by source (cached, read)', ['source'], add => {
       for (const [source, count] of Object.entries(state().headers)) add({ source }, count)
     })
   }

@@ -23,3 +23,8 @@ t.test('an application that cannot be built leaves no engine behind, and no lock
   const { statusCode } = await app.inject('/api/queue/status')
   t.equal(statusCode, 200, 'which goes on')
 })
+
+t.test('nothing but an option limits how long it takes to start and to drain', async (t) => {
+  const { initialConfig } = await build(t, {}, { models: false })
+  t.equal(initialConfig.pluginTimeout, 0)
+})

@@ -2,6 +2,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { errorTable, exitCodes } from '../errors.ts'
+import { Metrics } from '../lib/metrics.ts'
 import { environmentName, optionTable, type OptionName } from '../lib/options.ts'
 import { packageRoot } from '../lib/package-root.ts'
 
@@ -27,6 +28,15 @@ t.test('docs/errors.md lists every error and exit code', async t => {
   ])
   checkTable(t, 'docs/errors.md', 'exit codes', [
     '| name | code |', '| --- | --- |', ...Object.entries(exitCodes).map(([name, code]) => `| ${name} | ${code} |`)
+  ])
+})
+
+t.test('docs/operations.md lists every metric', async t => {
+  const metrics = new Metrics({}, () => ({ queue: { queued: 0, running: 0, capacity: 0 }, engines: [], models: [], headers: { cached: 0, read: 0 } }))
+  const found = [...(await metrics.text()).matchAll(/^# HELP (\S+) (.*)\n# TYPE \S+ (\S+)$/gm)]
+  t.ok(found.length > 20)
+  checkTable(t, 'docs/operations.md', 'metrics', [
+    '| metric | type | what |', '| --- | --- | --- |', ...found.map(([, name, help, type]) => `| \`${name}\` | ${type} | ${cell(help!)} |`)
   ])
 })
 
