@@ -273,6 +273,16 @@ t.test('refuses what a model is known to die of, and what it would leave out', {
   const misfit = { path: file('misfit', 'fits=nothing'), weight: 1 }
   await t.rejects(generate({ loras: [misfit] }), { code: 'invalid_parameters', message: 'The LoRA misfit does not fit the model.' })
   t.equal((await generate({ loras: [{ path: file('fit'), weight: 1 }] })).images.length, 1)
+  await t.rejects(load({ model: file('model'), vae: file('misfit', 'fits=nothing') }),
+    { code: 'model_load_failed', message: 'The vae misfit cannot be read.' })
+  await t.rejects(generate(), { code: 'generation_failed', message: 'No model is loaded.' })
+  await load({ model: file('model'), photo_maker: file('misfit', 'fits=nothing') })
+  await t.rejects(generate(), {
+    code: 'invalid_parameters',
+    message: "PhotoMaker cannot use the pictures: PhotoMaker trigger word 'img' was not found in prompt."
+  })
+  await load({ model: file('model') })
+  t.equal((await generate()).images.length, 1)
   await t.rejects(load({ model: file('tiny', 'architecture=MiniT2I') }, { weight_type: 'q8_0' }),
     { code: 'invalid_parameters', message: 'Expected f32 or f16 for the weight_type of MiniT2I but received "q8_0".' })
   await load({ model: file('tiny', 'architecture=MiniT2I') }, { weight_type: 'f16' })

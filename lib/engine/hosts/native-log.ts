@@ -1,20 +1,33 @@
 import { EngineError, type ImageParameters, type LoadOptions } from '../engine.ts'
 
+/** What the library leaves out of its work when it can't use it, and then says so in one line of its log. */
+const leftOut: ReadonlyArray<readonly [line: RegExp, reason: (what: string[], before: string) => string]> = [
+  [/^load lora tensors from (.+) failed$/, ([lora]) => `The LoRA ${lora} does not fit the model.`],
+  [/^Only \(0 \/ \d+\) LoRA tensors have been applied, lora_file_path = (.+)$/,
+    ([lora]) => `The LoRA ${lora} does not fit the model.`],
+  [/^loading (.+) from '(.+)' failed$/, ([what, file]) => `The ${what} ${file} cannot be read.`],
+  [/^Turn off PhotoMaker for this request$/, (_, before) => `PhotoMaker cannot use the pictures: ${before}.`],
+  [/^(IP-Adapter .+ failed)$/, ([what]) => `The picture for the IP-Adapter cannot be used: ${what}.`]
+]
+
 /**
- * What the library says only in its log, and what has to be known of it: which architecture a model has, and that a LoRA
- * was left out. A version that words its log differently is not understood, and then behaves as it does for everybody.
+ * What the library says only in its log, and what has to be known of it: which architecture a model has, and that
+ * something was left out. A version that words its log differently is not understood, and then behaves as it does for everybody.
  */
 export class NativeLog {
   #architecture: string | undefined
-  #leftOutLora: string | undefined
+  #leftOut: string | undefined
+  #before = ''
 
   /** @returns the line without the place in the library's sources. */
   add (message: string): string {
     const text = message.replace(/^[\w.-]+:\d+\s+- /, '').trim()
     this.#architecture = /^Version: (.+)$/.exec(text)?.[1] ?? this.#architecture
-    const lora = /^load lora tensors from (.+) failed$/.exec(text) ??
-      /^Only \(0 \/ \d+\) LoRA tensors have been applied, lora_file_path = (.+)$/.exec(text)
-    if (lora !== null) this.#leftOutLora = lora[1]
+    for (const [line, reason] of leftOut) {
+      const [, ...words] = line.exec(text) ?? []
+      if (line.test(text)) this.#leftOut = reason(words, this.#before)
+    }
+    this.#before = text
     return text
   }
 
@@ -22,14 +35,15 @@ export class NativeLog {
     this.#architecture = undefined
   }
 
-  /** Before each drawing. */
-  forgetLora (): void {
-    this.#leftOutLora = undefined
+  /** Before each operation. */
+  begin (): void {
+    this.#leftOut = undefined
+    this.#before = ''
   }
 
-  /** The path of a LoRA that does not fit the model: the library draws without it. */
-  get leftOutLora (): string | undefined {
-    return this.#leftOutLora
+  /** A sentence about what the library could not use and has gone on without: not what was asked for. */
+  get leftOut (): string | undefined {
+    return this.#leftOut
   }
 
   /**

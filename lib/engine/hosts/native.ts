@@ -84,6 +84,7 @@ class NativeHost implements HostEngine {
   async #run<Result> (report: Reporter, parameters: object, operation: () => Promise<Result>): Promise<Result> {
     this.#report = report
     this.#isCancelled = false
+    this.#log.begin()
     try {
       const result = await operation()
       this.#throwIfCancelled() // only drawing can be stopped on its way
@@ -124,11 +125,19 @@ class NativeHost implements HostEngine {
       if (Object.keys(others).length > 0) {
         await this.#engine.load({ ...parameters, control_net: controlNet })
         this.#log.checkWeightType(options)
+        await this.#refuseLeftOut()
         this.#loaded = { context, controlNet }
       }
     }
     if (device !== this.#info.device) report.info(this.#info = { ...this.#info, device })
     return { load_ms: performance.now() - begin }
+  }
+
+  /** A model without one of its files would draw, but not what was asked for. */
+  async #refuseLeftOut (): Promise<void> {
+    if (this.#log.leftOut === undefined) return
+    await this.#engine.unload()
+    throw new EngineError('model_load_failed', this.#log.leftOut)
   }
 
   /** Costs the reading of the ControlNet, and not that of the model. */
@@ -151,7 +160,6 @@ class NativeHost implements HostEngine {
     parameters: ImageParameters, attachments: Attachments, report: Reporter
   ): Promise<Operations['generate']['result']> {
     this.#log.checkShape(parameters)
-    this.#log.forgetLora()
     const generation = await generationParameters(parameters, attachments)
     this.#throwIfCancelled()
     const batch = generation.batch_count ?? 1
@@ -161,15 +169,15 @@ class NativeHost implements HostEngine {
       if (event.type === 'preview') return previews.add(event.step, event.image)
       const isNews = event.type === 'log' ? progress.log(event.message) : progress.step(event.step, event.steps)
       if (isNews) report.progress(progress.current)
-      if (this.#log.leftOutLora !== undefined) this.#engine.cancel()
+      if (this.#log.leftOut !== undefined) this.#engine.cancel()
     }
     report.progress(progress.current)
     const outcome = await this.#engine.generate(generation).catch((error: unknown) => {
-      if (this.#log.leftOutLora === undefined) throw error
+      if (this.#log.leftOut === undefined) throw error
     })
     await previews.end()
-    if (outcome === undefined || this.#log.leftOutLora !== undefined) {
-      throw new EngineError('invalid_parameters', `The LoRA ${this.#log.leftOutLora} does not fit the model.`)
+    if (outcome === undefined || this.#log.leftOut !== undefined) {
+      throw new EngineError('invalid_parameters', this.#log.leftOut!)
     }
     await sendImages(outcome.images, parameters.seed, report)
     return { generate_ms: outcome.milliseconds }
@@ -295,7 +303,7 @@ async function listEmbeddings (folder: string): Promise<Array<{ name: string, pa
 
 /** Names are the addon's already, but for the pictures: those come beside the parameters. */
 async function generationParameters (parameters: ImageParameters, attachments: Attachments): Promise<GenerationParameters> {
-  const generation: GenerationParameters = { preview: defaultPreview, ...parameters }
+  const generation: GenerationParameters = { ...parameters, preview: { ...defaultPreview, ...parameters.preview as object } }
   const { width, height } = parameters
   const numbered = { ref_images: [] as RawImage[], photo_maker_images: [] as RawImage[] }
   for (const [name, bytes] of Object.entries(attachments)) {
