@@ -4,10 +4,11 @@ import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { checkDepth } from '../lib/generation/depth.ts'
 import { readForm } from '../lib/generation/form.ts'
-import { bodySchema, imageNames, requestParameters } from '../lib/generation/parameters.ts'
+import { splitImages } from '../lib/generation/images.ts'
+import { bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter } from '../lib/generation/parameters.ts'
 import { prepareJob } from '../lib/generation/prepare.ts'
 import { requireFeature } from '../lib/generation/refusals.ts'
-import type { ImageRequest, Uploads } from '../lib/generation/request.ts'
+import type { Uploads } from '../lib/generation/request.ts'
 import { jobTypes, type Job as JobDescription, type JobType } from '../lib/jobs/job.ts'
 import { Job, Named } from './schemas.ts'
 
@@ -22,6 +23,8 @@ declare module 'fastify' {
 const longestWait = 600
 /** Bytes of everything but the images: much more than the longest prompt, so that a refusal can name the field. */
 const textBytes = 8 * 1024 * 1024
+/** Files of the largest size that the images of one request may have together. */
+const mostFiles = 4
 /** Bytes of a field of a multipart form. */
 const fieldBytes = 256 * 1024
 
@@ -74,7 +77,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   await app.register(multipart, {
     limits: {
       fileSize: maxFileBytes,
-      files: imageNames.length,
+      files: imageNames.length + imageLists.length * mostListedImages,
       fields: 100,
       fieldSize: fieldBytes,
       fieldNameSize: 100,
@@ -87,7 +90,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   async function takeBody (request: FastifyRequest): Promise<void> {
     request.uploads = {}
     if (request.isMultipart()) {
-      const { fields, files } = await readForm(request.parts(), parameters)
+      const { fields, files } = await readForm(request.parts(), parameters, mostFiles * maxFileBytes)
       Object.assign(request, { body: fields, uploads: files })
     }
     checkDepth(request.body)
@@ -95,11 +98,14 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   for (const type of jobTypes) {
     const { name, summary, description } = operations[type]
-    const imageCount = imageNames.filter(name => parameters[name]!.types.includes(type)).length
+    const isUsable = ({ types, feature }: Parameter) =>
+      types.includes(type) && (feature === undefined || engine.capabilities.includes(feature))
+    const imageCount = imageNames.filter(name => isUsable(parameters[name]!)).length +
+      imageLists.filter(name => isUsable(parameters[name]!)).length * mostListedImages
 
     app.post(`/${type}`, {
       config: { permission: 'generate' },
-      bodyLimit: textBytes + imageCount * Math.ceil(maxFileBytes * 1.5),
+      bodyLimit: textBytes + Math.min(imageCount, mostFiles) * Math.ceil(maxFileBytes * 1.5),
       preValidation: [async () => requireFeature(type, engine), takeBody],
       schema: {
         operationId: `generate${name}`,
@@ -128,8 +134,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   async function submit (type: JobType, request: FastifyRequest): Promise<JobDescription> {
     const { id: owner, permissions } = request.principal
-    const { init_image, mask, control_image, ...wanted } = request.body as ImageRequest & Uploads
-    const uploads = { init_image, mask, control_image, ...request.uploads }
+    const { request: wanted, uploads } = splitImages(request.body as object, request.uploads)
     const { job, attachments } = await prepareJob(type, wanted, uploads, {
       catalog: app.models,
       engine,

@@ -42,6 +42,7 @@ export interface ModelFiles {
   vae?: string
   taesd?: string
   control_net?: string
+  ip_adapter?: string
   photo_maker?: string
   embeddings_dir?: string
   esrgan?: string

@@ -6,6 +6,7 @@ import type { Components } from '../models/components.ts'
 import type { Model } from '../models/model.ts'
 import type { ModelType } from '../models/types.ts'
 import type { Options } from '../options.ts'
+import { namedOrFirst } from './choose-model.ts'
 import { composeModel } from './components.ts'
 import { hiresMethods } from './parameters.ts'
 import type { LoraRequest } from './prompt.ts'
@@ -28,6 +29,10 @@ interface NamedParameters {
   control_net?: string
   loras?: LoraRequest[]
   hires?: HiresRequest
+  ip_adapter?: string
+  photo_maker?: string
+  photo_maker_style_strength?: number
+  previews?: object
   canny?: { enabled?: boolean }
 }
 
@@ -63,21 +68,43 @@ export async function toLoad (
 
 async function toDrawing (job: Job, attachments: Attachments, parts: EngineTermsParts): Promise<ResolvedJob> {
   const { catalog, engine } = parts
-  const { model: id, components, loras = [], control_net: controlNet, hires, canny, ...parameters } =
-    job.parameters as unknown as NamedParameters
+  const {
+    model: id, components, loras = [], hires, canny, control_net, ip_adapter, photo_maker,
+    photo_maker_style_strength: style, previews, ...parameters
+  } = job.parameters as unknown as NamedParameters
   const pathOf = async (id: string, type: ModelType) => await catalog.path(catalog.resolve(id, { types: [type] }))
   const model = components === undefined ? catalog.resolve(id) : composeModel(id, components, catalog).model
   const { files, options } = await toLoad(model, parts)
   return {
-    files: { ...files, ...(controlNet !== undefined && { control_net: await pathOf(controlNet, 'controlnet') }) },
+    files: { ...files, ...await filesBeside({ control_net, ip_adapter, photo_maker }, files, catalog) },
     options,
     parameters: {
       ...parameters as unknown as ImageParameters,
       loras: await Promise.all(loras.map(async ({ name, weight }) => ({ path: await pathOf(name, 'lora'), weight }))),
+      ...(style !== undefined && { photo_maker: { style_strength: style } }),
+      ...(previews && { preview: previews }),
       ...(hires && { hires: await hiresTerms(hires, id => pathOf(id, 'upscaler')) })
     },
     attachments: canny === undefined ? attachments : await withEdges(attachments, canny, engine)
   }
+}
+
+/** Models that a job names beside its own. */
+const typesBeside = { control_net: 'controlnet', ip_adapter: 'ip_adapter', photo_maker: 'photo_maker' } as const
+type SlotBeside = keyof typeof typesBeside
+
+async function filesBeside (
+  ids: Partial<Record<SlotBeside, string>>, own: ModelFiles, catalog: ModelCatalog
+): Promise<ModelFiles> {
+  const files: ModelFiles = {}
+  for (const [slot, type] of Object.entries(typesBeside) as Array<[SlotBeside, ModelType]>) {
+    if (ids[slot] !== undefined) files[slot] = await catalog.path(catalog.resolve(ids[slot], { types: [type] }))
+  }
+  // An IP-Adapter sees through a vision encoder, which a bundle may bring.
+  if (ids.ip_adapter !== undefined && own.clip_vision === undefined) {
+    files.clip_vision = await catalog.path(namedOrFirst('ip_adapter_image', undefined, 'clip_vision', catalog))
+  }
+  return files
 }
 
 async function hiresTerms (

@@ -1,5 +1,5 @@
 import { apiError } from '../../errors.ts'
-import { isImage, type Parameter } from './parameters.ts'
+import { isImage, isImageList, type Parameter } from './parameters.ts'
 import { badValue } from './refusals.ts'
 
 /** What of a multipart form is read here; @fastify/multipart has more to say about each part. */
@@ -10,30 +10,39 @@ export type FormPart =
 export interface Form {
   /** As the same request in JSON has them; the value of an image that came as a file is a stand-in. */
   fields: Record<string, unknown>
-  files: Record<string, Buffer>
+  files: Record<string, Buffer | Buffer[]>
 }
 
 /** The field that holds many, as JSON: what a job has as `parameters`, for example. Others go before what is in it. */
 const manyFields = 'parameters'
 
+const standIn = '(file)'
+
 const decimal = /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
 
 /**
  * Reads a multipart form: images as files, everything else as fields, lists and objects among them as JSON.
+ * @param maxBytes of all files together.
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE naming the field.
  */
-export async function readForm (parts: AsyncIterable<FormPart>, parameters: Record<string, Parameter>): Promise<Form> {
+export async function readForm (
+  parts: AsyncIterable<FormPart>, parameters: Record<string, Parameter>, maxBytes: number
+): Promise<Form> {
   const fields = new Map<string, unknown>()
-  const files = new Map<string, Buffer>()
+  const files = new Map<string, Buffer[]>()
+  let bytes = 0
   try {
     for await (const part of parts) {
       const name = part.fieldname
-      if (fields.has(name)) throw badValue(name, 'one value', 'several')
+      const earlier = part.type === 'file' && isImageList(name) ? files.get(name) ?? [] : []
+      if (fields.has(name) && (part.type === 'field' || earlier.length === 0)) throw badValue(name, 'one value', 'several')
       if (part.type === 'file') {
-        const isText = name === manyFields || (Object.hasOwn(parameters, name) && !isImage(name))
+        const isText = name === manyFields || (Object.hasOwn(parameters, name) && !isImage(name) && !isImageList(name))
         if (isText) throw badValue(name, 'a field without a file name', 'a file')
-        files.set(name, await readFile(part))
-        fields.set(name, '(file)')
+        const file = await readFile(part)
+        if ((bytes += file.length) > maxBytes) throw tooLarge(name, 'together with the files before it')
+        files.set(name, [...earlier, file])
+        fields.set(name, isImageList(name) ? files.get(name)!.map(() => standIn) : standIn)
       } else {
         if (part.valueTruncated === true) throw tooLarge(name, 'as the field of a form; send it as a file')
         fields.set(name, name === manyFields ? readMany(part.value) : readValue(part.value, parameters[name]))
@@ -47,7 +56,8 @@ export async function readForm (parts: AsyncIterable<FormPart>, parameters: Reco
   const { [manyFields]: many, ...single } = Object.fromEntries(fields)
   return {
     fields: Object.fromEntries(Object.entries({ ...many as object, ...single }).filter(([, value]) => value !== '')),
-    files: Object.fromEntries(files)
+    files: Object.fromEntries([...files].map(([name, [first, ...more]]) =>
+      [name, isImageList(name) ? [first!, ...more] : first!]))
   }
 }
 

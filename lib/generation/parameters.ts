@@ -28,13 +28,26 @@ export const hiresMethods = [
   'Latent (bicubic antialiased)', 'Lanczos', 'Nearest'
 ]
 
+/** How an unfinished image is made visible: by a projection, which costs next to nothing, by a TAESD, or by the VAE. */
+const previewModes = ['none', 'proj', 'tae', 'vae']
+
 const cacheModes = ['disabled', 'easycache', 'ucache', 'dbcache', 'taylorseer', 'cache_dit']
 
-export const imageNames = ['init_image', 'mask', 'control_image'] as const
+export const imageNames = ['init_image', 'mask', 'control_image', 'ip_adapter_image'] as const
 export type ImageName = typeof imageNames[number]
+
+/** Parameters that are several images. */
+export const imageLists = ['ref_images', 'photo_maker_images'] as const
+export type ImageListName = typeof imageLists[number]
+/** Images of such a list. */
+export const mostListedImages = 4
 
 export function isImage (name: string): name is ImageName {
   return (imageNames as readonly string[]).includes(name)
+}
+
+export function isImageList (name: string): name is ImageListName {
+  return (imageLists as readonly string[]).includes(name)
 }
 
 export interface Parameter {
@@ -98,6 +111,20 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
         strong: number(0, 1, 'Brightness of strong edges; 1 when absent'),
         inverse: Type.Boolean({ description: 'Dark edges on white' })
       })
+    }),
+    ...ofFeature('ref_images', drawing, {
+      ref_images: images('What the model draws from beside the text, for models that edit or combine images', limits)
+    }),
+    ...ofFeature('ip_adapter', drawing, {
+      ip_adapter_image: image('Whose subject and look the image takes on', limits),
+      ip_adapter: modelName('Id or name of the IP-Adapter; the first that there is when absent'),
+      ip_adapter_strength: number(0, 10, 'How much the IP-Adapter image counts beside the prompt; 1 when absent')
+    }),
+    ...ofFeature('photo_maker', drawing, {
+      photo_maker_images: images("Photographs of the person that the prompt calls, for example, 'man img'", limits),
+      photo_maker: modelName('Id or name of the PhotoMaker model; the first that there is when absent'),
+      photo_maker_style_strength: number(0, 100,
+        'Per cent of the steps that draw the style alone, before the person counts; 20 when absent')
     }),
     ...ofTypes(['upscale'], {
       repeats: integer(1, mostRepeats, 'How often the upscaler is applied', { default: 1 })
@@ -170,6 +197,10 @@ function featureSchemas ({ maxWidth, maxHeight, maxSteps }: Limits) {
       maxItems: maxSteps + 1,
       description: 'The noise at each step, from the first to the last; takes the place of steps and scheduler'
     }),
+    previews: settings('What the events of the job show of the unfinished image', {
+      mode: choice(previewModes, 'How; tae needs a model with a TAESD, vae takes as long as decoding an image'),
+      interval: integer(200, 60_000, 'Milliseconds from one to the next at least; 1000 when absent')
+    }),
     skip_layer_guidance: settings('Guide by what the model draws without some of its layers (SD3)', {
       layers: Type.Array(integer(0, 1023, 'Layer'), { maxItems: 256, description: 'Layers to leave out' }),
       start: number(0, 1, 'Part of the steps after which it begins'),
@@ -192,13 +223,28 @@ function image (what: string, { maxUploadSize, maxUploadPixels }: Limits) {
   })
 }
 
+function images (what: string, limits: Limits) {
+  return Type.Array(image('One of them', limits), {
+    minItems: 1,
+    maxItems: mostListedImages,
+    description: `${what}; in a multipart form a file for each, all with this name`
+  })
+}
+
 function ofTypes (types: readonly JobType[], schemas: Record<string, TSchema>): Record<string, Parameter> {
   return Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, { schema, types }]))
 }
 
+function ofFeature (
+  feature: Capability, types: readonly JobType[], schemas: Record<string, TSchema>
+): Record<string, Parameter> {
+  return Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, { schema, types, feature }]))
+}
+
+/** Parameters that are called as what they need. */
 function ofFeatures (
   types: readonly JobType[], schemas: Partial<Record<Capability, TSchema>>
 ): Record<string, Parameter> {
-  return Object.fromEntries(Object.entries(schemas).map(([name, schema]) =>
-    [name, { schema, types, feature: name as Capability }]))
+  return Object.assign({}, ...Object.entries(schemas).map(([name, schema]) =>
+    ofFeature(name as Capability, types, { [name]: schema }))) as Record<string, Parameter>
 }

@@ -5,11 +5,13 @@ import type { ImageDefaults } from '../models/architectures.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Model } from '../models/model.ts'
 import { drawingTypes, type ModelType } from '../models/types.ts'
+import { namedOrFirst } from './choose-model.ts'
 import { composeModel, requireParts, type ComposedModel } from './components.ts'
 import { openImages, unpackImages, type Images } from './images.ts'
 import { defaultStrength, hiresMethods, maximumSeed } from './parameters.ts'
 import { resolvePrompts } from './prompts.ts'
 import { aboutField, badValue, requireFeature } from './refusals.ts'
+import { resolveSubject } from './subject.ts'
 import type { HiresRequest, ImageRequest, Setting, Uploads } from './request.ts'
 import { checkWork, chooseSize } from './size.ts'
 
@@ -53,7 +55,8 @@ function requireFeatures (
   requireFeature(type, engine)
   if (type === 'controlnet' && uploads.init_image !== undefined) requireFeature('img2img', engine, 'init_image')
   for (const [name, { feature }] of Object.entries(parameters)) {
-    const isAsked = request[name] !== undefined && !isOff(request[name])
+    const given = request[name] ?? uploads[name as keyof Uploads]
+    const isAsked = given !== undefined && !isOff(given)
     if (feature !== undefined && isAsked) requireFeature(feature, engine, name)
   }
 }
@@ -92,7 +95,8 @@ async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting:
     ...prompts,
     components,
     control_net: images.control_image && chooseControlNet(request.control_net, model, setting),
-    hires: request.hires && resolveHires(request.hires, catalog)
+    hires: request.hires && resolveHires(request.hires, catalog),
+    ...resolveSubject(request, images, model, setting)
   })
   checkWork(parameters, model, limits)
   return { model: model.id, parameters, attachments: await unpackImages(images, parameters) }
@@ -103,7 +107,8 @@ function chooseModel (
 ): Model {
   if (wanted !== undefined) return aboutField('model', () => catalog.resolve(wanted, { types }))
   const loaded = loadedModel === null ? undefined : catalog.get(loadedModel)
-  return loaded !== undefined && types.includes(loaded.type) ? loaded : firstModel('model', types[0]!, catalog)
+  if (loaded !== undefined && types.includes(loaded.type)) return loaded
+  return namedOrFirst('model', undefined, types[0]!, catalog)
 }
 
 function chooseDrawingModel ({ model, components = {} }: ImageRequest, setting: Setting): ComposedModel {
@@ -114,15 +119,7 @@ function chooseDrawingModel ({ model, components = {} }: ImageRequest, setting: 
 
 function chooseControlNet (wanted: string | undefined, { parts }: Model, { catalog }: Setting): string | undefined {
   if (wanted === undefined && parts?.control_net !== undefined) return undefined
-  if (wanted === undefined) return firstModel('control_net', 'controlnet', catalog).id
-  return aboutField('control_net', () => catalog.resolve(wanted, { types: ['controlnet'] })).id
-}
-
-function firstModel (field: string, type: ModelType, catalog: ModelCatalog): Model {
-  const model = catalog.firstUsable(type)
-  if (model !== undefined) return model
-  const message = `There is no model of type ${type}. Put one into a models folder, then POST /api/models/refresh.`
-  throw apiError('SDR_MODEL_NOT_FOUND', `${field}: ${message}`, { details: { field } })
+  return namedOrFirst('control_net', wanted, 'controlnet', catalog).id
 }
 
 function resolveHires (hires: HiresRequest, catalog: ModelCatalog): HiresRequest {

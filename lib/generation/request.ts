@@ -1,7 +1,7 @@
 import type { EngineInfo } from '../engine/engine.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Components } from '../models/components.ts'
-import type { ImageName, Limits, Parameter } from './parameters.ts'
+import type { ImageListName, ImageName, Limits, Parameter } from './parameters.ts'
 import type { Hires } from './size.ts'
 
 /** A request after its schema was checked; which fields there are, the type of the job decides. */
@@ -25,6 +25,10 @@ export interface ImageRequest {
   hires?: HiresRequest
   custom_sigmas?: number[]
   control_net?: string
+  ip_adapter?: string
+  ip_adapter_strength?: number
+  photo_maker?: string
+  photo_maker_style_strength?: number
   repeats?: number
   [parameter: string]: unknown
 }
@@ -35,7 +39,8 @@ export interface HiresRequest extends Hires {
 }
 
 /** Images as they came: a text that holds one, or the bytes of a file. */
-export type Uploads = Partial<Record<ImageName, string | Uint8Array>>
+export type Upload = string | Uint8Array
+export type Uploads = Partial<Record<ImageName, Upload> & Record<ImageListName, Upload[]>>
 
 /** What a request is judged by. */
 export interface Setting {

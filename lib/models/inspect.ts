@@ -1,7 +1,7 @@
 import { architectureOf } from './architectures.ts'
 import { type Header, elementCount, printable } from './header.ts'
 import {
-  type Rule, adapterName, adapterRules, adapterTextModule, baseModelNames, rules, unetOfTextWidth
+  type Rule, adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules, unetOfTextWidth
 } from './rules.ts'
 import type { ModelType } from './types.ts'
 
@@ -26,7 +26,7 @@ export interface Summary {
 
 /** Tells what a file is by its header alone. */
 export function inspectHeader (header: Header): Summary {
-  const kind = detectAdapter(header) ?? detectModel(header)
+  const kind = detect(header, subjectRules) ?? detectAdapter(header) ?? detect(header, rules) ?? unknown
   const architecture = architectureOf(kind.architecture)
   return {
     format: header.format,
@@ -40,6 +40,7 @@ export function inspectHeader (header: Header): Summary {
 }
 
 type Kind = Pick<Summary, 'type' | 'architecture' | 'variant'>
+const unknown: Kind = { type: 'unknown', architecture: null }
 
 /** Adapters name all their tensors alike; looking at the first ones is enough, and cheap for large checkpoints. */
 const namesToLookAt = 64
@@ -67,7 +68,7 @@ function adapterArchitecture (header: Header): string | null {
   return baseModelNames.find(([pattern]) => pattern.test(String(claimed)))?.[1] ?? null
 }
 
-function detectModel (header: Header): Kind {
+function detect (header: Header, rules: readonly Rule[]): Kind | undefined {
   for (const rule of rules) {
     if (!(rule.prefixes ?? ['']).some(prefix => fits(rule, prefix, header))) continue
     const { type, architecture, variant } = rule
@@ -77,7 +78,6 @@ function detectModel (header: Header): Kind {
       ...optional('variant', variant)
     }
   }
-  return { type: 'unknown', architecture: null }
 }
 
 function fits (rule: Rule, prefix: string, { tensors }: Header): boolean {

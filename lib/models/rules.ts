@@ -177,6 +177,25 @@ const visionEncoders: Rule[] = [{
   has: [['vision_model.embeddings.class_embedding', 'visual.class_embedding']]
 }]
 
+const ipAttention = ['ip_adapter.1.to_k_ip.weight']
+
+/** What is loaded beside a model to take in a picture of a subject. Some bring a LoRA, so that these are tried first. */
+export const subjectRules: readonly Rule[] = [
+  ...(['sd1', 'sdxl'] as const).map(architecture => ({
+    type: 'ip_adapter' as const,
+    architecture,
+    has: ipAttention,
+    lengths: [{ of: ipAttention, axis: 1, is: textWidth[architecture] }]
+  })),
+  { type: 'ip_adapter', architecture: null, has: [['image_proj.proj.weight', 'image_proj.latents'], ipAttention] },
+  {
+    type: 'photo_maker',
+    architecture: 'sdxl',
+    prefixes: ['', 'id_encoder.', 'pmid.'],
+    has: ['fuse_module.mlp1.fc1.weight', 'vision_model.embeddings.class_embedding']
+  }
+]
+
 export const rules: readonly Rule[] = [
   ...controlNets, ...diffusionModels, ...upscalers, ...autoencoders, ...embeddings, ...textEncoders, ...visionEncoders
 ]

@@ -1,7 +1,7 @@
 /** What a model file is used for. The words are the first part of a model's id and part of the API. */
 export const modelTypes = [
   'checkpoint', 'diffusion', 'lora', 'vae', 'taesd', 'controlnet', 'upscaler', 'embedding', 'text_encoder',
-  'clip_vision', 'unknown'
+  'clip_vision', 'ip_adapter', 'photo_maker', 'unknown'
 ] as const
 export type ModelType = typeof modelTypes[number]
 
@@ -19,7 +19,9 @@ const folderNames: Partial<Record<ModelType, readonly string[]>> = {
   upscaler: ['upscaler', 'upscalers', 'upscale_models', 'esrgan', 'realesrgan'],
   embedding: ['embedding', 'embeddings', 'textual_inversion'],
   text_encoder: ['text_encoder', 'text_encoders', 'clip', 'clip_gguf'],
-  clip_vision: ['clip_vision']
+  clip_vision: ['clip_vision'],
+  ip_adapter: ['ip_adapter', 'ipadapter', 'ip-adapter'],
+  photo_maker: ['photo_maker', 'photomaker']
 }
 
 const folderTypes = new Map(modelTypes.flatMap(type => (folderNames[type] ?? []).map(name => [name, type] as const)))

@@ -5,6 +5,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import sharp, { type Sharp } from 'sharp'
 import t, { type Test } from 'tap'
+import { capabilityNames, type Capability } from '../../lib/engine/engine.ts'
 import type { Job, JobType } from '../../lib/jobs/job.ts'
 import { writeCheckpoint, type CheckpointKind } from '../fixtures/checkpoints.ts'
 import { as, build, expectError, workspace } from '../helper.ts'
@@ -19,6 +20,7 @@ async function buildWithModels (
 ): Promise<{ app: FastifyInstance, data: string }> {
   const { models, data } = workspace(t)
   for (const kind of kinds) writeCheckpoint(kind, join(models, `${kind}.safetensors`))
+  if (kinds.includes('lora')) writeCheckpoint('lora', join(models, 'second.safetensors'), { seed: 1 })
   const app = await build(t, { 'models-dir': [models], 'data-dir': data, ...options }, { models: false })
   return { app, data }
 }
@@ -190,11 +192,17 @@ t.test('the portable engine, from request to image', async t => {
 
   t.test('what only the native engine has is refused by name', async t => {
     const image = await base64(plain(64, 64))
-    for (const [type, body, feature, field] of [
+    const cases: Array<[JobType, object, Capability, string?]> = [
       ['inpaint', { ...small, init_image: image, mask: image }, 'inpaint'],
       ['inpaint', {}, 'inpaint'],
       ['controlnet', { ...small, control_image: image }, 'controlnet'],
       ['txt2img', { ...small, hires: {} }, 'hires', 'hires'],
+      ['txt2img', { ...small, previews: { mode: 'vae' } }, 'previews', 'previews'],
+      ['txt2img', { ...small, ref_images: [image] }, 'ref_images', 'ref_images'],
+      ['img2img', { ...small, init_image: image, ip_adapter_image: image }, 'ip_adapter', 'ip_adapter_image'],
+      ['txt2img', { ...small, ip_adapter_strength: 1 }, 'ip_adapter', 'ip_adapter_strength'],
+      ['txt2img', { ...small, photo_maker_images: [image] }, 'photo_maker', 'photo_maker_images'],
+      ['txt2img', { ...small, loras: [{ name: 'lora' }, { name: 'second' }] }, 'multiple_loras', 'loras'],
       ['txt2img', { ...small, loras: [{ name: 'lora', weight: 0.5 }] }, 'lora_weight', 'loras.weight'],
       ['txt2img', { ...small, prompt: 'a fox <lora:lora:0.5> <lora:lora:0.7>' }, 'lora_weight', 'loras.weight'],
       ['txt2img', { ...small, prompt: 'an embedding:easy fox' }, 'embeddings', 'prompt'],
@@ -206,7 +214,12 @@ t.test('the portable engine, from request to image', async t => {
         'skip_layer_guidance',
         'skip_layer_guidance'
       ]
-    ] as Array<[JobType, object, string, string?]>) {
+    ]
+    const refused = new Set(cases.map(([,, feature]) => feature))
+    // A request with canny is one with a ControlNet; convert is a command.
+    const lacking = capabilityNames.filter(name => !app.engineInfo.capabilities.includes(name))
+    t.same(lacking.filter(name => !refused.has(name)), ['canny', 'convert'], 'each that is missing is tried')
+    for (const [type, body, feature, field] of cases) {
       const response = await post(app, type, body)
       expectError(t, response, 422, 'SDR_UNSUPPORTED_FEATURE', new RegExp(`The portable engine lacks ${feature}`))
       t.same(response.json().error.details, { feature, engine: 'portable', ...(field !== undefined && { field }) })

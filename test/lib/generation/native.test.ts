@@ -40,6 +40,7 @@ const models: Record<string, Buffer> = {
   'checkpoints/sd.safetensors': safetensors({
     'model.diffusion_model.input_blocks.0.0.weight': { shape: [320, 4, 3, 3] },
     'model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight': { shape: [320, 768] },
+    'model.diffusion_model.middle_block.1.norm.weight': { shape: [1280] },
     'first_stage_model.decoder.conv_in.weight': { shape: [512, 4, 3, 3] },
     'first_stage_model.decoder.conv_out.weight': { shape: [3, 128, 3, 3] },
     'cond_stage_model.transformer.text_model.embeddings.token_embedding.weight': { shape: [49408, 768] }
@@ -48,6 +49,30 @@ const models: Record<string, Buffer> = {
   'loras/style/ink.safetensors': safetensors({ 'lora_unet_y.lora_up.weight': { shape: [4, 4] } }),
   'embeddings/easy.safetensors': safetensors({ emb_params: { shape: [1, 768] } }),
   'embeddings/ugly.safetensors': safetensors({ emb_params: { shape: [1, 768] } }),
+  'checkpoints/xl.safetensors': safetensors({
+    'model.diffusion_model.input_blocks.0.0.weight': { shape: [320, 4, 3, 3] },
+    'model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight': { shape: [640, 2048] },
+    'first_stage_model.decoder.conv_in.weight': { shape: [512, 4, 3, 3] },
+    'first_stage_model.decoder.conv_out.weight': { shape: [3, 128, 3, 3] },
+    'conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight': { shape: [49408, 768] }
+  }),
+  'diffusion_models/edit.safetensors': safetensors({
+    'model.diffusion_model.double_blocks.0.img_attn.qkv.weight': { shape: [64, 64] },
+    'model.diffusion_model.guidance_in.in_layer.weight': { shape: [64, 64] }
+  }),
+  'whole-edit.model.yaml': Buffer.from('diffusion_model: diffusion_models/edit.safetensors\n'),
+  'clip_vision/h.safetensors': safetensors({ 'vision_model.embeddings.class_embedding': { shape: [1280] } }),
+  'ipadapter/plus.safetensors': safetensors({
+    'image_proj.latents': { shape: [1, 16, 768] }, 'ip_adapter.1.to_k_ip.weight': { shape: [320, 768] }
+  }),
+  'photomaker/person-v1.safetensors': safetensors({
+    'fuse_module.mlp1.fc1.weight': { shape: [64, 64] },
+    'unet.down_blocks.1.attentions.0.attn1.processor.to_q_lora.down.weight': { shape: [64, 64] },
+    'vision_model.embeddings.class_embedding': { shape: [1024] }
+  }),
+  'photomaker/person-v2.safetensors': safetensors({
+    'fuse_module.mlp1.fc1.weight': { shape: [64, 64] }, 'vision_model.embeddings.class_embedding': { shape: [1024] }
+  }),
   'controlnet/lines.safetensors': safetensors({ 'control_model.input_hint_block.0.weight': { shape: [16, 3, 3, 3] } }),
   'unet/flux.safetensors': safetensors(Object.fromEntries(
     Object.entries(typical.flux).map(([name, tensor]) => [`diffusion_model.${name}`, tensor]))),
@@ -103,6 +128,8 @@ async function start (t: Test) {
   }
   return {
     folder,
+    catalog,
+    engine,
     prepare: async (type: JobType, request: ImageRequest, uploads: Uploads = {}) =>
       await prepareJob(type, request, uploads, setting),
     /** Runs a request to its end; returns its job and what the library was told. */
@@ -134,7 +161,7 @@ async function start (t: Test) {
 const base = { width: 128, height: 64, steps: 3, seed: 5 }
 
 t.test('the features of the native engine', { skip: noCompiler }, async t => {
-  const { folder, run, prepare } = await start(t)
+  const { folder, catalog, engine, run, prepare } = await start(t)
   const path = (name: string) => join(folder, 'models', name)
 
   t.test('LoRAs with weights, from the list and the prompt', async t => {
@@ -253,6 +280,82 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
     })
   })
 
+  t.test('reference images, for models that edit', async t => {
+    const uploads = { ref_images: [await png(300, 150, '#fff'), (await png(4000, 2000, '#000')).toString('base64')] }
+    const edit = { ...base, model: 'whole-edit', prompt: 'a fox' }
+    const { job, calls } = await run('txt2img', edit, uploads)
+    t.notOk('ref_images' in job.parameters)
+    t.match(calls.generate_image, {
+      ref_images: [{ width: 300, height: 150, channel: 3 }, { width: 2896, height: 1448, channel: 3 }]
+    }, 'whole, in their own size, up to what a model makes use of')
+    await t.rejects(prepare('txt2img', { ...base, prompt: 'a fox' }, uploads), {
+      code: 'SDR_UNSUPPORTED_MODEL', message: /^ref_images: checkpoint\/sd.safetensors takes no reference images/
+    })
+    await t.rejects(prepare('txt2img', edit, { ref_images: [await png(8, 8, '#fff'), 'x'] }), {
+      code: 'SDR_INVALID_REQUEST', message: /ref_images\.1/
+    })
+  })
+
+  t.test('an IP-Adapter with the vision encoder that it needs', async t => {
+    const image = { ip_adapter_image: await png(300, 150, '#fff') }
+    const { job, calls } = await run('txt2img', { ...base, prompt: 'a fox', ip_adapter_strength: 0.5 }, image)
+    t.match(job.parameters, { ip_adapter: 'ip_adapter/plus.safetensors', ip_adapter_strength: 0.5 })
+    t.match(calls.new_sd_ctx, {
+      ip_adapter_path: path('ipadapter/plus.safetensors'), clip_vision_path: path('clip_vision/h.safetensors')
+    })
+    t.match(calls.generate_image, { ip_adapter_image: { width: 300, height: 150 }, ip_adapter_strength: 0.5 })
+    const again = await prepare('txt2img', job.parameters as ImageRequest, image)
+    t.same(again.job.parameters, job.parameters)
+    const next = await run('txt2img', { ...base, prompt: 'a fox' })
+    t.match(next.calls.new_sd_ctx, { ip_adapter_path: null, clip_vision_path: null }, 'and without it again')
+
+    for (const [request, code, message] of [
+      [{ model: 'xl' }, 'SDR_UNSUPPORTED_MODEL', /^ip_adapter: .*plus.* is made for sd1, and .*xl.* is sdxl/],
+      [{ ip_adapter: 'pluss' }, 'SDR_MODEL_NOT_FOUND', /^ip_adapter: .*ip_adapter\/plus/],
+      [{ ip_adapter: 'lines' }, 'SDR_UNSUPPORTED_MODEL', /^ip_adapter: /]
+    ] as Array<[object, string, RegExp]>) {
+      await t.rejects(prepare('txt2img', { ...base, prompt: 'a fox', ...request }, image), { code, message })
+    }
+    await t.rejects(prepare('txt2img', { ...base, prompt: 'a fox', ip_adapter_strength: 1 }), {
+      code: 'SDR_INVALID_REQUEST', message: /ip_adapter_image beside it for ip_adapter_strength/
+    })
+  })
+
+  t.test('PhotoMaker', async t => {
+    const images = { photo_maker_images: [await png(64, 64, '#fff'), await png(32, 32, '#000')] }
+    const person = { ...base, model: 'xl', prompt: 'a man img in the snow', photo_maker: 'person-v1' }
+    const { job, calls } = await run('txt2img', { ...person, photo_maker_style_strength: 15 }, images)
+    t.match(job.parameters, { photo_maker: 'photo_maker/person-v1.safetensors', photo_maker_style_strength: 15 })
+    t.match(calls.new_sd_ctx, { photo_maker_path: path('photomaker/person-v1.safetensors') })
+    t.match(calls.generate_image, { id_images: [{ width: 64 }, { width: 32 }], style_strength: 15 })
+    for (const [request, code, message] of [
+      [{ prompt: 'a man image' }, 'SDR_INVALID_REQUEST', /a word for the person followed by img/],
+      [{ model: 'sd' }, 'SDR_UNSUPPORTED_MODEL', /^photo_maker_images: .* is sd1; this takes sdxl/],
+      [{ photo_maker: 'person-v2' }, 'SDR_UNSUPPORTED_MODEL', /^photo_maker: .*version 2/]
+    ] as Array<[object, string, RegExp]>) {
+      await t.rejects(prepare('txt2img', { ...person, ...request }, images), { code, message })
+    }
+    await t.rejects(prepare('txt2img', { ...base, prompt: 'a man img', photo_maker: 'person-v1' }), {
+      code: 'SDR_INVALID_REQUEST', message: /photo_maker_images beside it for photo_maker/
+    })
+  })
+
+  t.test('previews as they are asked for', async t => {
+    const previews: number[] = []
+    const observer = { preview: ({ step }: { step: number }) => previews.push(step) }
+    const drawn = async (request: object) => {
+      previews.length = 0
+      const { job, attachments } = await prepare('txt2img', { ...base, prompt: 'step_ms=60', steps: 9, ...request })
+      const terms = await toEngineTerms({ ...job, parameters: job.parameters } as unknown as Job, attachments, { catalog, engine, options: { threads: 1, device: 'auto' } })
+      await engine.run('load', { files: terms.files, options: terms.options })
+      await engine.run('generate', terms.parameters as never, observer)
+      return previews.length
+    }
+    t.equal(await drawn({ previews: { mode: 'none' } }), 0)
+    t.equal(await drawn({}), 1, 'one in a second')
+    t.ok(await drawn({ previews: { mode: 'vae', interval: 200 } }) >= 2)
+  })
+
   t.test('everything else that there is to set', async t => {
     const parameters = {
       ...base,
@@ -272,9 +375,7 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
       custom_sigmas: [14, 7, 3, 0]
     }
     const { job, calls } = await run('txt2img', parameters)
-    const { model, ...kept } = job.parameters
-    t.equal(model, 'checkpoint/sd.safetensors')
-    t.same(kept, parameters)
+    t.same(job.parameters, { ...parameters, model: 'checkpoint/sd.safetensors' })
     t.equal(job.images.length, 2)
     t.match(calls.generate_image, {
       prompt: 'a fox',

@@ -259,7 +259,8 @@ t.test('forms', async t => {
       (async function * () {
         yield * parts
       })(),
-      parameters
+      parameters,
+      100
     )
 
   t.same(
@@ -288,6 +289,13 @@ t.test('forms', async t => {
       files: { init_image: Buffer.from('x') }
     }
   )
+  t.same(
+    await read(file('ref_images', Buffer.from('a')), field('seed', '1'), file('ref_images', Buffer.from('b'))),
+    { fields: { ref_images: ['(file)', '(file)'], seed: 1 }, files: { ref_images: [Buffer.from('a'), Buffer.from('b')] } },
+    'a list of images is a file for each'
+  )
+  t.same((await read(field('ref_images', '["data:a"]'))).fields, { ref_images: ['data:a'] })
+  t.same((await read(file('photo_maker_images', Buffer.from('a')))).files, { photo_maker_images: [Buffer.from('a')] })
   t.same((await read(field('parameters', '{"steps":1,"seed":2}'), field('seed', '3'))).fields, { steps: 1, seed: 3 })
   t.same(
     (
@@ -306,6 +314,9 @@ t.test('forms', async t => {
   for (const [parts, status, message] of [
     [[field('seed', '1'), field('seed', '2')], 400, /one value for seed but received several/],
     [[file('mask', Buffer.alloc(1)), field('mask', 'x')], 400, /one value for mask/],
+    [[field('ref_images', '["x"]'), file('ref_images', Buffer.alloc(1))], 400, /one value for ref_images/],
+    [[file('ref_images', Buffer.alloc(1)), field('ref_images', '["x"]')], 400, /one value for ref_images/],
+    [[file('ref_images', Buffer.alloc(60)), file('ref_images', Buffer.alloc(60))], 413, /ref_images is too large together/],
     [[field('parameters', '[1]')], 400, /an object in JSON for parameters/],
     [[field('parameters', 'null')], 400, /an object in JSON for parameters/],
     [[field('parameters', '{')], 400, /an object in JSON for parameters/],
@@ -318,7 +329,7 @@ t.test('forms', async t => {
     yield field('seed', '1')
     throw new Error('Boundary not found')
   })()
-  await t.rejects(readForm(broken, parameters), {
+  await t.rejects(readForm(broken, parameters, 100), {
     code: 'SDR_INVALID_REQUEST',
     message: /form can't be read: Boundary not found/
   })
