@@ -14,6 +14,10 @@ const Health = named('Health', Type.Object({
   examples: [{ status: 'ok', timestamp: '2026-08-01T12:00:00.000Z', version }]
 }))
 
+const Ready = named('Ready', Type.Object({ status: Type.Literal('ready') }, {
+  description: 'Work may be sent here', examples: [{ status: 'ready' }]
+}))
+
 const Status = named('Status', Type.Object({
   status: OneOf(['ok', 'degraded', 'draining'], { description: 'degraded while the engine cannot be started' }),
   version: Type.String(),
@@ -69,7 +73,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       summary: 'Should work be sent here?',
       description: 'For load balancers: 503 while the server drains, its engine is down or its data folder cannot be written to; `error.code` and ' +
         '`error.details.reason` say which. Any valid credentials will do, or --public-paths /api/ready.',
-      response: { 200: Type.Object({ status: Type.Literal('ready') }) }
+      errors: ['SDR_DRAINING', 'SDR_UNAVAILABLE'],
+      response: { 200: Named(Ready) }
     }
   }, async request => {
     const obstacle = await app.obstacle(request.principal)
