@@ -15,7 +15,7 @@ export interface Header {
 
 /**
  * Caps on what a header may ask for. Each is far above what real files need (the largest known: a 10 MB GGUF
- * vocabulary, 7,000 tensors), and low enough that a hostile file costs milliseconds and megabytes.
+ * vocabulary, 7,000 tensors), and low enough that a hostile file costs a second of one core and a hundred megabytes at worst.
  */
 export const limits = {
   /** Bytes. */

@@ -1,13 +1,15 @@
 import { execFileSync } from 'node:child_process'
-import { symlinkSync } from 'node:fs'
+import { symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
+import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { type Header, ModelFileError, limits } from '../../../lib/models/header.ts'
 import { readHeader, readHeaderOf } from '../../../lib/models/read-header.ts'
 import {
   type GgufArray, type GgufTensor, gguf, safetensors, safetensorsText, sourceOf, typical
 } from '../../fixtures/headers.ts'
+import { costlyFiles, hostileFiles } from '../../fixtures/hostile-headers.ts'
 
 async function read (bytes: Buffer): Promise<Header> {
   return await readHeaderOf(sourceOf(bytes))
@@ -175,6 +177,84 @@ t.test('GGUF', async t => {
   // 64 GB of claimed text between two entries: nothing of it may be read.
   const far = oneEntry(8, 2n ** 36n)
   await t.rejects(readHeaderOf(sourceOf(far, 2 ** 40)), refusal(/more than 33554432 bytes/))
+})
+
+t.test('what has hurt other readers', async t => {
+  for (const { does, bytes, refusal: message } of hostileFiles) {
+    const source = sourceOf(bytes)
+    const reading = readHeaderOf(source)
+    await t.rejects(reading, refusal(message), does)
+    t.ok(source.bytesRead <= bytes.length, 'no byte is read twice')
+  }
+  // A folder of them is listed, each with its reason, beside a file that is none.
+  const folder = t.testdir({ 'good.safetensors': safetensors(typical.vae) })
+  for (const [index, { bytes }] of hostileFiles.entries()) {
+    writeFileSync(join(folder, `${index}.${bytes.subarray(0, 2).equals(Buffer.from('GG')) ? 'gguf' : 'safetensors'}`), bytes)
+  }
+  const catalog = new ModelCatalog({ roots: [{ path: folder }] })
+  await catalog.refresh()
+  t.equal(catalog.size, hostileFiles.length + 1)
+  const { models } = catalog.list({ limit: 500 })
+  t.same(models.filter(({ error, blocked }) => error === undefined && blocked === undefined).map(({ id }) => id),
+    ['vae/good.safetensors'])
+})
+
+t.test('the most that a header can ask for costs little', async t => {
+  for (const [what, make] of Object.entries(costlyFiles)) {
+    const source = sourceOf(make())
+    const [cpu, memory] = [process.cpuUsage(), process.memoryUsage().rss]
+    await readHeaderOf(source)
+    const { user, system } = process.cpuUsage(cpu)
+    // Under one second on a machine that has nothing else to do.
+    t.ok(user + system < 8e6, `${what}: ${Math.round((user + system) / 1000)} ms`)
+    t.ok(process.memoryUsage().rss - memory < 400 * 1024 * 1024, `${what}: memory`)
+    t.ok(source.bytesRead <= limits.header + 128 * 1024)
+  }
+})
+
+t.test('every cap is kept, and what is just below it is read', async t => {
+  const numbers = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, n) => [String(n), 'x']))
+  t.equal((await read(safetensors({}, numbers(limits.metadataEntries)))).metadata.size, limits.metadataEntries)
+  await t.rejects(read(safetensors({}, numbers(limits.metadataEntries + 1))), refusal(/more than 10000 metadata entries/))
+  t.equal((await read(gguf({}, { metadata: numbers(limits.metadataEntries) }))).metadata.size, limits.metadataEntries)
+  await t.rejects(read(gguf({}, { metadata: numbers(limits.metadataEntries + 1) })), refusal(/metadata entries \(10001\)/))
+
+  const named = (length: number) => 'n'.repeat(length)
+  for (const length of [limits.name, limits.name + 1]) {
+    const outcomes = [
+      read(safetensors({ [named(length)]: { shape: [1] } })), read(safetensors({}, { [named(length)]: 'x' })),
+      read(gguf({ [named(length)]: { dimensions: [1] } })), read(gguf({}, { metadata: { [named(length)]: 'x' } }))
+    ]
+    for (const outcome of outcomes) {
+      if (length === limits.name) await t.resolves(outcome)
+      else await t.rejects(outcome, refusal(/more than 1024/))
+    }
+  }
+
+  const eight = Array<number>(limits.dimensions).fill(1)
+  t.equal((await read(safetensors({ a: { shape: eight } }))).tensors.get('a')?.shape.length, limits.dimensions)
+  t.equal((await read(gguf({ a: { dimensions: eight } }))).tensors.get('a')?.shape.length, limits.dimensions)
+
+  const nested = (levels: number): string => `${'['.repeat(levels)}${']'.repeat(levels)}`
+  t.equal((await read(safetensorsText(`{"__metadata__":{"a":${nested(limits.depth)}}}`))).metadata.size, 0)
+  await t.rejects(read(safetensorsText(`{"__metadata__":{"a":${nested(limits.depth + 1)}}}`)), refusal(/16 levels/))
+  const arrays = (levels: number): GgufArray =>
+    levels === 1 ? { type: 4, values: [1] } : { type: 9, values: [arrays(levels - 1)] }
+  await t.resolves(read(gguf({}, { metadata: { a: arrays(limits.depth) } })))
+  await t.rejects(read(gguf({}, { metadata: { a: arrays(limits.depth + 1) } })), refusal(/16 levels/))
+
+  // Eight megabytes of metadata are kept, in values of at most two.
+  const values = Object.fromEntries(Array.from({ length: 6 }, (_, n) => [`v${n}`, 'x'.repeat(limits.metadataValue)]))
+  for (const bytes of [safetensors({}, values), gguf({}, { metadata: values })]) {
+    const { metadata } = await read(bytes)
+    t.same([...metadata.keys()], ['v0', 'v1', 'v2', 'v3'])
+  }
+  t.equal((await read(gguf({}, { metadata: { v: 'x'.repeat(limits.metadataValue + 1) } }))).metadata.size, 0)
+
+  const spaced = (length: number) => safetensorsText('{}'.padEnd(length))
+  t.equal((await read(spaced(limits.header))).tensors.size, 0)
+  await t.rejects(read(spaced(limits.header + 1)), refusal(/more than 33554432 bytes/))
+  t.match((await read(gguf({ '\ufffd\u0000': { dimensions: [1] } }))).tensors.size, 1, 'odd names are names')
 })
 
 t.test('files', async t => {
