@@ -111,6 +111,13 @@ export const architectures = {
     prediction: 'flow',
     parts: ['t5xxl', 'vae']
   },
+  chroma_radiance: {
+    title: 'Chroma1-Radiance',
+    defaults: { ...square(1024), steps: 26, cfg_scale: 4, sampler: 'euler' },
+    limits: transformerLimits,
+    prediction: 'flow',
+    parts: ['t5xxl']
+  },
   qwen_image: {
     title: 'Qwen-Image',
     defaults: { ...square(1024), steps: 20, cfg_scale: 2.5, sampler: 'euler', scheduler: 'discrete' },

@@ -156,7 +156,14 @@ function knowledgeOf (type: ModelType, summary: Summary): Knowledge {
   const { architecture, variant } = summary
   const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined
   if (known === undefined) return { architecture, summary }
-  return { architecture, summary, defaults: defaultsOf(architecture, variant), limits: known.limits }
+  const defaults = { ...defaultsOf(architecture, variant)!, ...ownSize(summary, known.limits) }
+  return { architecture, summary, defaults, limits: known.limits }
+}
+
+/** The size that a model was trained in, when its file tells and the engine draws it: 512 of some SD 2, 768 of some SD 1. */
+function ownSize ({ resolution: side }: Summary, { min_side: least, max_side: most, multiple_of: multiple }: ImageLimits) {
+  const isDrawn = side !== undefined && side >= least && side <= most && side % multiple === 0
+  return isDrawn ? { width: side, height: side } : {}
 }
 
 function nameOf (relative: string): string {

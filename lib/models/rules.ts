@@ -35,9 +35,13 @@ const textWidth = { sd1: 768, sd2: 1024, sdxl: 2048 } as const
 type UnetName = keyof typeof textWidth
 const unetNames = Object.keys(textWidth) as UnetName[]
 
+/** Stable Video Diffusion: a UNet of SD 2 with a further axis. */
+const videoUnet = ['input_blocks.1.0.time_mixer.mix_factor', 'down_blocks.0.resnets.0.time_mixer.mix_factor']
+
 function unets (rule: Omit<Rule, 'architecture'>): Rule[] {
   return unetNames.map(architecture => ({
     ...rule,
+    lacks: [...rule.lacks ?? [], ...videoUnet],
     architecture,
     has: [...rule.has, crossAttention],
     lengths: [...rule.lengths ?? [], { of: crossAttention, axis: 1, is: textWidth[architecture] }]
@@ -61,6 +65,13 @@ const controlNets: Rule[] = (() => {
 })()
 
 const fluxAttention = 'double_blocks.0.img_attn.qkv.weight'
+/** Of relatives of FLUX.1 with other text encoders: HunyuanVideo, which makes videos, and Ovis-Image. */
+const fluxRelatives = [
+  'txt_in.individual_token_refiner.blocks.0.adaLN_modulation.1.weight', 'double_blocks.0.img_mlp.gate_proj.weight'
+]
+const fluxInput = (variant: string, is: number) => ({
+  architecture: 'flux1', variant, has: [fluxAttention], lacks: fluxRelatives, lengths: [{ of: ['img_in.weight'], axis: 1, is }]
+})
 const flux2Modulation = 'double_stream_modulation_img.lin.weight'
 const miniPatch = 'net.img_embedder.proj2.weight'
 
@@ -69,17 +80,20 @@ const transformers: Array<Omit<Rule, 'type' | 'prefixes'>> = [
   { architecture: 'minit2i', has: ['net.img_embedder.proj1.weight'] },
   { architecture: 'sd3', has: ['joint_blocks.0.x_block.attn.qkv.weight'] },
   { architecture: 'sd3', has: ['transformer_blocks.0.attn.add_q_proj.weight', 'pos_embed.proj.weight'] },
+  { architecture: 'chroma_radiance', has: ['distilled_guidance_layer.in_proj.weight', 'nerf_final_layer_conv.conv.weight'] },
   { architecture: 'chroma', has: ['distilled_guidance_layer.in_proj.weight'] },
   { architecture: 'flux2', has: [flux2Modulation, 'single_blocks.47.linear1.weight'] },
   { architecture: 'flux2', variant: 'klein', has: [flux2Modulation] },
+  fluxInput('fill', 384),
+  fluxInput('control', 128),
+  fluxInput('flex2', 196),
+  { architecture: 'flux1', variant: 'dev', has: [fluxAttention, 'guidance_in.in_layer.weight'], lacks: fluxRelatives },
   {
     architecture: 'flux1',
-    variant: 'fill',
-    has: [fluxAttention],
-    lengths: [{ of: ['img_in.weight'], axis: 1, is: 384 }]
+    variant: 'schnell',
+    has: [fluxAttention, 'img_in.weight', 'vector_in.in_layer.weight'],
+    lacks: fluxRelatives
   },
-  { architecture: 'flux1', variant: 'dev', has: [fluxAttention, 'guidance_in.in_layer.weight'] },
-  { architecture: 'flux1', variant: 'schnell', has: [fluxAttention, 'img_in.weight', 'vector_in.in_layer.weight'] },
   {
     architecture: 'flux1',
     has: ['single_transformer_blocks.0.attn.to_q.weight', 'transformer_blocks.0.attn.add_q_proj.weight']
@@ -164,7 +178,8 @@ const textEncoders: Rule[] = ([
     architecture: 'llm',
     has: [[
       'model.layers.0.self_attn.q_proj.weight', 'layers.0.self_attn.q_proj.weight',
-      'language_model.layers.0.self_attn.q_proj.weight', 'blk.0.attn_q.weight'
+      'language_model.layers.0.self_attn.q_proj.weight', 'language_model.model.layers.0.self_attn.q_proj.weight',
+      'blk.0.attn_q.weight'
     ]]
   }
 ] satisfies Rule[]).map(rule => ({

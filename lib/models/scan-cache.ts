@@ -9,7 +9,7 @@ import type { ScanCache } from './scan.ts'
 import { modelTypes } from './types.ts'
 
 /** Increase it when what is kept of a file changes its meaning; older files are then read again. */
-const version = 1
+const version = 2
 
 /** Rules decide what is kept of a file, so a cache that was written under other rules is worth nothing. */
 const fingerprint = createHash('sha256')

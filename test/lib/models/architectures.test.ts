@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { architectures, defaultsOf } from '../../../lib/models/architectures.ts'
 import { type Summary, inspectHeader } from '../../../lib/models/inspect.ts'
+import { modelOfFile } from '../../../lib/models/model.ts'
 import { readHeader, readHeaderOf } from '../../../lib/models/read-header.ts'
 import { rules } from '../../../lib/models/rules.ts'
 import { modelTypes, typeOfFolder } from '../../../lib/models/types.ts'
@@ -75,6 +76,31 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
     { type: 'diffusion', architecture: 'flux1', variant: 'fill' }
   ],
   [
+    'FLUX.1 with a control image', { ...typical.flux, ...tensors('guidance_in.in_layer.weight', ['img_in.weight', [32, 128]]) },
+    { type: 'diffusion', architecture: 'flux1', variant: 'control' }
+  ],
+  [
+    'Flex.2', { ...typical.flux, ...tensors('guidance_in.in_layer.weight', ['img_in.weight', [32, 196]]) },
+    { type: 'diffusion', architecture: 'flux1', variant: 'flex2' }
+  ],
+  [
+    'HunyuanVideo, named like FLUX.1',
+    {
+      ...typical.flux,
+      ...tensors('guidance_in.in_layer.weight', 'txt_in.individual_token_refiner.blocks.0.adaLN_modulation.1.weight')
+    },
+    { type: 'unknown', architecture: null }
+  ],
+  [
+    'Ovis-Image, named like FLUX.1', { ...typical.flux, ...tensors('double_blocks.0.img_mlp.gate_proj.weight') },
+    { type: 'unknown', architecture: null }
+  ],
+  [
+    'Stable Video Diffusion, named like SD 2',
+    prefixed('model.diffusion_model.', { ...unet(1024, 8), ...tensors('input_blocks.1.0.time_mixer.mix_factor') }),
+    { type: 'unknown', architecture: null }
+  ],
+  [
     'FLUX.1 with everything',
     {
       ...prefixed('model.diffusion_model.', typical.flux),
@@ -85,6 +111,11 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   [
     'Chroma', { ...typical.flux, ...tensors('distilled_guidance_layer.in_proj.weight') },
     { type: 'diffusion', architecture: 'chroma' }
+  ],
+  [
+    'Chroma1-Radiance',
+    { ...typical.flux, ...tensors('distilled_guidance_layer.in_proj.weight', 'nerf_final_layer_conv.conv.weight') },
+    { type: 'diffusion', architecture: 'chroma_radiance' }
   ],
   [
     'FLUX.2 dev',
@@ -144,6 +175,12 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   ['T5', typical.t5xxl, { type: 'text_encoder', architecture: 't5xxl' }],
   ['Qwen', tensors('model.layers.0.self_attn.q_proj.weight'), { type: 'text_encoder', architecture: 'llm' }],
+  [
+    'Mistral, as FLUX.2 has it', tensors('language_model.model.layers.0.self_attn.q_proj.weight'),
+    { type: 'text_encoder', architecture: 'llm' }
+  ],
+  ['OpenCLIP-H', tensors(['text_model.embeddings.token_embedding.weight', [4, 1024]]), { type: 'text_encoder', architecture: 'clip_h' }],
+  ['embedding for SD 2', tensors(['emb_params', [4, 1024]]), { type: 'embedding', architecture: 'sd2' }],
   ['CLIP vision', tensors('vision_model.embeddings.class_embedding'), { type: 'clip_vision' }],
   ['LoRA for SD 1', typical.lora, { type: 'lora', architecture: 'sd1' }],
   [
@@ -289,6 +326,17 @@ t.test('defaults and limits', async t => {
   t.equal(defaultsOf('flux1', 'constructor')?.steps, 20)
   t.equal(defaultsOf('constructor'), undefined)
   t.equal(defaultsOf(null), undefined)
+})
+
+t.test('the size that a file tells goes before that of its family', async t => {
+  const sizeOf = async (resolution: string) => {
+    const content = await inspect(safetensors(typical.sd1, { 'modelspec.resolution': resolution }))
+    return modelOfFile({
+      root: 0, path: '/a.safetensors', relative: 'a.safetensors', folderDepth: 0, format: 'safetensors', size: 1, modified: 0, content
+    }).defaults
+  }
+  t.match(await sizeOf('768x768'), { width: 768, height: 768, steps: 20 })
+  for (const resolution of ['770', '16384', '32', 'none']) t.match(await sizeOf(resolution), { width: 512, height: 512 })
 })
 
 t.test('docs/models.md says what the tables say', async t => {
