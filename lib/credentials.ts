@@ -26,9 +26,10 @@ export function readCredential (rawHeaders: readonly string[]): Credential | und
   }
   const [first, ...others] = found
   if (first === undefined) return undefined
-  if (others.some(other => other.kind !== first.kind || other.value !== first.value)) throw apiError('SDR_AMBIGUOUS_CREDENTIALS')
+  if (others.some(({ value }) => value !== first.value)) throw apiError('SDR_AMBIGUOUS_CREDENTIALS')
   if (first.value.length > maximumLength) throw apiError('SDR_INVALID_TOKEN', 'The credential is too long.')
-  return first
+  // Generated clients send what they have under every scheme of the document; a token is none in X-API-Key.
+  return found.find(({ kind }) => kind === 'token') ?? first
 }
 
 function readAuthorization (header: string): Credential {

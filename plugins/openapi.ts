@@ -26,7 +26,7 @@ const bodyErrors: readonly ErrorCode[] = ['SDR_BODY_TOO_LARGE', 'SDR_UNSUPPORTED
 const safeMethods = ['GET', 'HEAD']
 
 type SecurityScheme =
-  | { type: 'http', scheme: 'bearer' | 'basic', bearerFormat?: string, description: string }
+  | { type: 'http', scheme: 'bearer', bearerFormat?: string, description: string }
   | { type: 'apiKey', in: 'header', name: string, description: string }
 
 const tags = [
@@ -89,7 +89,10 @@ export default fp(async (app) => {
   })
 }, { name: 'openapi', dependencies: ['auth'] })
 
-/** How the running method lets callers prove who they are. */
+/**
+ * How the running method lets callers prove who they are. HTTP Basic is left out: it is for clients that know nothing else, and a
+ * generated one would send it over the token.
+ */
 function securitySchemesOf (auth: AuthMethod): Record<string, SecurityScheme> {
   if (auth === 'none') return {}
   const takesTokens = auth !== 'api-key'
@@ -100,8 +103,7 @@ function securitySchemesOf (auth: AuthMethod): Record<string, SecurityScheme> {
       ...(takesTokens && { bearerFormat: 'JWT' }),
       description: takesTokens ? 'The token of POST /api/auth/login, or an API key' : 'An API key'
     },
-    apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key', description: 'An API key' },
-    basic: { type: 'http', scheme: 'basic', description: 'An API key as the password, with any user name' }
+    apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key', description: 'An API key' }
   }
 }
 

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import createClient from 'openapi-fetch'
@@ -74,7 +74,7 @@ t.test('security schemes follow the method, the public paths and the guests', as
   t.same([open.security, open.components.securitySchemes], [[], {}], 'an open server asks for nothing')
 
   const { security, paths } = await describe({ auth: 'jwt', 'public-paths': '/api/models' })
-  t.same(security, [{ bearer: [] }, { apiKey: [] }, { basic: [] }])
+  t.same(security, [{ bearer: [] }, { apiKey: [] }])
   t.same(paths['/api/models']?.get?.security, [])
   t.equal(paths['/api/models/refresh']?.post?.security, undefined)
   const publicOnes = Object.entries(paths).flatMap(([path, operations]) =>
@@ -129,6 +129,47 @@ t.test('a client made from it works, with types', async t => {
   const lacking = await client.POST('/api/generate/inpaint', { params: {}, body: { prompt: 'a fox', init_image: 'x', mask: 'x' } })
   t.equal(lacking.response.status, 422)
   t.match(typed(lacking.error!).error.message, /inpaint.*portable|portable.*inpaint/)
+})
+
+t.test('a client of another generator works, with types', async t => {
+  const folder = t.testdir({})
+  const bin = (name: string) => join(packageRoot, 'node_modules', '.bin', name)
+  const run = promisify(execFile)
+  await run(bin('openapi-ts'), ['-i', golden, '-o', join(folder, 'src'), '-c', '@hey-api/client-fetch', '--no-log-file'], { cwd: folder })
+  copyFileSync(join(packageRoot, 'test', 'fixtures', 'generated-client', 'consumer.ts'), join(folder, 'src', 'consumer.ts'))
+  writeFileSync(join(folder, 'package.json'), '{ "type": "module" }')
+  writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({
+    compilerOptions: {
+      strict: true,
+      target: 'ES2023',
+      lib: ['ES2023', 'DOM', 'DOM.Iterable'],
+      module: 'NodeNext',
+      types: ['node'],
+      rootDir: 'src',
+      outDir: 'out',
+      typeRoots: [join(packageRoot, 'node_modules', '@types')]
+    },
+    include: ['src']
+  }))
+  const compiled = await run(bin('tsc'), ['-p', folder]).catch((error: { stdout: string }) => error)
+  t.equal(compiled.stdout, '', 'it compiles')
+
+  const app = await build(t, { auth: 'jwt', 'rate-limit': '30' })
+  await as(app, 'alice')
+  const baseUrl = await app.listen({ host: '127.0.0.1', port: 0 })
+  const { stdout } = await run(process.execPath, [join(folder, 'out', 'consumer.js'), baseUrl, 'alice', password], { timeout: 60_000 })
+  t.same(JSON.parse(stdout), {
+    refused: 'SDR_UNAUTHENTICATED',
+    models: ['checkpoint'],
+    events: true,
+    status: 'completed',
+    seed: 7,
+    image: ['image/webp', 'WEBP'],
+    forbidden: 'SDR_FORBIDDEN',
+    missing: 'SDR_JOB_NOT_FOUND',
+    lacking: [422, 'SDR_UNSUPPORTED_FEATURE'],
+    limited: ['SDR_RATE_LIMITED', true]
+  })
 })
 
 t.test('a client is told when to come back', async t => {
