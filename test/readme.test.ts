@@ -6,16 +6,14 @@ import t from 'tap'
 import { parse } from 'yaml'
 import { resolveOptions } from '../lib/options.ts'
 import { packageRoot } from '../lib/package-root.ts'
+import { blocksOf } from './docs-commands.ts'
 import { workspace } from './helper.ts'
 import { program, startServer } from './server-process.ts'
 
 const run = promisify(execFile)
 
-/** The code blocks of a page, by language, in their order. */
-function blocks (file: string, language: string): string[] {
-  const text = readFileSync(join(packageRoot, file), 'utf8')
-  return [...text.matchAll(/^```(\w*)\n([\s\S]*?)^```$/gm)].filter(match => match[1] === language).map(match => match[2]!)
-}
+/** The texts of the code blocks of a page in one language, in their order. */
+const blocks = (file: string, language: string) => blocksOf(file).filter(block => block.language === language).map(({ text }) => text)
 
 t.test('the commands of the README do what it says', async t => {
   const [demo, tests, serve, draw] = blocks('README.md', 'sh') as [string, string, string, string]

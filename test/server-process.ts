@@ -14,7 +14,7 @@ export interface Ended {
   stderr: string
 }
 
-const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SDREST_') && !name.startsWith('TAP')))
+export const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SDREST_') && !name.startsWith('TAP')))
 delete environment.NODE_OPTIONS
 
 /** Runs a command of the built program to its end. */
