@@ -2,6 +2,7 @@ import closeWithGrace from 'close-with-grace'
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
+import { createSecureContext } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import type { CommandModule } from 'yargs'
@@ -76,9 +77,11 @@ function readTls ({ tlsCert, tlsKey }: Options): { cert: Buffer, key: Buffer } |
   }
   if (tlsCert === undefined || tlsKey === undefined) return null
   try {
-    return { cert: readFileSync(tlsCert), key: readFileSync(tlsKey) }
+    const pair = { cert: readFileSync(tlsCert), key: readFileSync(tlsKey) }
+    createSecureContext(pair) // throws for what is no certificate, or has the key of another
+    return pair
   } catch (error) {
-    throw new CommandError(exitCodes.storage, `The certificate cannot be read: ${(error as Error).message}`)
+    throw new CommandError(exitCodes.storage, `The certificate ${tlsCert} cannot be used with the key ${tlsKey}: ${(error as Error).message}`)
   }
 }
 
