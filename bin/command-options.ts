@@ -1,6 +1,6 @@
 import type { Argv, Options as YargsOption } from 'yargs'
 import { loadOptions } from '../lib/configuration.ts'
-import { optionTable, type OptionName, type Options } from '../lib/options.ts'
+import { optionTable, type OptionName, type Options, type TracedOptions } from '../lib/options.ts'
 
 /** Values are checked by lib/options.ts, the same for every source; to yargs they are text. */
 function toYargs (name: OptionName): YargsOption {
@@ -26,6 +26,11 @@ export const accountOptions = ['data-dir', 'auth-data-dir'] as const satisfies O
 
 /** The options of a parsed command line; `own` are arguments of the command that are no options of the server. */
 export function optionsOf (argv: Record<string, unknown>, own: readonly string[] = []): Options {
+  return tracedOptionsOf(argv, own).options
+}
+
+/** As `optionsOf`, with where each value came from. */
+export function tracedOptionsOf (argv: Record<string, unknown>, own: readonly string[] = []): TracedOptions {
   const notOptions = new Set(['_', '$0', 'config', 'help', 'version', ...own])
   return loadOptions(
     Object.fromEntries(Object.entries(argv).filter(([name]) => !notOptions.has(name))),

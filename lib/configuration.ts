@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from 'node:fs'
-import { parse as parseYaml } from 'yaml'
+import { parse as parseYaml, stringify } from 'yaml'
 import { CommandError, exitCodes } from '../errors.ts'
-import { resolveOptions, type Options } from './options.ts'
+import { camelCase, optionTable, traceOptions, type OptionName, type TracedOptions } from './options.ts'
 
 /** Bytes of a configuration file; a real one has hundreds. */
 const maximumSize = 1024 * 1024
@@ -10,8 +10,8 @@ const maximumSize = 1024 * 1024
  * Reads the configuration file, if one is named on the command line or by SDREST_CONFIG, and merges all sources.
  * @throws {CommandError} (usage)
  */
-export function loadOptions (commandLine: Record<string, unknown>, configFile = process.env.SDREST_CONFIG): Options {
-  return resolveOptions({
+export function loadOptions (commandLine: Record<string, unknown>, configFile = process.env.SDREST_CONFIG): TracedOptions {
+  return traceOptions({
     commandLine,
     environment: process.env,
     file: configFile === undefined ? undefined : { name: configFile, values: readConfigFile(configFile) }
@@ -26,4 +26,19 @@ function readConfigFile (file: string): unknown {
   } catch (error) {
     throw new CommandError(exitCodes.usage, `The configuration file ${file} cannot be read: ${(error as Error).message}`)
   }
+}
+
+/**
+ * The options in force as a configuration file, each with where its value came from. What has no value and what must not be
+ * shown is a comment, so the file can be used as it is.
+ */
+export function describeOptions ({ options, origins }: TracedOptions): string {
+  const values = options as Readonly<Record<string, unknown>>
+  return (Object.keys(optionTable) as OptionName[]).map(name => {
+    const value = values[camelCase(name)]
+    const origin = origins.get(name) ?? 'default'
+    if (value === undefined) return `# ${name}:\n`
+    if ('secret' in optionTable[name]) return `# ${name}: (not shown) # ${origin}\n`
+    return `${stringify({ [name]: value }, { lineWidth: 0, collectionStyle: 'flow' }).replace(/^\{ (.*) \}\n$/s, '$1')} # ${origin}\n`
+  }).join('')
 }

@@ -50,6 +50,9 @@ const typedRoots = {
   textEncodersDir: 'text_encoder'
 } as const satisfies Partial<Record<keyof Options, ModelType>>
 
+/** The options that name folders with models. */
+export const modelFolderOptions: ReadonlyArray<keyof Options> = ['modelsDir', ...Object.keys(typedRoots) as Array<keyof typeof typedRoots>]
+
 /**
  * The model folders of the options.
  * @throws {CommandError} (storage) when one is missing or can't be read.

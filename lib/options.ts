@@ -117,6 +117,11 @@ export interface OptionSources {
   file?: { name: string, values: unknown }
 }
 
+export interface TracedOptions {
+  options: Options
+  origins: Map<OptionName, string>
+}
+
 /** The environment variable of an option: `jwt-secret` → `SDREST_JWT_SECRET`. */
 export function environmentName (name: string): string {
   return `SDREST_${name.toUpperCase().replaceAll('-', '_')}`
@@ -131,14 +136,23 @@ const names = Object.keys(optionTable) as OptionName[]
  * Merges the sources (command line, then environment, then file, then defaults) into one frozen object.
  * @throws {CommandError} (usage) naming the option, where it came from, what was expected and what was received.
  */
-export function resolveOptions ({ commandLine = {}, environment = {}, file }: OptionSources): Options {
+export function resolveOptions (sources: OptionSources): Options {
+  return traceOptions(sources).options
+}
+
+/**
+ * As `resolveOptions`.
+ * @returns also where each value came from, in words (`--port`, `SDREST_PORT`, `port in server.yaml`); undefined is the default
+ */
+export function traceOptions ({ commandLine = {}, environment = {}, file }: OptionSources): TracedOptions {
   refuseUnknown(Object.keys(commandLine), names, name => `--${name}`)
   refuseUnknown(
     Object.keys(environment).filter(name => name.startsWith('SDREST_') && !environmentNotOptions.includes(name) && !name.startsWith('SDREST_TEST_')),
     names.map(environmentName), name => `the environment variable ${name}`)
   const fileValues = checkFile(file)
 
-  return Object.freeze(Object.fromEntries(names.map(name => {
+  const origins: TracedOptions['origins'] = new Map()
+  const options = Object.freeze(Object.fromEntries(names.map(name => {
     const variable = environmentName(name)
     const definition: Definition = optionTable[name]
     const [value, source] =
@@ -149,8 +163,11 @@ export function resolveOptions ({ commandLine = {}, environment = {}, file }: Op
           : fileValues[name] !== undefined
             ? [fileValues[name], `${name} in ${file?.name}`]
             : [undefined, '']
-    return [camelCase(name), value === undefined ? definition.default : Object.freeze(parse(definition, value, source))]
+    if (value === undefined) return [camelCase(name), definition.default]
+    origins.set(name, source)
+    return [camelCase(name), Object.freeze(parse(definition, value, source))]
   }))) as Options
+  return { options, origins }
 }
 
 export function camelCase (name: string): string {

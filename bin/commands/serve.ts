@@ -8,20 +8,42 @@ import type { Logger } from 'pino'
 import type { CommandModule } from 'yargs'
 import { buildApp } from '../../app.ts'
 import { CommandError, exitCodes } from '../../errors.ts'
+import { describeOptions } from '../../lib/configuration.ts'
+import { modelFolderOptions, modelRoots } from '../../lib/folders.ts'
 import { createLogger } from '../../lib/logger.ts'
 import type { Options } from '../../lib/options.ts'
-import { optionsOf, withOptions } from '../command-options.ts'
+import { readablePattern } from '../../lib/public-paths.ts'
+import { tracedOptionsOf, withOptions } from '../command-options.ts'
+import { withThrowawayApp } from '../throwaway-app.ts'
 
 export const serve: CommandModule = {
   command: ['serve', '$0'],
   describe: 'Start the server (this is what happens without a command)',
-  builder: yargs => withOptions(yargs),
+  builder: yargs => withOptions(yargs)
+    .option('check-config', { group: 'Output:', type: 'boolean', describe: 'Say whether the server could start with these options, and do not start it' })
+    .option('print-config', { group: 'Output:', type: 'boolean', describe: 'Print the options in force as a configuration file, and where each comes from' })
+    .conflicts('check-config', 'print-config'),
   handler: async argv => {
     // Without a command this one runs, so a misspelt one would be taken for its argument.
     const [word] = argv._.filter(word => word !== 'serve')
     if (word !== undefined) throw new CommandError(exitCodes.usage, `There is no command ${JSON.stringify(word)}. Try --help.`)
-    await startServer(optionsOf(argv))
+    const traced = tracedOptionsOf(argv, ['check-config', 'print-config'])
+    if (argv['print-config'] === true) process.stdout.write(describeOptions(traced))
+    else if (argv['check-config'] === true) await checkConfig(traced.options)
+    else await startServer(traced.options)
   }
+}
+
+/** Everything that the options alone decide; what this machine has at the moment (a free port, accounts) is for `doctor`. */
+async function checkConfig (options: Options): Promise<void> {
+  refuseOpenDoor(options)
+  readTls(options)
+  modelRoots(options) // that they are there; a scan of a large collection would take long
+  const withoutModels = Object.fromEntries(modelFolderOptions.map(name => [name, []]))
+  await withThrowawayApp({ ...options, ...withoutModels }, app => {
+    const open = [...app.publicRoutes].map(readablePattern).sort().join(', ')
+    process.stdout.write(`The configuration is good. ${options.host}:${options.port}, --auth ${options.auth}, public: ${open}\n`)
+  })
 }
 
 /** Seconds beyond --shutdown-timeout for closing connections and files before the process ends itself. */

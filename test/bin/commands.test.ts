@@ -41,6 +41,44 @@ t.test('what is wrong at the start is one clear line and an exit code', async t 
   }
 })
 
+t.test('--check-config and --print-config', async t => {
+  const { folder, models, data } = workspace(t, { models: false })
+  const file = join(folder, 'server.yaml')
+  writeFileSync(file, `models-dir: [${models}]\nauth: jwt\nport: 1234\npublic-paths: [/api/ready]\n`)
+  const secret = 'a secret of more than thirty-two bytes'
+  const env = { SDREST_JWT_SECRET: secret, SDREST_MAX_STEPS: '50', SDREST_DATA_DIR: data }
+
+  const printed = await runProgram(['--config', file, '--port', '0', '--print-config'], { env })
+  t.equal(printed.code, 0, printed.stderr)
+  for (const line of [
+    'port: 0 # --port', `auth: jwt # auth in ${file}`, 'max-steps: 50 # SDREST_MAX_STEPS', 'host: 127.0.0.1 # default',
+    `models-dir: [ ${models} ] # models-dir in ${file}`, '# jwt-secret: (not shown) # SDREST_JWT_SECRET', '# tls-cert:'
+  ]) t.ok(printed.stdout.split('\n').includes(line), line)
+  t.notMatch(printed.stdout, secret)
+  const again = join(folder, 'again.yaml')
+  writeFileSync(again, printed.stdout)
+  const values = (text: string) => text.replaceAll(/ # .*$/gm, '')
+  const reprinted = await runProgram(['--print-config', '--config', again])
+  t.equal(values(reprinted.stdout).replace('# jwt-secret:', ''), values(printed.stdout).replace('# jwt-secret: (not shown)', ''), 'what is printed is a configuration file')
+
+  const good = await runProgram(['--check-config', '--config', file, '--engine', 'portable'], { env })
+  t.match(good, { code: 0, stdout: /^The configuration is good\. 127\.0\.0\.1:1234, --auth jwt, public: GET \/api\/health, GET \/api\/ready, GET \/api\/status,/ }, good.stderr)
+  t.notOk(existsSync(data), 'nothing was made')
+  for (const [parameters, code, message] of [
+    [['--public-paths', '/api/modelz'], 2, /nearest is "\/api\/models"/],
+    [['--models-dir', join(folder, 'missing')], 4, /missing cannot be read/],
+    [['--tls-cert', file, '--tls-key', file], 4, /The certificate .*server.yaml cannot be used with the key/],
+    [['--jwt-secret', 'short'], 2, /32 bytes/],
+    [['--auth', 'none', '--host', '0.0.0.0'], 2, /everybody who reaches/],
+    [['--metrics-listen', '9464'], 2, /Expected host:port/],
+    [['--print-config'], 2, /mutually exclusive/]
+  ] as const) {
+    const { code: actual, stderr } = await runProgram(['--check-config', '--config', file, '--engine', 'portable', ...parameters])
+    t.equal(actual, code, stderr)
+    t.match(stderr, message)
+  }
+})
+
 t.test('help, doctor and openapi', async t => {
   const { models, data } = workspace(t)
   const help = await runProgram(['--help'])
