@@ -33,6 +33,16 @@ export function prepareFolder (folder: string, option: string): void {
   }
 }
 
+/** What was read of model files, below the data folder. */
+export function modelCacheFile (data: string): string {
+  return join(data, 'models-cache.json')
+}
+
+/** Notes of model files that are half done, below the data folder. */
+export function stagingFolder (data: string): string {
+  return join(data, 'staging')
+}
+
 export interface ModelRoot {
   path: string
   /** Set for folders that hold one type only; the others are told apart by folder name and header. */

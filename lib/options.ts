@@ -60,6 +60,11 @@ export const optionTable = {
   'upscaler-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with ESRGAN upscalers only' },
   'embeddings-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with embeddings only' },
   'text-encoders-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with text encoders only' },
+  'pull-hosts': { kind: 'list', group: 'Models', default: [], describe: 'Hosts (host or host:port) that models may be pulled from over http, and addresses that may be private; any public host over https without being listed' },
+  'max-pull-size': { kind: 'integer', group: 'Models', default: 102_400, minimum: 1, maximum: 10_000_000, describe: 'Largest file that may be pulled, in MiB' },
+  'hf-endpoint': { kind: 'string', group: 'Models', default: 'https://huggingface.co', maxLength: 1024, describe: 'Address of the Hugging Face hub, or of its mirror: where hf:owner/repository/file is' },
+  'hf-token': { kind: 'string', group: 'Models', secret: true, describe: 'Token that is sent to --hf-endpoint, and nowhere else; better given by SDREST_HF_TOKEN' },
+  'pull-tokens-file': { kind: 'string', group: 'Models', describe: 'File with lines "host: token" for other hosts that models are pulled from, readable by its owner alone' },
 
   engine: { kind: 'string', group: 'Engine', default: 'auto', choices: ['auto', 'native', 'portable'], describe: 'Which engine draws: native is the addon built for this machine, portable the prebuilt package' },
   threads: { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 256, describe: 'CPU threads of the engine; 0 leaves the choice to it' },

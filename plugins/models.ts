@@ -1,6 +1,5 @@
-import { join } from 'node:path'
 import fp from 'fastify-plugin'
-import { modelRoots } from '../lib/folders.ts'
+import { modelCacheFile, modelRoots } from '../lib/folders.ts'
 import { ModelCatalog } from '../lib/models/catalog.ts'
 
 declare module 'fastify' {
@@ -13,7 +12,7 @@ declare module 'fastify' {
 export default fp(async (app) => {
   const catalog = new ModelCatalog({
     roots: modelRoots(app.config),
-    cacheFile: join(app.folders.data, 'models-cache.json')
+    cacheFile: modelCacheFile(app.folders.data)
   })
   await catalog.refresh()
   catalog.watch()

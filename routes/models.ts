@@ -120,7 +120,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       description: 'They are watched, so this is for network file systems, whose changes nobody announces.',
       response: { 200: Named(Refresh) }
     }
-  }, async () => app.models.refresh())
+  }, async () => app.models.rescan())
 
   app.post('/load', {
     config: { permission: 'models:manage' },

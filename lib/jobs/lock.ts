@@ -24,3 +24,8 @@ export function lock (file: string): Database {
     { cause: error })
   }
 }
+
+/** Whether `lock` has failed because another process holds it. */
+export function isLocked (error: unknown): boolean {
+  return error instanceof CommandError && (error.cause as { errcode?: number } | undefined)?.errcode === sqliteBusy
+}

@@ -7,8 +7,8 @@ import { collectModels, compareModels } from './collect.ts'
 import { findModel } from './find-model.ts'
 import { type HashOptions, hashFile } from './hash.ts'
 import { type Model, obstacleTo } from './model.ts'
-import { loadScanCache, saveScanCache } from './scan-cache.ts'
-import { type ScanCache, type ScanResult, type ScanRoot, type ScanWarning, isInside, scanModels } from './scan.ts'
+import { loadScanCache, saveScanCache, writtenAt } from './scan-cache.ts'
+import { type CachedFile, type ScanCache, type ScanProgress, type ScanResult, type ScanRoot, type ScanWarning, isInside, scanModels } from './scan.ts'
 import { type ModelType, drawingTypes, modelTypes } from './types.ts'
 import { FolderWatcher } from './watch.ts'
 
@@ -67,6 +67,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   readonly #roots: readonly ScanRoot[]
   readonly #cacheFile: string | undefined
   #cache: ScanCache | undefined
+  /** When the cache file had been written that was read or written last. */
+  #cacheWritten: number | undefined
   #models = new Map<string, Model>()
   #scan: ScanResult = { files: [], warnings: [], roots: [], folders: [], headersRead: 0, cacheChanged: false }
   readonly #headers = { cached: 0, read: 0 }
@@ -79,17 +81,25 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     this.#cacheFile = cacheFile
   }
 
-  /** Looks at the folders again. A call while a scan runs shares that scan. */
-  refresh (): Promise<RefreshResult> {
-    this.#refreshing ??= this.#refresh().finally(() => { this.#refreshing = undefined })
+  /**
+   * Looks at the folders again. A call while a scan runs shares that scan.
+   * @param options.progress is told of the headers that this scan has to read.
+   */
+  refresh ({ progress }: { progress?: ScanProgress } = {}): Promise<RefreshResult> {
+    this.#refreshing ??= this.#refresh(progress).finally(() => { this.#refreshing = undefined })
     return this.#refreshing
+  }
+
+  /** A refresh that sees whatever was changed before the call, which one that runs already may have passed. */
+  async rescan (): Promise<RefreshResult> {
+    await this.#refreshing?.catch(() => {}) // whoever asked for that one hears of it
+    return await this.refresh()
   }
 
   /** Refreshes by itself when something changes in the folders, until `close()`. */
   watch (): void {
     this.#watcher ??= new FolderWatcher(() => {
-      // A scan that runs now may have passed the changed folder already, so another one follows it.
-      Promise.resolve(this.#refreshing).then(() => this.refresh()).catch((error: unknown) => this.emit('error', error))
+      this.rescan().catch((error: unknown) => this.emit('error', error))
     })
     this.#followFolders()
   }
@@ -110,11 +120,12 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     this.#scan.warnings.push({ path, message })
   }
 
-  async #refresh (): Promise<RefreshResult> {
+  async #refresh (progress?: ScanProgress): Promise<RefreshResult> {
     const start = performance.now()
     const firstTime = this.#cache === undefined
-    this.#cache ??= this.#cacheFile === undefined ? new Map() : await loadScanCache(this.#cacheFile)
-    const scan = await scanModels(this.#roots, this.#cache)
+    if (this.#cacheFile !== undefined) await this.#learn(this.#cacheFile)
+    this.#cache ??= new Map()
+    const scan = await scanModels(this.#roots, this.#cache, progress)
     const models = await collectModels(scan)
     const difference = compareModels(this.#models, models)
     this.#scan = scan
@@ -129,9 +140,24 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     return result
   }
 
+  /** Reads the cache file; later, what somebody else who shares it has found since: a command, or a server. */
+  async #learn (cacheFile: string): Promise<void> {
+    const written = await writtenAt(cacheFile)
+    if (written === this.#cacheWritten) return
+    this.#cacheWritten = written
+    this.#cache ??= new Map()
+    for (const [path, other] of await loadScanCache(cacheFile)) {
+      const known = this.#cache.get(path)
+      if (known === undefined) this.#cache.set(path, other)
+      else if (isSameFile(known, other)) known.sha256 ??= other.sha256
+    }
+  }
+
   async #save (cacheFile: string): Promise<void> {
     try {
+      await this.#learn(cacheFile)
       await saveScanCache(cacheFile, this.#cache!)
+      this.#cacheWritten = await writtenAt(cacheFile)
     } catch (error) {
       const { message } = error as Error
       this.#warn(cacheFile, `The cache of the models can't be written, so starts are slower: ${message}`)
@@ -168,6 +194,26 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   get (id: string): Model | undefined {
     return this.#models.get(id)
+  }
+
+  /** All of them, in the order of their ids. */
+  all (): Model[] {
+    return [...this.#models.values()]
+  }
+
+  /** The model whose file has this real path. */
+  at (path: string): Model | undefined {
+    return this.all().find(model => model.path === path)
+  }
+
+  /** The folders that are searched, as the options name them. */
+  get roots (): readonly ScanRoot[] {
+    return this.#roots
+  }
+
+  /** Their real paths; null for one that could not be read. */
+  get realRoots (): ReadonlyArray<string | null> {
+    return this.#scan.roots
   }
 
   /** The first model of a type, in the order of ids, that is neither blocked nor damaged. */
@@ -257,19 +303,26 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
    * SDR_CONFLICT when the file changed meanwhile.
    */
   async hash (model: Model, options: HashOptions = {}): Promise<string> {
-    if (model.format === 'bundle') {
-      throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is made of several files; ask for the hash of each.`)
-    }
-    if (model.sha256 !== undefined) return model.sha256
-    const sha256 = await hashFile(await this.path(model), options)
-    const { mtimeMs, size } = await lstat(model.path)
+    requireOneFile(model)
     const known = this.#cache?.get(model.path)
-    if (known === undefined || mtimeMs !== known.modified || size !== known.size) {
+    if (known?.sha256 !== undefined && known.sha256 === model.sha256 && isSameFile(known, await measure(model.path))) return known.sha256
+    const sha256 = await hashFile(await this.path(model), options)
+    await this.remember(model, sha256)
+    return sha256
+  }
+
+  /**
+   * Keeps the SHA-256 that was found for a model's file.
+   * @throws an API error SDR_CONFLICT when the file is not the one that the last scan saw.
+   */
+  async remember (model: Model, sha256: string): Promise<void> {
+    const known = this.#cache?.get(model.path)
+    if (known === undefined || !isSameFile(known, await measure(model.path))) {
       throw apiError('SDR_CONFLICT', `The file of ${model.id} changed meanwhile. Refresh the models and ask again.`)
     }
-    model.sha256 = known.sha256 = sha256
+    known.sha256 = sha256
+    for (const other of this.#models.values()) if (other.path === model.path) other.sha256 = sha256
     if (this.#cacheFile !== undefined) await this.#save(this.#cacheFile)
-    return sha256
   }
 
   async #checked (model: Model, path: string): Promise<string> {
@@ -281,6 +334,22 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     throw apiError('SDR_UNSUPPORTED_MODEL',
       `A file of ${model.id} is now a link to another place, which is refused. Refresh the models.`)
   }
+}
+
+type Measured = Pick<CachedFile, 'modified' | 'size' | 'inode'>
+
+async function measure (path: string): Promise<Measured> {
+  const { mtimeMs: modified, size, ino: inode } = await lstat(path)
+  return { modified, size, inode }
+}
+
+function isSameFile (a: Measured, b: Measured): boolean {
+  return a.modified === b.modified && a.size === b.size && a.inode === b.inode
+}
+
+/** @throws an API error SDR_UNSUPPORTED_MODEL */
+export function requireOneFile ({ id, format }: Model): void {
+  if (format === 'bundle') throw apiError('SDR_UNSUPPORTED_MODEL', `${id} is made of several files; name one of them.`)
 }
 
 function requireUsable (model: Model): void {

@@ -30,6 +30,8 @@ export interface Model {
   sha256?: string
   /** Real path. */
   path: string
+  /** Where the link lies that led to it, when one did. */
+  link?: string
   /** Real paths of the parts of a bundle. */
   parts?: Partial<Record<BundlePart, string>>
 }
@@ -92,11 +94,11 @@ export type FileModel = Omit<Model, 'id'>
 
 /** Makes the entry of a single file; its type is what the header proves, else what the folder says. */
 export function modelOfFile (file: ScannedFile): FileModel {
-  const { format, size, modified, path, relative, content, sha256 } = file
+  const { format, size, modified, path, link, relative, content, sha256 } = file
   const summary = content !== undefined && 'type' in content ? content : undefined
   const proven = summary === undefined || summary.type === 'unknown' ? undefined : summary.type
   const type = proven ?? file.folderType ?? 'unknown'
-  const known = { name: nameOf(relative), format, size, modified, path, sha256 }
+  const known = { name: nameOf(relative), format, size, modified, path, link, sha256 }
   if (summary === undefined) return { type, architecture: null, ...known, ...content }
   return { type, ...known, ...knowledgeOf(type, summary), error: objectionTo(relative, type, summary) }
 }
@@ -146,8 +148,8 @@ export function failedBundle (file: ScannedFile, error: string): FileModel {
   return { ...emptyBundle(file), error }
 }
 
-function emptyBundle ({ relative, size, modified, path }: ScannedFile): FileModel {
-  return { type: 'checkpoint', name: nameOf(relative), format: 'bundle', size, modified, path, architecture: null }
+function emptyBundle ({ relative, size, modified, path, link }: ScannedFile): FileModel {
+  return { type: 'checkpoint', name: nameOf(relative), format: 'bundle', size, modified, path, link, architecture: null }
 }
 
 type Knowledge = Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'>

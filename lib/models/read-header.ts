@@ -45,6 +45,11 @@ export async function readHeaderOf (source: Source, named?: FileFormat): Promise
   return await readSafetensorsHeader(source, start)
 }
 
+/** Whether the first bytes of a file (nine or more) can be those of a model that is not blocked. */
+export function looksLikeModel (start: Buffer): boolean {
+  return start.toString('latin1', 0, 4) === 'GGUF' || start[magicLength - 1] === 0x7b
+}
+
 /** A zip archive (PyTorch ≥ 1.6) or a bare pickle (protocol 2…5); a safetensors length has a brace after it. */
 function looksLikePickle (start: Buffer): boolean {
   if (start.length >= magicLength && start[8] === 0x7b) return false

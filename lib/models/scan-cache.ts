@@ -57,6 +57,16 @@ export async function loadScanCache (file: string): Promise<ScanCache> {
   }
 }
 
+/** Milliseconds since 1970; undefined when there is no such file. */
+export async function writtenAt (file: string): Promise<number | undefined> {
+  try {
+    return (await stat(file)).mtimeMs
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
 /** Replaces the file in one step, so that a crash leaves the old one or the new one. */
 export async function saveScanCache (file: string, cache: ScanCache): Promise<void> {
   const temporary = `${file}.${randomUUID()}.tmp`

@@ -22,6 +22,8 @@ export interface ScannedFile {
   root: number
   /** Absolute and without symbolic links in it. */
   path: string
+  /** Where the link lies that led to it, when one did. */
+  link?: string
   /** From the root to the file, `/` between the parts, as the file is named there (it may be a link). */
   relative: string
   /** Type that the root or the nearest folder with a known name gives, and how many parts of `relative` lead to it. */
@@ -63,6 +65,9 @@ export interface CachedFile {
   sha256?: string
 }
 
+/** How many headers were read, of those that the cache did not know. */
+export type ScanProgress = (done: { read: number, total: number }) => void
+
 /** By real path. */
 export type ScanCache = Map<string, CachedFile>
 
@@ -95,8 +100,10 @@ const headersAtOnce = 64
  * Symbolic links are followed when they lead to a place inside the roots. A folder is read once, however many links
  * lead to it, so loops end by themselves.
  */
-export async function scanModels (roots: readonly ScanRoot[], cache: ScanCache): Promise<ScanResult> {
-  const scan = new Scan(roots, cache)
+export async function scanModels (
+  roots: readonly ScanRoot[], cache: ScanCache, progress?: ScanProgress
+): Promise<ScanResult> {
+  const scan = new Scan(roots, cache, progress)
   return await scan.run()
 }
 
@@ -116,6 +123,7 @@ interface UnreadFile { file: ScannedFile, inode: number }
 class Scan {
   readonly #roots: readonly ScanRoot[]
   readonly #cache: ScanCache
+  readonly #progress: ScanProgress | undefined
   readonly #seenPaths = new Set<string>()
   readonly #exceeded = new Set<string>()
   readonly #result: ScanResult = { files: [], warnings: [], roots: [], folders: [], headersRead: 0, cacheChanged: false }
@@ -127,9 +135,10 @@ class Scan {
   #files = 0
   #entries = 0
 
-  constructor (roots: readonly ScanRoot[], cache: ScanCache) {
+  constructor (roots: readonly ScanRoot[], cache: ScanCache, progress?: ScanProgress) {
     this.#roots = roots
     this.#cache = cache
+    this.#progress = progress
   }
 
   async run (): Promise<ScanResult> {
@@ -143,7 +152,12 @@ class Scan {
     }
     await forEachLimited(this.#foundLinks, linksAtOnce, file => this.#followFile(file))
     await this.#measureFiles()
-    await forEachLimited(this.#unread, headersAtOnce, file => this.#readFile(file))
+    const total = this.#unread.length
+    let read = 0
+    await forEachLimited(this.#unread, headersAtOnce, async file => {
+      await this.#readFile(file)
+      this.#progress?.({ read: ++read, total })
+    })
     this.#forgetLost()
     const { files } = this.#result
     files.sort((a, b) => a.root - b.root || compare(a.relative, b.relative))
@@ -243,7 +257,7 @@ class Scan {
   async #followFile (file: ScannedFile): Promise<void> {
     try {
       const path = await this.#follow(file.path)
-      if (path !== undefined) this.#found.push({ ...file, path })
+      if (path !== undefined) this.#found.push({ ...file, path, link: file.path })
     } catch (error) {
       this.#warn(file.path, `The link can't be followed: ${reasonOf(error)}.`)
     }

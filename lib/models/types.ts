@@ -8,17 +8,17 @@ export type ModelType = typeof modelTypes[number]
 /** The types that an image request can name as its `model`: a whole checkpoint, or a diffusion model with its parts. */
 export const drawingTypes: readonly ModelType[] = ['checkpoint', 'diffusion']
 
-/** Folder names in collections of A1111 (and Forge), ComfyUI and this server, in lower case. */
+/** Folder names in collections of A1111 (and Forge), ComfyUI and this server, in lower case; new folders get the first. */
 const folderNames: Partial<Record<ModelType, readonly string[]>> = {
-  checkpoint: ['checkpoint', 'checkpoints', 'stable-diffusion', 'stablediffusion'],
-  diffusion: ['diffusion', 'diffusion_models', 'unet', 'unet_gguf'],
-  lora: ['lora', 'loras', 'lycoris', 'locon'],
+  checkpoint: ['checkpoints', 'checkpoint', 'stable-diffusion', 'stablediffusion'],
+  diffusion: ['diffusion_models', 'diffusion', 'unet', 'unet_gguf'],
+  lora: ['loras', 'lora', 'lycoris', 'locon'],
   vae: ['vae'],
-  taesd: ['taesd', 'vae_approx', 'vae-approx'],
+  taesd: ['vae_approx', 'taesd', 'vae-approx'],
   controlnet: ['controlnet', 'controlnets', 'control_net'],
-  upscaler: ['upscaler', 'upscalers', 'upscale_models', 'esrgan', 'realesrgan'],
-  embedding: ['embedding', 'embeddings', 'textual_inversion'],
-  text_encoder: ['text_encoder', 'text_encoders', 'clip', 'clip_gguf'],
+  upscaler: ['upscale_models', 'upscaler', 'upscalers', 'esrgan', 'realesrgan'],
+  embedding: ['embeddings', 'embedding', 'textual_inversion'],
+  text_encoder: ['text_encoders', 'text_encoder', 'clip', 'clip_gguf'],
   clip_vision: ['clip_vision'],
   ip_adapter: ['ip_adapter', 'ipadapter', 'ip-adapter'],
   photo_maker: ['photo_maker', 'photomaker']
@@ -29,4 +29,9 @@ const folderTypes = new Map(modelTypes.flatMap(type => (folderNames[type] ?? [])
 /** Type that a folder's name gives to its files, in any case of letters; undefined when the name says nothing. */
 export function typeOfFolder (name: string): ModelType | undefined {
   return folderTypes.get(name.toLowerCase())
+}
+
+/** Name of a new folder for files of a type. */
+export function folderOfType (type: ModelType): string {
+  return folderNames[type]?.[0] ?? type
 }

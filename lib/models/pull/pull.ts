@@ -1,0 +1,154 @@
+import { lstat, rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { apiError } from '../../../errors.ts'
+import { badValue } from '../../generation/refusals.ts'
+import type { AllowList } from '../../network/allow-list.ts'
+import { ModelFileError } from '../header.ts'
+import { readHeader } from '../read-header.ts'
+import type { ScanRoot } from '../scan.ts'
+import { type StagingArea, type StagingNote, exists, finishedBefore, nameTaken, place, stagingName } from '../staging.ts'
+import { chooseTarget, openTarget } from '../target.ts'
+import type { ModelType } from '../types.ts'
+import { type DownloadOptions, download } from './download.ts'
+import { DownloadError } from './download-error.ts'
+import { type PullSource, parseSource } from './source.ts'
+import type { Tokens } from './tokens.ts'
+
+/** What is asked for; also the parameters of the job that does it. */
+export interface PullRequest {
+  source: string
+  type?: ModelType
+  /** Below the folder of the type, separated by `/`. */
+  folder?: string
+  /** File name; that at the end of the source when absent. */
+  name?: string
+  /** That the file must have. */
+  sha256?: string
+  overwrite?: boolean
+}
+
+export interface PullerOptions {
+  roots: readonly ScanRoot[]
+  staging: StagingArea
+  hosts: AllowList
+  tokens: Tokens
+  hub: URL
+  /** Bytes that a file may have. */
+  mostBytes: number
+  /** For tests: how patient a download is. */
+  patience?: Pick<DownloadOptions, 'stallTimeout' | 'leastBytes' | 'delays' | 'freeSpace'>
+}
+
+export interface Pulled {
+  /** Real path of the new file. */
+  path: string
+  size: number
+  sha256: string
+}
+
+/** Fetches model files into the models folders. */
+export class Puller {
+  readonly #options: PullerOptions
+
+  constructor (options: PullerOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Checks a request as far as that goes without asking anybody.
+   * @returns the file that it makes, which is not there yet.
+   * @throws {ApiError} SDR_INVALID_REQUEST, SDR_CONFLICT
+   */
+  async check (request: PullRequest): Promise<{ source: PullSource, target: string }> {
+    const source = parseSource(request.source, this.#options.hub)
+    const { sha256, overwrite = false } = request
+    if (sha256 !== undefined && !/^[0-9a-f]{64}$/i.test(sha256)) throw badValue('sha256', '64 hexadecimal digits', sha256)
+    const name = request.name ?? source.fileName
+    if (name === undefined) {
+      throw badValue('name', 'a file name that ends in .safetensors, .sft or .gguf, because the source does not end in one', 'none')
+    }
+    const target = await chooseTarget({ ...request, name }, this.#options.roots)
+    if (!overwrite && await exists(target)) throw nameTaken(target)
+    return { source, target }
+  }
+
+  /**
+   * Fetches a file, or the rest of it after an interruption, and makes it a model once it is found to be whole.
+   * @throws what `check` throws; {DownloadError}; API errors SDR_STORAGE_FULL, SDR_UNSUPPORTED_MODEL; the signal's reason.
+   */
+  async pull (request: PullRequest, { signal, progress }: Pick<DownloadOptions, 'signal' | 'progress'> = {}): Promise<Pulled> {
+    const { staging } = this.#options
+    const overwrite = request.overwrite === true
+    // An earlier try may have been killed when all was done, so that what is there is no reason to refuse yet.
+    const { source, target } = await this.check({ ...request, overwrite: true })
+    const key = staging.key(source.url.href, target)
+    return await staging.alone(key, async () => {
+      const note = await staging.read(key)
+      const done = overwrite || note === undefined ? undefined : await finishedBefore(note)
+      if (done !== undefined) {
+        await rm(note!.staging, { force: true })
+        return { path: done.path, size: done.size, sha256: done.sha256! }
+      }
+      if (!overwrite && await exists(target)) throw nameTaken(target)
+      const path = await openTarget(target, this.#options.roots)
+      const file = join(dirname(path), stagingName(key))
+      if (note !== undefined && note.staging !== file) await rm(note.staging, { force: true })
+      return await this.#fetch(key, { source, path, file, note: note?.staging === file ? note : undefined, request }, { signal, progress })
+    })
+  }
+
+  async #fetch (
+    key: string,
+    { source, path, file, note, request }: { source: PullSource, path: string, file: string, note: StagingNote | undefined, request: PullRequest },
+    { signal, progress }: Pick<DownloadOptions, 'signal' | 'progress'>
+  ): Promise<Pulled> {
+    const { staging } = this.#options
+    try {
+      let known: StagingNote = note ?? { staging: file }
+      // Noted before it is there, so that it is found when nobody comes back for it.
+      await staging.write(key, known)
+      if (note === undefined) await rm(file, { force: true })
+      const { bytes, sha256, promised } = await download(source.url, { file, etag: known.etag, sha256: known.sha256 }, async ({ etag, sha256 }) => {
+        await staging.write(key, known = { staging: file, etag, sha256 })
+      }, { ...this.#options, ...this.#options.patience, signal, progress })
+      checkHash(sha256, request.sha256?.toLowerCase(), 'asked for')
+      checkHash(sha256, promised, 'that the hub promises')
+      await checkContent(file)
+      const { mtimeMs: modified, ino: inode } = await lstat(file)
+      await staging.write(key, { ...known, done: { path, size: bytes, modified, inode, sha256 } })
+      await place(file, path, request)
+      return { path, size: bytes, sha256 }
+    } catch (error) {
+      // What may be gone on with stays; a file that proved wrong would prove wrong again.
+      if (!mayGoOn(error) && signal?.aborted !== true) await staging.discard(key)
+      throw error
+    }
+  }
+
+  /** Forgets what was fetched so far. */
+  async discard (request: PullRequest): Promise<void> {
+    const { source, target } = await this.check({ ...request, overwrite: true })
+    const key = this.#options.staging.key(source.url.href, target)
+    await this.#options.staging.alone(key, () => this.#options.staging.discard(key))
+  }
+}
+
+function checkHash (sha256: string, wanted: string | undefined, which: string): void {
+  if (wanted === undefined || wanted === sha256) return
+  throw new DownloadError(`The SHA-256 of what came is ${sha256}, and not the one ${which}, ${wanted}. It was deleted.`)
+}
+
+async function checkContent (file: string): Promise<void> {
+  try {
+    await readHeader(file)
+  } catch (error) {
+    if (!(error instanceof ModelFileError)) throw error
+    throw apiError('SDR_UNSUPPORTED_MODEL', `What came is no model that could be used, and was deleted: ${error.message}`, { cause: error })
+  }
+}
+
+function mayGoOn (error: unknown): boolean {
+  if (error instanceof DownloadError) return error.isPassing
+  const { code } = error as NodeJS.ErrnoException
+  return code !== 'SDR_UNSUPPORTED_MODEL'
+}

@@ -1,0 +1,113 @@
+import { once } from 'node:events'
+import { request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http'
+import { request as httpsRequest } from 'node:https'
+import type { AllowList } from '../../network/allow-list.ts'
+import { checkedLookup, hostOf, portOf, RefusedAddress } from '../../network/checked-lookup.ts'
+import { version } from '../../version.ts'
+import { DownloadError } from './download-error.ts'
+import type { Tokens } from './tokens.ts'
+
+const mostRedirects = 5
+const redirects = [301, 302, 303, 307, 308]
+/** Of answers that are worth another try. */
+const busy = [408, 425, 429, 500, 502, 503, 504]
+
+export interface RequestParts {
+  /** Hosts that may be asked over http, and addresses that may be private. */
+  hosts: AllowList
+  tokens: Tokens
+  /** Address of the hub, whose headers tell of the file. */
+  hub: URL
+}
+
+export interface Answer {
+  response: IncomingMessage
+  /** SHA-256 of the file, as the hub tells it before it sends us to where the file lies. */
+  sha256: string | undefined
+}
+
+/**
+ * Asks for a file, following redirects; each address is checked again. A token goes to its own origin only, and only
+ * while that is the one that was asked first: where a redirect leads, somebody else decides.
+ * @param headers of the request.
+ * @throws {DownloadError} for what is refused here or there, and for statuses other than 200, 206 and 416.
+ */
+export async function requestFile (
+  first: URL, headers: Record<string, string>, { hosts, tokens, hub }: RequestParts, signal: AbortSignal
+): Promise<Answer> {
+  let url = first
+  let sha256: string | undefined
+  for (let redirect = 0; redirect <= mostRedirects; redirect++) {
+    checkProtocol(url, hosts)
+    const token = url.origin === first.origin ? tokens.get(first.origin) : undefined
+    const response = await send(url, {
+      'user-agent': `stable-diffusion-rest/${version}`,
+      accept: '*/*',
+      'accept-encoding': 'identity',
+      ...(token !== undefined && { authorization: `Bearer ${token}` }),
+      ...headers
+    }, hosts, signal)
+    if (url.origin === hub.origin) sha256 ??= linkedHash(response)
+    const { statusCode: status = 0, headers: { location } } = response
+    if (redirects.includes(status) && location !== undefined) {
+      response.destroy()
+      url = follow(location, url)
+      continue
+    }
+    if ([200, 206, 416].includes(status)) return { response, sha256 }
+    response.destroy()
+    throw refusal(status, url, token !== undefined)
+  }
+  throw new DownloadError(`${first.host} redirects more than ${mostRedirects} times.`)
+}
+
+function checkProtocol (url: URL, hosts: AllowList): void {
+  if (url.protocol === 'https:') return
+  if (url.protocol === 'http:' && hosts.has(hostOf(url), portOf(url))) return
+  throw new DownloadError(`${url.host} is to be asked over ${url.protocol.slice(0, -1)}, where anybody on the way could change ` +
+    `the file. Use https, or list ${url.host} in ${hosts.option} if it is meant.`)
+}
+
+async function send (url: URL, headers: Record<string, string>, hosts: AllowList, signal: AbortSignal): Promise<IncomingMessage> {
+  let request: ClientRequest | undefined
+  try {
+    const begin = url.protocol === 'https:' ? httpsRequest : httpRequest
+    request = begin(url, { agent: false, signal, headers, lookup: checkedLookup(url, hosts) })
+    request.end()
+    const [response] = await once(request, 'response') as [IncomingMessage]
+    // What breaks later, the reader of the response hears of too.
+    request.on('error', () => {})
+    return response
+  } catch (error) {
+    request?.on('error', () => {})
+    request?.destroy()
+    if (signal.aborted) throw signal.reason
+    if (error instanceof RefusedAddress) throw new DownloadError(`${error.message}.`, { cause: error })
+    const { code, message } = error as NodeJS.ErrnoException
+    throw new DownloadError(`${url.host} can't be reached (${code ?? message}).`, { cause: error, isPassing: true })
+  }
+}
+
+function follow (location: string, from: URL): URL {
+  if (location.length > 16_384 || !URL.canParse(location, from.href)) throw new DownloadError(`${from.host} redirects to what is no URL.`)
+  const url = new URL(location, from.href)
+  // A name and password in it would be sent along.
+  url.username = url.password = ''
+  return url
+}
+
+/** The hub names large files by their SHA-256, smaller ones by another hash, which is shorter. */
+function linkedHash ({ headers }: IncomingMessage): string | undefined {
+  const [, hash] = /^"?([0-9a-f]{64})"?$/.exec(String(headers['x-linked-etag'] ?? '')) ?? []
+  return hash
+}
+
+function refusal (status: number, { host }: URL, hadToken: boolean): DownloadError {
+  if (busy.includes(status)) return new DownloadError(`${host} answers ${status}.`, { isPassing: true })
+  if (status === 401 || status === 403) {
+    return new DownloadError(`${host} answers ${status}: ${hadToken
+      ? 'it does not accept the token of this server for this file.'
+      : 'it wants a token; give one to the server with --hf-token or --pull-tokens-file.'}`)
+  }
+  return new DownloadError(`${host} answers ${status}.`)
+}

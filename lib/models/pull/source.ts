@@ -1,0 +1,66 @@
+import { apiError } from '../../../errors.ts'
+import { badValue } from '../../generation/refusals.ts'
+import { checkFileName } from '../file-name.ts'
+
+/** Where a file comes from, before anybody was asked. */
+export interface PullSource {
+  /** As it was given, which is how jobs and messages name it. */
+  text: string
+  url: URL
+  /** What the file is called here unless the request says otherwise; undefined when the URL ends in no model's name. */
+  fileName: string | undefined
+}
+
+export const longestSource = 1024
+
+/** `hf:owner/repository[@revision]/path/of/the/file` */
+const hubPattern = /^hf:([\w.-]{1,96}\/[\w.-]{1,96})(?:@([\w.-]{1,128}))?\/(.+)$/
+
+/** Fields of a query that carry a secret: of signed URLs, of sites that take their token there. */
+const secretField = /(?:^|[-_])(?:token|auth|key|apikey|secret|password|sig|signature|credential)$/i
+
+/**
+ * Reads `hf:owner/repository/file` or a URL. Whether its host may be asked is decided when it is.
+ * @param hub address of the Hugging Face hub, or of its mirror.
+ * @throws {ApiError} SDR_INVALID_REQUEST
+ */
+export function parseSource (text: string, hub: URL): PullSource {
+  const [, repository, revision = 'main', path] = hubPattern.exec(text) ?? []
+  const url = path === undefined ? parseUrl(text) : hubUrl(hub, repository!, revision, path)
+  if (url === undefined || text.length > longestSource) {
+    throw badValue('source', `a URL, or hf:owner/repository/file, of at most ${longestSource} characters`, text)
+  }
+  return { text, url, fileName: nameIn(url) }
+}
+
+function parseUrl (text: string): URL | undefined {
+  const url = /^https?:\/\//i.test(text) && URL.canParse(text) ? new URL(text) : undefined
+  if (url === undefined) return undefined
+  // Where it comes from is written down with the job, and shown to whoever may see the job.
+  if (url.username !== '' || url.password !== '') throw secretInside('its user name and password')
+  const secret = [...url.searchParams.keys()].find(name => secretField.test(name))
+  if (secret !== undefined) throw secretInside(`its query field ${JSON.stringify(secret.slice(0, 80))}`)
+  url.hash = ''
+  return url
+}
+
+function secretInside (what: string): Error {
+  return apiError('SDR_INVALID_REQUEST', `source: ${what} would be kept with the job. ` +
+    'Give the server the token in --pull-tokens-file, and the URL without it.', { details: { field: 'source' } })
+}
+
+function hubUrl (hub: URL, repository: string, revision: string, path: string): URL | undefined {
+  const parts = path.split('/')
+  if (parts.some(part => part === '' || part === '.' || part === '..')) return undefined
+  const encoded = [...repository.split('/'), 'resolve', revision, ...parts].map(encodeURIComponent).join('/')
+  return new URL(encoded, hub.href.endsWith('/') ? hub : `${hub.href}/`)
+}
+
+function nameIn ({ pathname }: URL): string | undefined {
+  try {
+    const name = decodeURIComponent(pathname.slice(pathname.lastIndexOf('/') + 1))
+    return checkFileName(name) === undefined ? name : undefined
+  } catch {
+    return undefined // percent signs that encode nothing: a name has to be given
+  }
+}

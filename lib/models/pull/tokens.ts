@@ -1,0 +1,52 @@
+import { readFileSync, statSync } from 'node:fs'
+import { parse, YAMLParseError } from 'yaml'
+import { CommandError, exitCodes } from '../../../errors.ts'
+
+/** Bytes; a token has dozens. */
+const largestFile = 64 * 1024
+const longestToken = 4096
+/** What a header can carry. */
+const tokenPattern = /^[\x21-\x7e]+$/
+
+/** Tokens by the origin that they belong to (`https://huggingface.co`): they are sent there and nowhere else. */
+export type Tokens = ReadonlyMap<string, string>
+
+/**
+ * The tokens of the options: that of the Hugging Face hub, and those of a file `host: token`.
+ * @throws {CommandError} (usage, storage) that never holds a token.
+ */
+export function readTokens ({ hub, hubToken, file }: { hub: URL, hubToken?: string, file?: string }): Tokens {
+  const tokens = new Map<string, string>()
+  if (file !== undefined) {
+    for (const [host, token] of readFile(file)) tokens.set(originOf(host, file), checkToken(token, `the token of ${host} in ${file}`))
+  }
+  if (hubToken !== undefined) tokens.set(hub.origin, checkToken(hubToken, '--hf-token'))
+  return tokens
+}
+
+function readFile (file: string): Array<[host: string, token: unknown]> {
+  let content: unknown
+  try {
+    const { size, mode } = statSync(file)
+    if (size > largestFile) throw new Error(`it is larger than ${largestFile} bytes`)
+    if (process.platform !== 'win32' && (mode & 0o077) !== 0) throw new Error(`others can read it; chmod 600 ${file}`)
+    content = parse(readFileSync(file, 'utf8'), { maxAliasCount: 0, logLevel: 'error' })
+  } catch (error) {
+    // The message of the parser quotes the line that it can't read.
+    const reason = error instanceof YAMLParseError ? 'it is no YAML' : (error as Error).message
+    throw new CommandError(exitCodes.storage, `The file of --pull-tokens-file cannot be read: ${reason}`)
+  }
+  if (typeof content === 'object' && content !== null && !Array.isArray(content)) return Object.entries(content)
+  throw new CommandError(exitCodes.usage, `Expected lines like "civitai.com: TOKEN" in ${file}`)
+}
+
+function originOf (host: string, file: string): string {
+  const url = `https://${host}`
+  if (URL.canParse(url) && new URL(url).host === host.toLowerCase()) return new URL(url).origin
+  throw new CommandError(exitCodes.usage, `Expected host names before the tokens in ${file} but received ${JSON.stringify(host.slice(0, 100))}`)
+}
+
+function checkToken (token: unknown, what: string): string {
+  if (typeof token === 'string' && token.length <= longestToken && tokenPattern.test(token)) return token
+  throw new CommandError(exitCodes.usage, `Expected at most ${longestToken} printable characters without spaces for ${what}`)
+}
