@@ -69,6 +69,7 @@ export const optionTable = {
   engine: { kind: 'string', group: 'Engine', default: 'auto', choices: ['auto', 'native', 'portable'], describe: 'Which engine draws: native is the addon built for this machine, portable the prebuilt package' },
   threads: { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 256, describe: 'CPU threads of the engine; 0 leaves the choice to it' },
   device: { kind: 'string', group: 'Engine', default: 'auto', maxLength: 64, describe: 'Device of the engine: auto, cpu, gpu or a name that doctor lists' },
+  devices: { kind: 'list', group: 'Engine', default: [], maxLength: 64, describe: 'Several devices instead of --device, for example cuda0,cuda1: an engine process runs on each, and they share the queue' },
   'engine-timeout': { kind: 'integer', group: 'Engine', default: 600, minimum: 5, maximum: 86400, describe: 'Seconds without a sign of life after which a running engine counts as hung' },
   'cancel-grace': { kind: 'integer', group: 'Engine', default: 5, minimum: 0, maximum: 600, describe: 'Seconds an engine has to obey a cancel before it is killed' },
 

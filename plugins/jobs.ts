@@ -32,8 +32,10 @@ function webhooks ({ webhookHosts, webhookSecret = '' }: Options): WebhookOption
 function openQueue (app: FastifyInstance): JobQueue {
   return new JobQueue({
     dataDir: app.folders.data,
-    engine: app.engine,
-    resolve: (job, attachments) => toEngineTerms(job, attachments, { catalog: app.models, engine: app.engine, options: app.config }),
+    devices: app.devices,
+    resolve: (job, attachments, device) => toEngineTerms(job, attachments, {
+      catalog: app.models, engine: device.engine, options: { threads: app.config.threads, device: device.name }
+    }),
     logger: app.log,
     observer: app.metrics.jobs,
     webhooks: webhooks(app.config),

@@ -9,7 +9,7 @@ import { bodySchema, imageLists, imageNames, mostListedImages, requestParameters
 import { prepareJob } from '../lib/generation/prepare.ts'
 import { requireFeature } from '../lib/generation/refusals.ts'
 import type { Uploads } from '../lib/generation/request.ts'
-import { jobTypes, type Job as JobDescription, type JobType } from '../lib/jobs/job.ts'
+import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
 import { Job, Named } from './schemas.ts'
 
 declare module 'fastify' {
@@ -28,7 +28,7 @@ const mostFiles = 4
 /** Bytes of a field of a multipart form. */
 const fieldBytes = 256 * 1024
 
-const operations: Record<JobType, { name: string, summary: string, description: string }> = {
+const operations: Record<ImageType, { name: string, summary: string, description: string }> = {
   txt2img: { name: 'Txt2Img', summary: 'Draw an image from a text', description: '' },
   img2img: {
     name: 'Img2Img',
@@ -96,7 +96,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     checkDepth(request.body)
   }
 
-  for (const type of jobTypes) {
+  for (const type of imageTypes) {
     const { name, summary, description } = operations[type]
     const isUsable = ({ types, feature }: Parameter) =>
       types.includes(type) && (feature === undefined || engine.capabilities.includes(feature))
@@ -132,7 +132,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     })
   }
 
-  async function submit (type: JobType, request: FastifyRequest): Promise<JobDescription> {
+  async function submit (type: ImageType, request: FastifyRequest): Promise<JobDescription> {
     const { id: owner, permissions } = request.principal
     const { request: wanted, uploads } = splitImages(request.body as object, request.uploads)
     const { job, attachments } = await prepareJob(type, wanted, uploads, {

@@ -18,6 +18,13 @@ const Ready = named('Ready', Type.Object({ status: Type.Literal('ready') }, {
   description: 'Work may be sent here', examples: [{ status: 'ready' }]
 }))
 
+const Process = {
+  pid: Type.Optional(Type.Union([Type.Integer(), Type.Null()])),
+  restarts: Type.Optional(Type.Integer()),
+  last_crash: Type.Optional(Type.Union([Type.Object({ reason: Type.String(), at: Time('When') }), Type.Null()])),
+  model: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: 'Id of the model in memory' }))
+}
+
 const Status = named('Status', Type.Object({
   status: OneOf(['ok', 'degraded', 'draining'], { description: 'degraded while the engine cannot be started' }),
   version: Type.String(),
@@ -27,12 +34,14 @@ const Status = named('Status', Type.Object({
     name: OneOf(['native', 'portable']),
     state: Type.String(),
     version: Type.Optional(Type.String()),
-    device: Type.Optional(Type.String()),
-    pid: Type.Optional(Type.Union([Type.Integer(), Type.Null()])),
-    restarts: Type.Optional(Type.Integer()),
-    last_crash: Type.Optional(Type.Union([Type.Object({ reason: Type.String(), at: Time('When') }), Type.Null()])),
-    model: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: 'Id of the model in memory' }))
-  }, { description: 'Only name and state for callers without credentials' }),
+    device: Type.Optional(Type.String({ description: 'In the words of the engine' })),
+    ...Process
+  }, { description: 'The one of the first device. Only name and state for callers without credentials' }),
+  engines: Type.Optional(Type.Array(Type.Object({
+    device: Type.String({ description: 'As --device or --devices names it' }),
+    state: Type.String(),
+    ...Process
+  }), { description: 'One for each device; absent for callers without credentials' })),
   models: Type.Object({ total: Type.Integer() }),
   auth: OneOf(authMethods, { description: 'The authentication method' })
 }, {
@@ -43,6 +52,7 @@ const Status = named('Status', Type.Object({
     uptime_seconds: 3600,
     queue: { queued: 2, running: 1 },
     engine: { name: 'native', state: 'busy', device: 'CUDA0', restarts: 0, last_crash: null, model: 'checkpoint/sd15.safetensors' },
+    engines: [{ device: 'cuda0', state: 'busy', pid: 4711, restarts: 0, last_crash: null, model: 'checkpoint/sd15.safetensors' }],
     models: { total: 12 },
     auth: 'jwt'
   }]
@@ -92,9 +102,13 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Named(Status) }
     }
   }, async request => {
-    const { queued, running, scheduler } = app.jobs.status
-    const { engine: name, state, ...details } = app.engine.status
-    const status = isDraining() ? 'draining' as const : state === 'backing_off' ? 'degraded' as const : 'ok' as const
+    const { queued, running, scheduler: { lanes } } = app.jobs.status
+    const engines = app.devices.map(({ name: device, engine: { status: { engine: name, ...status }, info } }) => ({
+      name, device, info, status: { ...status, model: lanes.find(lane => lane.device === device)?.loaded_model ?? null }
+    }))
+    const [{ name, info, status: { state, ...details } }] = engines as [typeof engines[number]]
+    const isDegraded = engines.some(({ status: { state } }) => state === 'backing_off')
+    const status = isDraining() ? 'draining' as const : isDegraded ? 'degraded' as const : 'ok' as const
     const isKnown = request.principal.via !== 'guest'
     return {
       status,
@@ -104,8 +118,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       engine: {
         name,
         state,
-        ...(isKnown ? { version: app.engine.info?.version, device: app.engine.info?.device, ...details, model: scheduler.loaded_model } : {})
+        ...(isKnown && { version: info?.version, device: info?.device, ...details })
       },
+      ...(isKnown && { engines: engines.map(({ device, status }) => ({ device, ...status })) }),
       models: { total: app.models.size },
       auth: app.config.auth
     }

@@ -10,6 +10,8 @@ import { Model as ModelSchema, Named, named, None, Nullable, OneOf } from './sch
 const tags = ['models']
 const config = { permission: 'models:read' } as const
 
+const deviceName = { minLength: 1, maxLength: 64, examples: ['cuda0'] }
+
 const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.String() })
 
 const ModelPage = named('ModelPage', Type.Object({
@@ -61,7 +63,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   /** Where files lie is for those who manage them. */
   const isAdmin = ({ principal }: FastifyRequest) => principal.permissions.includes('models:manage')
   const onWire = (model: Model, request: FastifyRequest) => ({
-    ...describe(model, { admin: isAdmin(request) }), loaded: app.jobs.status.scheduler.loaded_model === model.id
+    ...describe(model, { admin: isAdmin(request) }), loaded: app.jobs.loadedModels.includes(model.id)
   })
 
   app.get('', {
@@ -130,13 +132,17 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       summary: 'Load a model into the memory of the engine, so that its next job starts sooner',
       description: 'Waits for the running job to end. Jobs load their models by themselves; this is for the first one.',
       errors: ['SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_MODEL', 'SDR_DRAINING'],
-      body: Type.Object({ model: Type.String({ minLength: 1, maxLength: 512, description: 'Id or name', examples: ['checkpoint/sd15.safetensors'] }) }, { additionalProperties: false }),
+      body: Type.Object({
+        model: Type.String({ minLength: 1, maxLength: 512, description: 'Id or name', examples: ['checkpoint/sd15.safetensors'] }),
+        device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; one that has room when absent' }))
+      }, { additionalProperties: false }),
       response: { 200: Named(ModelSchema) }
     }
   }, async request => {
     const model = app.models.resolve(request.body.model)
-    const { files, options } = await toLoad(model, { catalog: app.models, engine: app.engine, options: app.config })
-    await app.jobs.loadModel(model.id, files, options)
+    await app.jobs.loadModel(model.id, ({ name, engine }) => toLoad(model, {
+      catalog: app.models, engine, options: { threads: app.config.threads, device: name }
+    }), request.body.device)
     return onWire(model, request)
   })
 
@@ -148,10 +154,13 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       summary: 'Free the memory of the loaded model',
       description: 'Waits for the running job to end. The next job loads its model again.',
       errors: ['SDR_DRAINING'],
+      body: Nullable(Type.Object({
+        device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; everywhere when absent' }))
+      }, { additionalProperties: false })),
       response: { 204: None }
     }
-  }, async (_request, reply) => {
-    await app.jobs.unloadModel()
+  }, async (request, reply) => {
+    await app.jobs.unloadModel(request.body?.device)
     return reply.code(204).send(null)
   })
 

@@ -2,7 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type, type Static, type TSchema } from 'typebox'
 import { capabilityNames } from '../lib/engine/engine.ts'
 import { isRequired, requestParameters } from '../lib/generation/parameters.ts'
-import { jobTypes } from '../lib/jobs/job.ts'
+import { imageTypes } from '../lib/jobs/job.ts'
 import { Named, named, Nullable, OneOf } from './schemas.ts'
 
 const tags = ['models']
@@ -25,8 +25,8 @@ const Setting = {
 
 const Parameter = Type.Object({
   ...Setting,
-  required_by: Type.Array(OneOf(jobTypes), { description: 'Types of jobs that do not go without it' }),
-  used_by: Type.Array(OneOf(jobTypes), { description: 'Types of jobs that take it' }),
+  required_by: Type.Array(OneOf(imageTypes), { description: 'Types of jobs that do not go without it' }),
+  used_by: Type.Array(OneOf(imageTypes), { description: 'Types of jobs that take it' }),
   feature: Nullable(OneOf(capabilityNames, { description: 'What the engine has to be able to do' })),
   available: Type.Boolean({ description: 'Whether the running engine takes it' }),
   parts: Type.Optional(Type.Array(Type.Object(Setting), {

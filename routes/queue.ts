@@ -7,6 +7,7 @@ import {
 } from '../lib/images/output.ts'
 import { generationText } from '../lib/jobs/generation-text.ts'
 import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
+import { laneStates } from '../lib/jobs/lane.ts'
 import { visibleOwner } from '../lib/principals.ts'
 import { Id, Job, Named, named, Nullable, OneOf, Time } from './schemas.ts'
 
@@ -16,15 +17,28 @@ const errors = ['SDR_JOB_NOT_FOUND'] as const
 
 const JobId = Type.Object({ id: Id('Id of the job') })
 
+const Lane = {
+  state: OneOf(laneStates),
+  job: Nullable(Type.String({ description: 'The job that runs' })),
+  loaded_model: Nullable(Type.String({ description: 'Id of the model that the engine holds; with a digest behind it when a job has put it together' })),
+  blocked: Nullable(Type.Object({ reason: Type.String(), retry_at: Nullable(Time('When the next try is; null when the engine process sees to that')) }))
+}
+
+const laneExample = {
+  state: 'running', job: '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e', loaded_model: 'checkpoint/sd15.safetensors', blocked: null
+}
+
 const Queue = named('Queue', Type.Object({
   ...Object.fromEntries(jobStatuses.map(status => [status, Type.Integer()])) as Record<typeof jobStatuses[number], ReturnType<typeof Type.Integer>>,
   capacity: Type.Integer({ description: 'How many jobs may wait' }),
   scheduler: Type.Object({
-    state: Type.String(),
-    job: Nullable(Type.String()),
-    loaded_model: Nullable(Type.String()),
-    blocked: Nullable(Type.Object({ reason: Type.String(), retry_at: Nullable(Time('When the next try is; null when the engine process sees to that')) }))
-  })
+    ...Lane,
+    lanes: Type.Array(Type.Object({
+      lane: OneOf(['engine', 'files'], { description: 'Whether its jobs need an engine' }),
+      device: Nullable(Type.String({ description: 'As --device or --devices names it; null without an engine' })),
+      ...Lane
+    }), { description: 'Each does one job at a time: one for each device, and one for jobs that need none' })
+  }, { description: 'All devices together; blocked when no device can be used' })
 }, {
   description: 'How many jobs are in which state, and what is done at the moment',
   examples: [{
@@ -34,7 +48,13 @@ const Queue = named('Queue', Type.Object({
     failed: 2,
     cancelled: 4,
     capacity: 1000,
-    scheduler: { state: 'running', job: '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e', loaded_model: 'checkpoint/sd15.safetensors', blocked: null }
+    scheduler: {
+      ...laneExample,
+      lanes: [
+        { lane: 'engine', device: 'cuda0', ...laneExample },
+        { lane: 'files', device: null, state: 'idle', job: null, loaded_model: null, blocked: null }
+      ]
+    }
   }]
 }))
 

@@ -194,3 +194,10 @@ export interface Engine {
   /** Ends the process: asks first, then SIGTERM, then SIGKILL. */
   stop (): Promise<void>
 }
+
+/** A device that draws, and the engine that does it. */
+export interface Device {
+  /** As --device or --devices names it. */
+  name: string
+  engine: Engine
+}

@@ -1,6 +1,6 @@
 import type { Engine, ImageParameters, LoadOptions, ModelFiles } from '../engine/engine.ts'
 import type { Attachments, Job } from '../jobs/job.ts'
-import type { ResolvedJob } from '../jobs/run.ts'
+import type { ResolvedJob } from '../jobs/drawing.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Components } from '../models/components.ts'
 import type { Model } from '../models/model.ts'

@@ -1,6 +1,6 @@
 import { Type, type TSchema } from 'typebox'
 import type { Capability, EngineInfo } from '../engine/engine.ts'
-import { jobTypes, type JobType } from '../jobs/job.ts'
+import { imageTypes, type ImageType } from '../jobs/job.ts'
 import { components, componentNames } from '../models/components.ts'
 import type { Options } from '../options.ts'
 import { choice, group, integer, modelName, number, object, settings } from './schema.ts'
@@ -53,16 +53,16 @@ export function isImageList (name: string): name is ImageListName {
 export interface Parameter {
   schema: TSchema
   /** The types of jobs that take it. */
-  types: readonly JobType[]
+  types: readonly ImageType[]
   /** What the engine has to be able to do when it is given; `loras` are looked at one by one. */
   feature?: Capability
 }
 
-const drawing = jobTypes.filter(type => type !== 'upscale')
+const drawing = imageTypes.filter(type => type !== 'upscale')
 /** Those that may begin with an image, of which `strength` is left. */
 const redrawing = ['img2img', 'inpaint', 'controlnet'] as const
 
-const requiredParameters: Readonly<Record<JobType, readonly string[]>> = {
+const requiredParameters: Readonly<Record<ImageType, readonly string[]>> = {
   txt2img: ['prompt'],
   img2img: ['prompt', 'init_image'],
   inpaint: ['prompt', 'init_image', 'mask'],
@@ -70,7 +70,7 @@ const requiredParameters: Readonly<Record<JobType, readonly string[]>> = {
   upscale: ['init_image']
 }
 
-export function isRequired (type: JobType, name: string): boolean {
+export function isRequired (type: ImageType, name: string): boolean {
   return requiredParameters[type].includes(name)
 }
 
@@ -80,7 +80,7 @@ export function isRequired (type: JobType, name: string): boolean {
  */
 export function requestParameters (limits: Limits, engine: EngineInfo): Record<string, Parameter> {
   return {
-    ...ofTypes(jobTypes, {
+    ...ofTypes(imageTypes, {
       model: modelName('Id or name of the model; the loaded one, else the first that fits, when absent'),
       priority: integer(-10, 10, 'Higher runs first; above 0 is for those who may manage all jobs', { default: 0 })
     }),
@@ -133,7 +133,7 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
 }
 
 /** The schema of the body of a request. */
-export function bodySchema (type: JobType, parameters: Record<string, Parameter>) {
+export function bodySchema (type: ImageType, parameters: Record<string, Parameter>) {
   const own = Object.entries(parameters).filter(([, { types }]) => types.includes(type))
   return object(Object.fromEntries(own.map(([name, { schema }]) =>
     [name, isRequired(type, name) ? schema : Type.Optional(schema)])))
@@ -231,19 +231,19 @@ function images (what: string, limits: Limits) {
   })
 }
 
-function ofTypes (types: readonly JobType[], schemas: Record<string, TSchema>): Record<string, Parameter> {
+function ofTypes (types: readonly ImageType[], schemas: Record<string, TSchema>): Record<string, Parameter> {
   return Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, { schema, types }]))
 }
 
 function ofFeature (
-  feature: Capability, types: readonly JobType[], schemas: Record<string, TSchema>
+  feature: Capability, types: readonly ImageType[], schemas: Record<string, TSchema>
 ): Record<string, Parameter> {
   return Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, { schema, types, feature }]))
 }
 
 /** Parameters that are called as what they need. */
 function ofFeatures (
-  types: readonly JobType[], schemas: Partial<Record<Capability, TSchema>>
+  types: readonly ImageType[], schemas: Partial<Record<Capability, TSchema>>
 ): Record<string, Parameter> {
   return Object.assign({}, ...Object.entries(schemas).map(([name, schema]) =>
     ofFeature(name as Capability, types, { [name]: schema }))) as Record<string, Parameter>

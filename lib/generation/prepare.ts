@@ -1,6 +1,6 @@
 import { randomInt } from 'node:crypto'
 import { apiError } from '../../errors.ts'
-import type { Attachments, JobType, NewJob } from '../jobs/job.ts'
+import type { Attachments, ImageType, NewJob } from '../jobs/job.ts'
 import type { ImageDefaults } from '../models/architectures.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Model } from '../models/model.ts'
@@ -37,7 +37,7 @@ const drawFromTextAlone = ['minit2i']
  * SDR_UNSUPPORTED_MODEL, SDR_UNSUPPORTED_FEATURE, SDR_UNAVAILABLE
  */
 export async function prepareJob (
-  type: JobType, request: ImageRequest, uploads: Uploads, setting: Setting
+  type: ImageType, request: ImageRequest, uploads: Uploads, setting: Setting
 ): Promise<PreparedJob> {
   requireFeatures(type, request, uploads, setting)
   const { priority = 0 } = request
@@ -50,7 +50,7 @@ export async function prepareJob (
 }
 
 function requireFeatures (
-  type: JobType, request: ImageRequest, uploads: Uploads, { engine, parameters }: Setting
+  type: ImageType, request: ImageRequest, uploads: Uploads, { engine, parameters }: Setting
 ): void {
   requireFeature(type, engine)
   if (type === 'controlnet' && uploads.init_image !== undefined) requireFeature('img2img', engine, 'init_image')

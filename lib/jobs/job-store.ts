@@ -1,6 +1,7 @@
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
 import { openDatabase, transaction, type Database } from '../database.ts'
+import type { LaneKind } from './executor.ts'
 import { residentOf, type Job, type JobError, type JobFilter, type JobPage, type JobStatus, type JobType, type NewJob } from './job.ts'
 import { Line, type Choice } from './line.ts'
 import { lock } from './lock.ts'
@@ -14,6 +15,8 @@ export interface JobStoreOptions {
   capacityPerOwner?: number
   /** How often a job may be overtaken by jobs for the model that is loaded. */
   overtakeLimit?: number
+  /** Which lane a type of jobs waits for; the engines unless said. */
+  laneOf?: (type: JobType) => LaneKind
   /** Milliseconds since 1970. */
   now?: () => number
 }
@@ -64,7 +67,9 @@ export class JobStore {
   readonly #lock: Database
   readonly #database: Database
   readonly #statements: ReturnType<typeof prepareAll>
-  readonly #line: Line
+  /** Jobs for the engines and those that need none do not wait for each other. */
+  readonly #lines: Readonly<Record<LaneKind, Line>>
+  readonly #laneOf: (type: JobType) => LaneKind
   readonly #capacity: number
   readonly #capacityPerOwner: number
   readonly #now: () => number
@@ -85,7 +90,8 @@ export class JobStore {
     this.#capacity = options.capacity ?? 1000
     this.#capacityPerOwner = options.capacityPerOwner ?? 100
     this.#now = options.now ?? Date.now
-    this.#line = new Line(options.overtakeLimit ?? 8)
+    this.#laneOf = options.laneOf ?? (() => 'engine')
+    this.#lines = { engine: new Line(options.overtakeLimit ?? 8), files: new Line(0) }
     this.#service = (this.#statements.lastService.get() as { service: number | null }).service ?? 0
     for (const row of this.#statements.waiting.iterate()) this.#joinLine(row as unknown as JobRow)
   }
@@ -94,9 +100,9 @@ export class JobStore {
     return this.#capacity
   }
 
-  /** How many jobs wait. */
-  get waiting (): number {
-    return this.#line.length
+  /** How many jobs wait for a lane of this kind. */
+  waiting (lane: LaneKind): number {
+    return this.#lines[lane].length
   }
 
   newId (): string {
@@ -138,11 +144,12 @@ export class JobStore {
 
   /** @throws {ApiError} SDR_QUEUE_FULL when no job of this owner would be accepted now. */
   checkRoom (owner: string): void {
-    if (this.#line.length >= this.#capacity) {
+    const { engine, files } = this.#lines
+    if (engine.length + files.length >= this.#capacity) {
       throw apiError('SDR_QUEUE_FULL',
         `${this.#capacity} jobs are waiting, and the queue takes no more; try again later.`, { retryAfter })
     }
-    if (this.#line.lengthOf(owner) >= this.#capacityPerOwner) {
+    if (engine.lengthOf(owner) + files.lengthOf(owner) >= this.#capacityPerOwner) {
       throw apiError('SDR_QUEUE_FULL',
         `${this.#capacityPerOwner} of your jobs are waiting, and one account may not have more; try again later.`,
         { retryAfter })
@@ -210,14 +217,20 @@ export class JobStore {
     return found?.file
   }
 
-  /** 1 is next; null when the job does not wait. */
+  /** Among the jobs for lanes of its kind: 1 is next; null when the job does not wait. */
   position (id: string): number | null {
-    return this.#line.position(id)
+    return this.#lines.engine.position(id) ?? this.#lines.files.position(id)
   }
 
-  /** The job that should run next on an engine that holds `loadedModel`. */
-  next (loadedModel: string | undefined): Choice | undefined {
-    return this.#line.choose(loadedModel)
+  /**
+   * The job that should run next in a lane.
+   * @param loadedModel what its engine holds.
+   * @param others what the other engines hold that are free.
+   */
+  next (
+    loadedModel: string | undefined, others: ReadonlyArray<string | undefined> = [], lane: LaneKind = 'engine'
+  ): Choice | undefined {
+    return this.#lines[lane].choose(loadedModel, others)
   }
 
   /** queued → running. One more attempt counts from here on, whatever happens to this process. */
@@ -230,7 +243,7 @@ export class JobStore {
       }
       return started
     }) as JobRow | undefined
-    this.#line.remove(job.id, service)
+    this.#leaveLine(job.id, service)
     if (row === undefined) return undefined
     for (const waiting of passed) waiting.overtaken++
     return this.#toJob(row)
@@ -268,7 +281,7 @@ export class JobStore {
   cancelQueued (id: string): Job | undefined {
     const row = this.#change(this.#statements.cancelQueued, { id, now: this.#now() })
     if (row === undefined) return undefined
-    this.#line.remove(id)
+    this.#leaveLine(id)
     return this.#toJob(row)
   }
 
@@ -404,9 +417,22 @@ export class JobStore {
   #joinLine (row: JobRow): void {
     const { id, sequence, owner, priority, overtaken } = row
     const model = residentOf({ model: row.model, parameters: JSON.parse(row.parameters) })
-    const { service } = this.#statements.serviceOf.get({ owner }) as { service: number | null }
+    const lane = this.#laneOf(row.type)
     const returned = row.returned !== 0
-    this.#line.add({ id, sequence, owner, model, priority, overtaken, returned }, service ?? undefined)
+    this.#lines[lane].add({ id, sequence, owner, model, priority, overtaken, returned }, this.#lastService(owner, lane))
+  }
+
+  #leaveLine (id: string, service?: number): void {
+    for (const line of Object.values(this.#lines)) line.remove(id, service)
+  }
+
+  /** When the owner was last served in a lane of this kind: a turn in the other one costs nobody a turn here. */
+  #lastService (owner: string, lane: LaneKind): number | undefined {
+    for (const turn of this.#statements.turnsOf.iterate({ owner })) {
+      const { type, service } = turn as unknown as JobRow & { service: number }
+      if (this.#laneOf(type) === lane) return service
+    }
+    return undefined
   }
 
   /** The images of all these jobs in one question: a page would ask fifty times. */
@@ -429,7 +455,7 @@ export class JobStore {
       status: row.status,
       owner: row.owner,
       model: row.model,
-      position: row.status === 'queued' ? this.#line.position(row.id) : null,
+      position: row.status === 'queued' ? this.position(row.id) : null,
       priority: row.priority,
       progress: null,
       parameters: JSON.parse(row.parameters),
@@ -455,7 +481,8 @@ function prepareAll (database: Database) {
     running: "SELECT id, cancelling FROM jobs WHERE status = 'running'",
     counts: 'SELECT status, jobs FROM counts',
     lastService: 'SELECT max(service) AS service FROM jobs',
-    serviceOf: 'SELECT max(service) AS service FROM jobs WHERE owner = $owner AND service IS NOT NULL',
+    turnsOf: `SELECT type, service FROM jobs
+      WHERE owner = $owner AND service IS NOT NULL ORDER BY service DESC LIMIT 1000`,
 
     start: `UPDATE jobs
       SET status = 'running', attempts = attempts + 1, started_at = $now, service = $service, returned = 0

@@ -6,7 +6,12 @@ import type { Progress } from '../engine/engine.ts'
 export const jobStatuses = ['queued', 'running', 'completed', 'failed', 'cancelled'] as const
 export type JobStatus = typeof jobStatuses[number]
 
-export const jobTypes = ['txt2img', 'img2img', 'inpaint', 'controlnet', 'upscale'] as const
+/** The jobs that make images: lib/jobs/drawing.ts does them. */
+export const imageTypes = ['txt2img', 'img2img', 'inpaint', 'controlnet', 'upscale'] as const
+export type ImageType = typeof imageTypes[number]
+
+/** All jobs. A type that makes no images has an executor (lib/jobs/executor.ts) in plugins/jobs.ts. */
+export const jobTypes = [...imageTypes] as const
 export type JobType = typeof jobTypes[number]
 
 export interface JobImage {

@@ -65,14 +65,23 @@ export function inOrder (waiting: Iterable<Waiting>, served: ReadonlyMap<string,
 /**
  * Takes the job that is due, or one for the model that is loaded already, which saves swapping models. Such a job may
  * overtake others of its priority only while none of them has been overtaken `overtakeLimit` times.
+ *
+ * With several engines a job is left to one that is free as well and has less to load for it: it holds the model, or
+ * holds none while this one would lose its own. Some engine always takes the job that is due, so nothing is overtaken
+ * by leaving it.
+ * @param others the models that the other free engines hold, undefined for one that holds none.
  */
 export function choose (
-  order: readonly Waiting[], loadedModel: string | undefined, overtakeLimit: number
+  order: readonly Waiting[], loadedModel: string | undefined, overtakeLimit: number,
+  others: ReadonlyArray<string | undefined> = []
 ): Choice | undefined {
-  const due = order[0]
+  const isLeft = ({ model }: Waiting) => model !== loadedModel &&
+    (others.includes(model) || (loadedModel !== undefined && others.includes(undefined)))
+  const near = order.slice(0, lookAhead).filter(job => !isLeft(job))
+  const due = near[0]
   if (due === undefined) return undefined
   const passed: Waiting[] = []
-  for (const job of order.slice(0, lookAhead)) {
+  for (const job of near) {
     if (job.priority !== due.priority) break
     if (job.model === loadedModel) return { job, passed }
     if (job.overtaken >= overtakeLimit) break
@@ -126,8 +135,9 @@ export class Line {
     this.#changed()
   }
 
-  choose (loadedModel: string | undefined): Choice | undefined {
-    return choose(this.#inOrder(), loadedModel, this.#overtakeLimit)
+  /** See `choose` above. */
+  choose (loadedModel: string | undefined, others?: ReadonlyArray<string | undefined>): Choice | undefined {
+    return choose(this.#inOrder(), loadedModel, this.#overtakeLimit, others)
   }
 
   /** 1 is next; null when it does not wait. */

@@ -19,11 +19,6 @@ export class LoadedModel {
     return isThere ? this.#loaded?.id : undefined
   }
 
-  /** @throws {EngineError} engine_unavailable */
-  async startEngine (): Promise<void> {
-    if (this.#engine.status.state !== 'idle') await this.#engine.start()
-  }
-
   /**
    * Does nothing when the engine holds just these files with these options.
    * @throws {EngineError}

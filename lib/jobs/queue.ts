@@ -1,7 +1,6 @@
 import { join, resolve as absolute } from 'node:path'
 import type { FileHandle } from 'node:fs/promises'
 import { apiError, CommandError, exitCodes } from '../../errors.ts'
-import type { LoadOptions, ModelFiles } from '../engine/engine.ts'
 import { prepareFolder } from '../folders.ts'
 import { AllowList } from '../network/allow-list.ts'
 import { checkUrl } from '../webhooks/delivery.ts'
@@ -15,14 +14,15 @@ import {
   type NewJob
 } from './job.ts'
 import { checkNewJob, toIdempotency, withSeed } from './new-job.ts'
+import type { Logger } from './lane.ts'
 import type { JobObserver } from './observer.ts'
 import { Outputs } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
-import { Scheduler, type Logger, type SchedulerParts, type SchedulerStatus } from './scheduler.ts'
+import { Scheduler, type SchedulerParts, type SchedulerStatus } from './scheduler.ts'
 
-type SchedulerOptions = Pick<SchedulerParts, 'engine' | 'resolve' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
+type SchedulerOptions = Pick<SchedulerParts, 'devices' | 'executors' | 'resolve' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
 
-export interface JobQueueOptions extends JobStoreOptions, JobEventsOptions, RetentionOptions, SchedulerOptions {
+export interface JobQueueOptions extends Omit<JobStoreOptions, 'laneOf'>, JobEventsOptions, RetentionOptions, SchedulerOptions {
   /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
   dataDir: string
   /** Without them no job may have a webhook. */
@@ -74,7 +74,9 @@ export class JobQueue {
     prepareFolder(dataDir, '--data-dir')
     this.#logger = options.logger
     this.#observer = options.observer
-    this.#store = new JobStore(join(dataDir, 'jobs.db'), options)
+    this.#store = new JobStore(join(dataDir, 'jobs.db'), {
+      ...options, laneOf: type => options.executors?.[type]?.lane ?? 'engine'
+    })
     this.#inputs = new Inputs(join(dataDir, 'inputs'))
     this.#outputs = new Outputs(join(dataDir, 'outputs'))
     this.#events = new JobEvents(options)
@@ -184,6 +186,11 @@ export class JobQueue {
     return { ...this.#store.counts(), capacity: this.#store.capacity, scheduler: this.#scheduler.status }
   }
 
+  /** The ids of the models that the engines hold. */
+  get loadedModels (): string[] {
+    return this.#scheduler.loadedModels
+  }
+
   /** The job when it has ended, or as it is after `milliseconds` or when `signal` is aborted. */
   async waitFor (
     id: string, milliseconds: number, { owner, signal }: Viewer & Pick<SubscribeOptions, 'signal'> = {}
@@ -224,21 +231,17 @@ export class JobQueue {
     }
   }
 
-  /**
-   * Loads a model between two jobs, so that the next job for it starts sooner.
-   * @throws {EngineError}
-   * @throws {ApiError} SDR_DRAINING, SDR_UNAVAILABLE
-   */
-  async loadModel (model: string, files: ModelFiles, options: LoadOptions): Promise<void> {
-    await this.#scheduler.load(model, files, options)
+  /** Loads a model between two jobs, so that the next job for it starts sooner; see `Scheduler.load`. */
+  async loadModel (...[model, toLoad, device]: Parameters<Scheduler['load']>): Promise<void> {
+    await this.#scheduler.load(model, toLoad, device)
   }
 
-  /** Frees the memory of the loaded model between two jobs; throws as `loadModel` does. */
-  async unloadModel (): Promise<void> {
-    await this.#scheduler.unload()
+  /** Frees the memory of loaded models between two jobs; see `Scheduler.unload`. */
+  async unloadModel (device?: string): Promise<void> {
+    await this.#scheduler.unload(device)
   }
 
-  /** Takes no more jobs; the running one has `milliseconds` to finish, or goes back to the queue. */
+  /** Takes no more jobs; the running ones have `milliseconds` to finish, or go back to the queue. */
   async drain (milliseconds: number): Promise<void> {
     await this.#scheduler.drain(milliseconds)
   }

@@ -1,6 +1,6 @@
 import type { JobStore } from './job-store.ts'
 import type { OutputOwner, Outputs } from './outputs.ts'
-import type { Logger } from './scheduler.ts'
+import type { Logger } from './lane.ts'
 
 export interface RetentionOptions {
   /** Ended jobs that are kept, the newest ones. */

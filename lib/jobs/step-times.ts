@@ -25,10 +25,10 @@ export class StepTimes {
     this.#stepped = stepped
   }
 
-  /** Follows a job from now on. */
-  watch ({ type, model, parameters }: Job): StepWatch {
+  /** Follows a job from now on, on a device: one may be faster than another. */
+  watch ({ type, model, parameters }: Job, device = ''): StepWatch {
     const { width, height, steps, batch_count: images } = parameters
-    const kind = `${type} ${model} ${width}x${height}`
+    const kind = `${device} ${type} ${model} ${width}x${height}`
     return new StepWatch({
       known: this.#kinds.get(kind),
       images: Number(images ?? 1),

@@ -1,6 +1,6 @@
 import type { Job } from '../jobs/job.ts'
 import type { JobStore } from '../jobs/job-store.ts'
-import type { Logger } from '../jobs/scheduler.ts'
+import type { Logger } from '../jobs/lane.ts'
 import type { AllowList } from '../network/allow-list.ts'
 import { post } from './delivery.ts'
 

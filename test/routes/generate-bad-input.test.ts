@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import sharp from 'sharp'
 import t, { type Test } from 'tap'
-import { jobTypes, type Job, type JobType } from '../../lib/jobs/job.ts'
+import { imageTypes, type Job, type ImageType } from '../../lib/jobs/job.ts'
 import { build, expectError } from '../helper.ts'
 
 /** Whatever is sent, the answer is the sender's fault, names the field, and the server goes on. */
@@ -71,7 +71,7 @@ const badChanges: Array<readonly [change: object, field: string]> = [
 
 const post = (
   app: FastifyInstance,
-  type: JobType,
+  type: ImageType,
   body: object | string | Buffer,
   headers: Record<string, string> = { 'content-type': 'application/json' }
 ) =>
@@ -83,11 +83,11 @@ const post = (
   })
 
 async function isHealthy (t: Test, app: FastifyInstance): Promise<void> {
-  const { pid } = app.engine.status
+  const { pid } = app.devices[0]!.engine.status
   t.equal((await app.inject('/api/health')).statusCode, 200)
   const done = await app.inject({ method: 'POST', url: '/api/generate/txt2img?wait=60', body: good })
   t.equal(done.json<Job>().status, 'completed', done.body)
-  t.equal(app.engine.status.pid, pid, 'by the same process of the engine')
+  t.equal(app.devices[0]!.engine.status.pid, pid, 'by the same process of the engine')
 }
 
 function fieldsOf (response: LightMyRequestResponse): string {
@@ -97,7 +97,7 @@ function fieldsOf (response: LightMyRequestResponse): string {
 
 t.test('bad fields are named', async t => {
   const app = await build(t)
-  const { pid } = app.engine.status
+  const { pid } = app.devices[0]!.engine.status
 
   for (const [change, field] of [
     ...Object.entries(badValues).flatMap(([field, values]) => values.map(value => [{ [field]: value }, field] as const)),
@@ -110,7 +110,7 @@ t.test('bad fields are named', async t => {
     t.ok(response.body.length < 2000, 'an answer does not repeat what came')
   }
   t.equal(app.jobs.status.queued + app.jobs.status.running, 0, 'none became a job')
-  t.equal(app.engine.status.pid, pid, 'and none reached the engine')
+  t.equal(app.devices[0]!.engine.status.pid, pid, 'and none reached the engine')
 
   t.test('numbers that JSON has not, or that are none', async t => {
     for (const value of [
@@ -343,7 +343,7 @@ t.test('no body makes a defect', async t => {
   const seen = new Set<number>()
   await fc.assert(
     fc.asyncProperty(
-      fc.constantFrom(...jobTypes),
+      fc.constantFrom(...imageTypes),
       fc.oneof(body, few, few, fc.jsonValue() as fc.Arbitrary<object>),
       async (type, value) => {
         const response = await post(app, type, value)
@@ -358,7 +358,7 @@ t.test('no body makes a defect', async t => {
 
   await fc.assert(
     fc.asyncProperty(
-      fc.constantFrom(...jobTypes),
+      fc.constantFrom(...imageTypes),
       fc.oneof(
         fc.string(),
         fc.uint8Array().map(bytes => Buffer.from(bytes))
@@ -378,6 +378,6 @@ t.test('no body makes a defect', async t => {
     [],
     'what is accepted is drawn'
   )
-  t.equal(app.engine.status.restarts, 0)
+  t.equal(app.devices[0]!.engine.status.restarts, 0)
   await isHealthy(t, app)
 })

@@ -6,7 +6,7 @@ import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import sharp, { type Sharp } from 'sharp'
 import t, { type Test } from 'tap'
 import { capabilityNames, type Capability } from '../../lib/engine/engine.ts'
-import type { Job, JobType } from '../../lib/jobs/job.ts'
+import type { ImageType, Job } from '../../lib/jobs/job.ts'
 import { writeCheckpoint, type CheckpointKind } from '../fixtures/checkpoints.ts'
 import { as, build, expectError, workspace } from '../helper.ts'
 
@@ -27,14 +27,14 @@ async function buildWithModels (
 
 function post (
   app: FastifyInstance,
-  type: JobType,
+  type: ImageType,
   body: object,
   { wait = 120, headers = {} } = {}
 ): Promise<LightMyRequestResponse> {
   return app.inject({ method: 'POST', url: `/api/generate/${type}?wait=${wait}`, body, headers })
 }
 
-async function draw (t: Test, app: FastifyInstance, type: JobType, body: object): Promise<{ job: Job, bytes: Buffer }> {
+async function draw (t: Test, app: FastifyInstance, type: ImageType, body: object): Promise<{ job: Job, bytes: Buffer }> {
   const response = await post(app, type, body)
   const job = response.json<Job>()
   t.equal(job.status, 'completed', response.body.slice(0, 500))

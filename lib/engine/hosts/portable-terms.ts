@@ -247,9 +247,10 @@ export function toAddonConfig (options: LoadOptions, devices: string[]): AddonCo
     device = 'gpu', weight_type: type, prediction, flash_attention: flash, vae_on_cpu: vae, clip_on_cpu: clip, ...others
   } = checked(options, loadChecks, unknown) as LoadOptions & AddonConfig
   const isNamed = device !== 'cpu' && device !== 'gpu'
-  if (isNamed && !devices.includes(device)) throw refuse('device', `one of cpu, gpu, ${devices.join(', ')}`, device)
+  const named = devices.find(name => name.toLowerCase() === device.toLowerCase())
+  if (isNamed && named === undefined) throw refuse('device', `one of cpu, gpu, ${devices.join(', ')}`, device)
   const modules = [
-    ...(isNamed ? [`all=${device}`] : []), ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : [])
+    ...(isNamed ? [`all=${named}`] : []), ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : [])
   ]
   return {
     ...others,

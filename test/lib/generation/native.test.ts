@@ -8,7 +8,7 @@ import { toEngineTerms } from '../../../lib/generation/engine-terms.ts'
 import { requestParameters } from '../../../lib/generation/parameters.ts'
 import { prepareJob } from '../../../lib/generation/prepare.ts'
 import type { ImageRequest, Uploads } from '../../../lib/generation/request.ts'
-import type { Job, JobType } from '../../../lib/jobs/job.ts'
+import type { Job, ImageType } from '../../../lib/jobs/job.ts'
 import { JobQueue } from '../../../lib/jobs/queue.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { resolveOptions } from '../../../lib/options.ts'
@@ -105,7 +105,7 @@ async function start (t: Test) {
   const engine = new EngineProcess({ engine: 'native', file: process.execPath, args: [host, addonPath] })
   const jobs = new JobQueue({
     dataDir: join(folder, 'data'),
-    engine,
+    devices: [{ name: 'auto', engine }],
     resolve: (job, attachments) =>
       toEngineTerms(job, attachments, { catalog, engine, options: { threads: 1, device: 'auto' } }),
     logger: pino({ level: 'silent' }),
@@ -130,11 +130,11 @@ async function start (t: Test) {
     folder,
     catalog,
     engine,
-    prepare: async (type: JobType, request: ImageRequest, uploads: Uploads = {}) =>
+    prepare: async (type: ImageType, request: ImageRequest, uploads: Uploads = {}) =>
       await prepareJob(type, request, uploads, setting),
     /** Runs a request to its end; returns its job and what the library was told. */
     async run (
-      type: JobType,
+      type: ImageType,
       request: ImageRequest,
       uploads: Uploads = {}
     ): Promise<{ job: Job, calls: Record<string, Call> }> {

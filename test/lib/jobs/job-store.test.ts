@@ -205,7 +205,7 @@ t.test('an accepted job survives kill -9', async t => {
     t.ok(accepted.length >= 10 * round, `${accepted.length} jobs`)
     const { store, close } = open(t, { capacity: 1_000_000 }, file)
     t.same(accepted.filter(id => !store.has(id)), [], 'nothing is lost')
-    t.equal(store.waiting, store.counts().queued)
+    t.equal(store.waiting('engine'), store.counts().queued)
     const { running } = store.counts()
     t.equal(store.recover().length, running)
     t.equal(store.counts().running, 0)

@@ -73,6 +73,31 @@ t.test('a job for the loaded model overtakes within its priority only', async t 
   t.equal(choose([], 'checkpoint/b', 8), undefined)
 })
 
+t.test('a job is left to a free engine that has less to load for it', async t => {
+  const b = { model: 'checkpoint/b' }
+  const order = [waiting('1'), waiting('2', b), waiting('3', { model: 'checkpoint/c' })]
+  const chosen = (loaded: string | undefined, others: Array<string | undefined>) =>
+    choose(order, loaded, 8, others)?.job.id
+  t.equal(chosen(undefined, ['checkpoint/a']), '2', 'the other one holds the model')
+  t.equal(chosen('checkpoint/b', ['checkpoint/a']), '2')
+  t.equal(chosen('checkpoint/a', ['checkpoint/a']), '1', 'both do')
+  t.equal(chosen('checkpoint/d', ['checkpoint/e']), '1', 'both lose their model by it')
+  t.equal(chosen('checkpoint/d', [undefined]), undefined, 'the other one loses none')
+  t.equal(chosen(undefined, ['checkpoint/a', 'checkpoint/b', 'checkpoint/c']), undefined)
+  t.same(choose(order, undefined, 8, ['checkpoint/a'])?.passed, [], 'what is left is not overtaken: it runs at once')
+})
+
+t.test('of any free engines one takes a job, whatever they hold', async t => {
+  const random = seeded(5)
+  const model = () => `checkpoint/${Math.floor(random() * 4)}`
+  for (let round = 0; round < 500; round++) {
+    const order = Array.from({ length: 1 + Math.floor(random() * 3) }, (_, index) => waiting(`${index}`, { model: model() }))
+    const held = Array.from({ length: 1 + Math.floor(random() * 4) }, () => random() < 0.3 ? undefined : model())
+    const choices = held.map((loaded, engine) => choose(order, loaded, 8, held.filter((_, other) => other !== engine)))
+    if (!choices.some(choice => choice !== undefined)) t.fail(JSON.stringify({ order, held }))
+  }
+})
+
 t.test('no job is overtaken more often than the limit, and swaps are saved all the same', async t => {
   for (const overtakeLimit of [0, 1, 8]) {
     const random = seeded(overtakeLimit + 1)

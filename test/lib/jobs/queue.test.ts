@@ -26,7 +26,7 @@ function open (t: Test, options: Partial<JobQueueOptions> = {}): Open {
   const dataDir = options.dataDir ?? t.testdir({})
   const queue = new JobQueue({
     dataDir,
-    engine,
+    devices: [{ name: 'auto', engine }],
     logger,
     resolve: (job, attachments) => ({
       files: { model: job.model },
@@ -234,7 +234,7 @@ t.test('a model can be loaded and unloaded between jobs', async t => {
   engine.script.generate = [held.step]
   const job = await queue.submit(request('x'))
   await until(() => queue.status.running === 1)
-  const loading = queue.loadModel('checkpoint/b', { model: 'checkpoint/b' }, {})
+  const loading = queue.loadModel('checkpoint/b', async () => ({ files: { model: 'checkpoint/b' }, options: {} }))
   const next = await queue.submit(request('y', { model: 'checkpoint/b' }))
   held.release()
   await loading
@@ -247,7 +247,7 @@ t.test('a model can be loaded and unloaded between jobs', async t => {
   t.equal(queue.status.scheduler.loaded_model, null)
 
   engine.script.load = [{ fail: 'model_load_failed' }]
-  await t.rejects(queue.loadModel('checkpoint/c', { model: 'c' }, {}), { code: 'model_load_failed' })
+  await t.rejects(queue.loadModel('checkpoint/c', async () => ({ files: { model: 'c' }, options: {} })), { code: 'model_load_failed' })
   await queue.drain(1000)
   await t.rejects(queue.unloadModel(), { code: 'SDR_DRAINING' })
 })

@@ -21,6 +21,7 @@ function parts (t: Test) {
     root,
     log,
     engine,
+    devices: [{ name: 'auto', engine }],
     store,
     inputs: new Inputs(join(root, 'inputs')),
     outputs: new Outputs(join(root, 'outputs')),
@@ -30,7 +31,7 @@ function parts (t: Test) {
     }),
     logger: { info () {}, warn: note, error: note },
     backOff: 5
-  } satisfies SchedulerParts & { root: string, log: string[] }
+  } satisfies SchedulerParts & { root: string, log: string[], engine: ScriptedEngine }
 }
 
 function accept (store: JobStore): string {

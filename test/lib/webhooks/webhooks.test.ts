@@ -45,7 +45,7 @@ function open (t: Test, options: Partial<JobQueueOptions> = {}) {
   const note = (details: object, message: string) => { log.push([details, message]) }
   const queue = new JobQueue({
     dataDir: options.dataDir ?? t.testdir({}),
-    engine: new ScriptedEngine(),
+    devices: [{ name: 'auto', engine: new ScriptedEngine() }],
     logger: { info: note, warn: note, error: note },
     resolve: ({ model }) => ({ files: { model }, options: {}, parameters: { prompt: '', width: 3, height: 2, seed: 1 }, attachments: {} }),
     ...options

@@ -1,0 +1,33 @@
+import { CommandError, exitCodes } from '../../errors.ts'
+import type { Options } from '../options.ts'
+import type { EngineInfo } from './engine.ts'
+
+/** Engine processes of one server. */
+const mostDevices = 16
+
+/**
+ * The names of the devices that draw.
+ * @throws {CommandError} (usage) when --device and --devices are given, a device twice, or too many.
+ */
+export function deviceNames ({ device, devices }: Pick<Options, 'device' | 'devices'>): readonly string[] {
+  if (devices.length === 0) return [device]
+  if (device !== 'auto') throw new CommandError(exitCodes.usage, 'Expected --device or --devices but received both')
+  const names = devices.map(name => name.toLowerCase())
+  const twice = names.find((name, index) => names.indexOf(name) < index)
+  if (twice !== undefined) throw new CommandError(exitCodes.usage, `Expected different names for --devices but received ${twice} twice`)
+  if (names.length > mostDevices) {
+    throw new CommandError(exitCodes.usage, `Expected at most ${mostDevices} names for --devices but received ${names.length}`)
+  }
+  return devices
+}
+
+/**
+ * Passes what an engine says of itself on when it has the device.
+ * @throws {CommandError} (usage) when it lists its devices and this one is not among them.
+ */
+export function findDevice (name: string, info: EngineInfo): EngineInfo {
+  const known = ['auto', 'cpu', 'gpu', ...(info.devices ?? []).map(({ name }) => name)]
+  if (info.devices === undefined || known.some(device => device.toLowerCase() === name.toLowerCase())) return info
+  throw new CommandError(exitCodes.usage,
+    `The ${info.engine} engine has no device ${JSON.stringify(name)}; expected one of ${[...new Set(known)].join(', ')}`)
+}

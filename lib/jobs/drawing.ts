@@ -1,0 +1,99 @@
+import {
+  EngineError, type Device, type EngineImage, type ImageParameters, type LoadOptions, type ModelFiles, type Progress
+} from '../engine/engine.ts'
+import { readHeader } from '../images/png.ts'
+import type { EngineAttempt, Executor, Executors, Outcome } from './executor.ts'
+import { withGenerationText } from './generation-text.ts'
+import type { Inputs } from './inputs.ts'
+import { imageTypes, residentOf, type Attachments, type Job, type JobProgress } from './job.ts'
+import type { JobObserver } from './observer.ts'
+import type { NewImage, Outputs } from './outputs.ts'
+import { StepTimes } from './step-times.ts'
+
+/** What an engine needs to do a job. */
+export interface ResolvedJob {
+  files: ModelFiles
+  options: LoadOptions
+  /** Of the operation `generate`, or of `upscale` for a job of that type. */
+  parameters: ImageParameters | { repeats?: number }
+  attachments: Attachments
+}
+
+/**
+ * Turns a job into an engine's terms: finds its files, prepares the images that came with it. What it throws fails the
+ * job; the code of an ApiError becomes that of the job (`SDR_MODEL_NOT_FOUND` → `model_not_found`).
+ */
+export type Resolve = (job: Job, attachments: Attachments, device: Device) => ResolvedJob | Promise<ResolvedJob>
+
+export interface DrawingParts {
+  inputs: Inputs
+  outputs: Outputs
+  resolve: Resolve
+  observer?: JobObserver
+}
+
+/** Does all types of jobs that make images: from the files of a job to its kept images. */
+export class Drawing {
+  readonly lane = 'engine'
+  readonly #parts: DrawingParts
+  readonly #stepTimes: StepTimes
+
+  constructor (parts: DrawingParts) {
+    this.#parts = parts
+    // Not the clock of the wall, which somebody may set while a job runs.
+    this.#stepTimes = new StepTimes(() => performance.now(), parts.observer?.stepped)
+  }
+
+  async execute (job: Job, attempt: EngineAttempt): Promise<Outcome> {
+    const { inputs, outputs, resolve } = this.#parts
+    const { signal, progress, device, loadedModel } = attempt
+    const { files, options, parameters, attachments } = await resolve(job, await inputs.read(job.id), device)
+    signal.throwIfAborted()
+    await loadedModel.load(residentOf(job), { files, options }, { signal, progress: now => progress(told(now)) })
+    signal.throwIfAborted()
+    const images = await this.#draw(job, parameters, attachments, attempt)
+    progress(told({ phase: 'saving', step: 0, steps: 0 }))
+    return { images: await outputs.save(job, images.map(image => finish(job, image))) }
+  }
+
+  async #draw (
+    job: Job, parameters: ResolvedJob['parameters'], attachments: Attachments,
+    { signal, progress, preview, device: { name, engine } }: EngineAttempt
+  ): Promise<EngineImage[]> {
+    const images: EngineImage[] = []
+    const watch = this.#stepTimes.watch(job, name)
+    const options = {
+      attachments,
+      signal,
+      progress: (now: Progress) => progress(told(now, watch.estimate(now))),
+      preview,
+      image: (image: EngineImage) => { images.push(image) }
+    }
+    if (job.type === 'upscale') await engine.run('upscale', parameters as { repeats?: number }, options)
+    else await engine.run('generate', parameters as ImageParameters, options)
+    if (images.length === 0) throw new EngineError('generation_failed', 'The engine gave neither image nor error.')
+    watch.finish()
+    return images
+  }
+}
+
+export function drawingExecutors (parts: DrawingParts): Executors {
+  const drawing: Executor = new Drawing(parts)
+  return Object.fromEntries(imageTypes.map(type => [type, drawing]))
+}
+
+function told ({ phase, step, steps }: Omit<Progress, 'index'>, eta: number | null = null): JobProgress {
+  return { phase, step, steps, eta_seconds: eta }
+}
+
+/** Adds the generation data, and checks what the engine made. */
+function finish (job: Job, image: EngineImage): NewImage {
+  try {
+    const { width, height } = readHeader(image.png)
+    const sized = { ...image, width, height }
+    return { ...sized, png: withGenerationText(job, sized) }
+  } catch (error) {
+    const message = `The engine made a damaged image: ${(error as Error).message}`
+    throw new EngineError('generation_failed', message, { cause: error })
+  }
+}

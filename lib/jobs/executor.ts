@@ -1,0 +1,42 @@
+import type { Device, RunOptions } from '../engine/engine.ts'
+import type { Job, JobProgress, JobType } from './job.ts'
+import type { LoadedModel } from './loaded-model.ts'
+import type { StoredImage } from './outputs.ts'
+
+/**
+ * Where jobs are done, one after the other in each lane: there is an `engine` lane for each device, and one lane
+ * `files` for what needs no engine.
+ */
+export type LaneKind = 'engine' | 'files'
+
+/** What came of a job. */
+export interface Outcome {
+  /** Lie in the folder of outputs already. */
+  images?: readonly StoredImage[]
+}
+
+/** One attempt to do a job, as its executor sees it. */
+export interface Attempt {
+  /** Aborted when the job is cancelled, or the server stops. Then the executor throws, soon, and leaves nothing behind. */
+  signal: AbortSignal
+  /** Tells how far it is. */
+  progress: (progress: JobProgress) => void
+}
+
+export interface EngineAttempt extends Attempt {
+  /** Its engine is idle and this attempt's alone until it is over. */
+  device: Device
+  /** What that engine holds in memory. */
+  loadedModel: LoadedModel
+  preview: NonNullable<RunOptions['preview']>
+}
+
+/**
+ * How jobs of one type are done, and in which lane. Decides nothing about the state of the job: what it throws fails the
+ * job, unless the engine is to blame; the code of an ApiError becomes that of the job.
+ */
+export type Executor =
+  | { readonly lane: 'engine', execute (job: Job, attempt: EngineAttempt): Promise<Outcome> }
+  | { readonly lane: 'files', execute (job: Job, attempt: Attempt): Promise<Outcome> }
+
+export type Executors = Partial<Record<JobType, Executor>>
