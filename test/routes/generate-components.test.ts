@@ -55,11 +55,11 @@ t.test('a model of several files', async t => {
     t.same(models.filter(({ loaded }) => loaded), [], 'it is none of the listed models')
     const byModel = await draw(t, { model: 'minit2i-diffusion', components: { t5xxl: 'minit2i-t5xxl' } })
     t.same(byModel.bytes, first.bytes, 'the diffusion model may be the model')
-    const { pid } = app.engine.status
+    const { pid } = app.devices[0]!.engine.status
     const again = await draw(t, first.job.parameters)
     t.same(again.bytes, first.bytes)
     t.same(again.job.parameters, first.job.parameters)
-    t.equal(app.engine.status.pid, pid)
+    t.equal(app.devices[0]!.engine.status.pid, pid)
     t.equal((await app.inject({ method: 'POST', url: '/api/generate/txt2img?wait=60', body: unhurried })).json<Job>().model,
       'checkpoint/minit2i.safetensors', 'a request without a model means a listed one')
     t.same((await draw(t, { model: 'checkpoint/minit2i.safetensors' })).bytes, whole.bytes, 'and it leaves nothing behind')
