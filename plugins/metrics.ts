@@ -26,7 +26,7 @@ interface Address {
 export default fp(async (app) => {
   const metrics = new Metrics({ version, auth: app.config.auth }, () => ({
     queue: app.jobs.status,
-    engines: [{ ...app.engine.status, device: app.engine.info?.device ?? 'unknown' }],
+    engines: app.devices.map(({ name, engine: { status, info } }) => ({ ...status, device: name === 'auto' ? info?.device ?? 'unknown' : name })),
     models: app.models.types(),
     headers: app.models.headers
   }))

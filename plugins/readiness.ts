@@ -1,5 +1,6 @@
 import fp from 'fastify-plugin'
 import { apiError, type ApiError } from '../errors.ts'
+import type { EngineStatus } from '../lib/engine/engine.ts'
 import type { Principal } from '../lib/principals.ts'
 import { StorageProbe } from '../lib/storage-probe.ts'
 
@@ -21,8 +22,11 @@ export default fp(async (app) => {
       'SDR_UNAVAILABLE', principal.permissions.includes('system:read') ? `${words}: ${why}` : `${words}.`, { details: { reason } })
     const problem = await storage.problem()
     if (problem !== undefined) return unavailable('storage', 'The data folder cannot be written to', problem)
-    const { state, last_crash: crash } = app.engine.status
-    if (state === 'backing_off' || state === 'stopped') return unavailable('engine', 'The engine is down', crash?.reason ?? state)
+    const engines = app.devices.map(({ engine: { status } }) => status)
+    if (engines.every(({ state }) => state === 'backing_off' || state === 'stopped')) {
+      const [{ state, last_crash: crash }] = engines as [EngineStatus]
+      return unavailable('engine', 'The engine is down', crash?.reason ?? state)
+    }
     if (scheduler.blocked !== null) return unavailable('jobs', 'Jobs have to wait', scheduler.blocked.reason)
     return undefined
   })

@@ -192,7 +192,7 @@ t.test('the portable engine, from request to image', async t => {
 
   t.test('what only the native engine has is refused by name', async t => {
     const image = await base64(plain(64, 64))
-    const cases: Array<[JobType, object, Capability, string?]> = [
+    const cases: Array<[ImageType, object, Capability, string?]> = [
       ['inpaint', { ...small, init_image: image, mask: image }, 'inpaint'],
       ['inpaint', {}, 'inpaint'],
       ['controlnet', { ...small, control_image: image }, 'controlnet'],
