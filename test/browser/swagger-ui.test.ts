@@ -35,12 +35,7 @@ t.test('Swagger UI in a browser', { skip: isMissing && `there is no ${executable
   t.equal(login.status, '200')
   const { token } = JSON.parse(login.body) as { token: string }
 
-  await page.locator('button.authorize').first().click()
-  const dialog = page.locator('.auth-container', { hasText: 'bearer' })
-  await dialog.locator('input').fill(token)
-  await dialog.locator('button[type=submit]').click()
-  await page.locator('.btn-done').first().click()
-
+  await authorize(page, 'bearer', token)
   const drawn = await execute(page, 'generate-generateTxt2Img', { body: { prompt: 'a red fox', width: 64, steps: 2, seed: 1 }, parameters: { wait: '30' } })
   t.equal(drawn.status, '200')
   const { id, status } = JSON.parse(drawn.body) as { id: string, status: string }
@@ -74,8 +69,37 @@ t.test('behind authentication an API key as the password of HTTP Basic gets a br
   t.pass('the page and its document are there')
 })
 
+for (const scheme of ['bearer', 'apiKey']) {
+  t.test(`Authorize works for ${scheme}`, { skip: isMissing && `there is no ${executablePath}` }, async t => {
+    const app = await build(t, { auth: 'optional', 'guest-permissions': 'models:read' })
+    const { id } = await app.users.create({ username: 'alice', password, role: 'user' })
+    const { key } = app.keys.create({ userId: id, role: 'user', name: 'browser' })
+    const url = await app.listen({ host: '127.0.0.1', port: 0 })
+    const browser = await chromium.launch({ executablePath, args: quiet })
+    t.teardown(() => browser.close())
+    const asks = async (credential?: string) => {
+      const page = await browser.newPage()
+      await page.goto(`${url}/api/docs`)
+      if (credential !== undefined) await authorize(page, scheme, credential)
+      return await execute(page, 'authentication-getMe')
+    }
+    t.match((await asks()).body, '"guest"')
+    const me = await asks(key)
+    t.equal(me.status, '200')
+    t.match(JSON.parse(me.body), { username: 'alice', via: 'api-key' })
+  })
+}
+
+async function authorize (page: Page, scheme: string, credential: string): Promise<void> {
+  await page.locator('button.authorize').first().click()
+  const dialog = page.locator('.auth-container', { hasText: new RegExp(`^${scheme}`) })
+  await dialog.locator('input').fill(credential)
+  await dialog.locator('button[type=submit]').click()
+  await page.locator('.btn-done').first().click()
+}
+
 /** Opens an operation, fills it in and sends it, as a person would. */
-async function execute (page: Page, operation: string, { body, parameters = {} }: { body?: object, parameters?: Record<string, string> }) {
+async function execute (page: Page, operation: string, { body, parameters = {} }: { body?: object, parameters?: Record<string, string> } = {}) {
   const block = page.locator(`#operations-${operation}`)
   await block.locator('.opblock-summary-control').click()
   for (const [name, value] of Object.entries(parameters)) await block.locator(`tr[data-param-name="${name}"] input`).fill(value)
