@@ -7,6 +7,7 @@ import { audit } from './commands/audit.ts'
 import { demo } from './commands/demo.ts'
 import { doctor } from './commands/doctor.ts'
 import { key } from './commands/key.ts'
+import { models } from './commands/models.ts'
 import { openapi } from './commands/openapi.ts'
 import { serve } from './commands/serve.ts'
 import { user } from './commands/user.ts'
@@ -26,6 +27,7 @@ const parser = yargs(hideBin(process.argv))
   .command(user)
   .command(key)
   .command(audit)
+  .command(models)
   .command(openapi)
   .epilogue('Every option can also be given as SDREST_<NAME> in the environment or as <name> in a --config file.')
   .version(version)

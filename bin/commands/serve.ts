@@ -11,7 +11,7 @@ import { CommandError, exitCodes } from '../../errors.ts'
 import { describeOptions } from '../../lib/configuration.ts'
 import { modelFolderOptions, modelRoots } from '../../lib/folders.ts'
 import { createLogger } from '../../lib/logger.ts'
-import type { Options } from '../../lib/options.ts'
+import { environmentName, optionTable, type OptionName, type Options } from '../../lib/options.ts'
 import { readablePattern } from '../../lib/public-paths.ts'
 import { tracedOptionsOf, withOptions } from '../command-options.ts'
 import { withThrowawayApp } from '../throwaway-app.ts'
@@ -46,6 +46,8 @@ async function checkConfig (options: Options): Promise<void> {
   })
 }
 
+const secretOptions = (Object.keys(optionTable) as OptionName[]).filter(name => 'secret' in optionTable[name])
+
 /** Seconds beyond --shutdown-timeout for closing connections and files before the process ends itself. */
 const closingTime = 40
 
@@ -53,7 +55,7 @@ async function startServer (options: Options): Promise<void> {
   refuseOpenDoor(options)
   process.umask(0o077) // every file this makes is its owner's alone
   const logger = createLogger(options)
-  hideSecret(logger)
+  hideSecrets(logger)
   const app = await buildApp(options, { logger, https: readTls(options) })
   try {
     if (app.metricsAddress !== undefined) {
@@ -77,10 +79,13 @@ async function startServer (options: Options): Promise<void> {
 }
 
 /** Every user of the machine can read command lines in `ps`; this one no longer shows there. */
-function hideSecret (logger: Logger): void {
-  if (!process.argv.some(word => /^--jwt-secret(=|$)/.test(word))) return
-  process.title = 'stable-diffusion-rest'
-  logger.warn('Other users could read --jwt-secret while the server started; --jwt-secret-file and SDREST_JWT_SECRET keep it to yourself')
+function hideSecrets (logger: Logger): void {
+  for (const name of secretOptions) {
+    if (!process.argv.some(word => word === `--${name}` || word.startsWith(`--${name}=`))) continue
+    process.title = 'stable-diffusion-rest'
+    const file = `${name}-file` in optionTable ? `--${name}-file and ` : ''
+    logger.warn(`Other users could read --${name} while the server started; ${file}${environmentName(name)} keep${file === '' ? 's' : ''} it to yourself`)
+  }
 }
 
 /** An open server on a network is a mistake until somebody says that it is none. */
