@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { errorTable, exitCodes } from '../errors.ts'
@@ -51,4 +51,14 @@ t.test('docs/configuration.md lists every option', async t => {
       return `| \`--${name}\` | \`${environmentName(name)}\` | ${standard === '' ? '' : `\`${standard}\``} | ${cell(definition.describe)}${choices}${range} |`
     })
   ])
+})
+
+t.test('SECURITY.md names tests that are there, and every one of test/security', async t => {
+  const text = readFileSync(join(packageRoot, 'SECURITY.md'), 'utf8')
+  t.match(text, /^# Security\n\n## Threat model\n/)
+  const rows = text.split('\n').filter(line => line.startsWith('| ')).slice(2)
+  t.ok(rows.length > 10)
+  for (const row of rows) t.match(row, /`test\/\S+\.test\.ts` \|$/, row.slice(0, 40))
+  for (const [, file] of text.matchAll(/`(test\/[^`]*)`/g)) t.ok(existsSync(join(packageRoot, file!)), `${file} is there`)
+  for (const file of readdirSync(join(packageRoot, 'test', 'security')).filter(name => name.endsWith('.test.ts'))) t.match(text, `test/security/${file}`)
 })
