@@ -4,8 +4,8 @@ import { badValue } from './refusals.ts'
 
 /** What of a multipart form is read here; @fastify/multipart has more to say about each part. */
 export type FormPart =
-  | { type: 'field', fieldname: string, value: unknown, valueTruncated?: boolean }
-  | { type: 'file', fieldname: string, file: { truncated?: boolean }, toBuffer: () => Promise<Buffer> }
+  | { type: 'field', fieldname?: string, value: unknown, valueTruncated?: boolean }
+  | { type: 'file', fieldname?: string, file: { truncated?: boolean }, toBuffer: () => Promise<Buffer> }
 
 export interface Form {
   /** As the same request in JSON has them; the value of an image that came as a file is a stand-in. */
@@ -33,13 +33,14 @@ export async function readForm (
   let bytes = 0
   try {
     for await (const part of parts) {
-      const name = part.fieldname
+      const { fieldname: name = '' } = part
+      if (name === '') throw badValue('the form', 'a name for each part', 'a part without one')
       const earlier = part.type === 'file' && isImageList(name) ? files.get(name) ?? [] : []
       if (fields.has(name) && (part.type === 'field' || earlier.length === 0)) throw badValue(name, 'one value', 'several')
       if (part.type === 'file') {
         const isText = name === manyFields || (Object.hasOwn(parameters, name) && !isImage(name) && !isImageList(name))
         if (isText) throw badValue(name, 'a field without a file name', 'a file')
-        const file = await readFile(part)
+        const file = await readFile(name, part)
         if ((bytes += file.length) > maxBytes) throw tooLarge(name, 'together with the files before it')
         files.set(name, [...earlier, file])
         fields.set(name, isImageList(name) ? files.get(name)!.map(() => standIn) : standIn)
@@ -49,8 +50,12 @@ export async function readForm (
       }
     }
   } catch (error) {
+    const { statusCode, code = '' } = error as { statusCode?: number, code?: string }
+    if (code === 'FST_PROTO_VIOLATION') throw badValue('the form', 'names of parameters', 'one that every object has')
+    const [, what] = /^FST_(FILES|FIELDS|PARTS)_LIMIT$/.exec(code) ?? []
+    if (what !== undefined) throw apiError('SDR_BODY_TOO_LARGE', `The form has too many ${what.toLowerCase()}.`, { cause: error })
     // What the parser says about a form that is none has no status of its own.
-    if ((error as { statusCode?: number }).statusCode !== undefined) throw error
+    if (statusCode !== undefined) throw error
     throw apiError('SDR_INVALID_REQUEST', `The form can't be read: ${(error as Error).message}`, { cause: error })
   }
   const { [manyFields]: many, ...single } = Object.fromEntries(fields)
@@ -61,11 +66,11 @@ export async function readForm (
   }
 }
 
-async function readFile (part: FormPart & { type: 'file' }): Promise<Buffer> {
+async function readFile (name: string, part: FormPart & { type: 'file' }): Promise<Buffer> {
   try {
     return await part.toBuffer()
   } catch (error) {
-    throw part.file.truncated === true ? tooLarge(part.fieldname, 'as a file (--max-upload-size)') : error
+    throw part.file.truncated === true ? tooLarge(name, 'as a file (--max-upload-size)') : error
   }
 }
 

@@ -323,6 +323,70 @@ t.test('every kind of pixel becomes 8 bits of grey or RGB', async t => {
   }
 })
 
+t.test('colour profiles, depths and channels that are rare', async t => {
+  const iccp = (profile: Buffer) => pngChunk('iCCP', Buffer.concat([Buffer.from('p\0\0', 'latin1'), deflateSync(profile)]))
+  const black = deflateSync(Buffer.alloc(65 * 64))
+  for (const [what, profile] of [
+    ['none', Buffer.alloc(0)], ['noise', Buffer.alloc(1000, 0x5a)], ['64 MB', Buffer.alloc(64 * 1024 * 1024)]
+  ] as const) {
+    const before = process.memoryUsage().rss
+    const image = await open(greyPng(64, 64, { pixels: black, extra: [iccp(profile)] })).catch((error: ApiError) => error)
+    if (image instanceof InputImage) {
+      t.same((await pixels(await image.toPng({ width: 64, height: 64, channels: 3 }))).at(1, 1), [0, 0, 0], what)
+    } else {
+      t.equal(image.statusCode, 400, what)
+    }
+    t.ok(process.memoryUsage().rss - before < 400 * 1024 * 1024, `a profile of ${what} in little memory`)
+  }
+
+  /** A PNG of 64 × 64 equal pixels, as its header says it: grey with alpha, 16 bits, 1 bit, a palette without entries. */
+  const typed = (depth: number, type: number, bytesPerRow: number, fill: number) => {
+    const png = greyPng(64, 64, {
+      pixels: deflateSync(Buffer.concat(Array.from({ length: 64 },
+        () => Buffer.concat([Buffer.from([0]), Buffer.alloc(bytesPerRow, fill)]))))
+    })
+    png[24] = depth
+    png[25] = type
+    png.writeUInt32BE(crc32(png.subarray(12, 29)), 29)
+    return png
+  }
+  for (const [what, png, expected] of [
+    ['grey with alpha', typed(8, 4, 128, 0xff), [255, 255, 255]],
+    ['grey with alpha, transparent', typed(8, 4, 128, 0), [255, 255, 255]],
+    ['grey with alpha, 16 bits', typed(16, 4, 256, 0xff), [255, 255, 255]],
+    ['colour of 16 bits with alpha', typed(16, 6, 512, 0xff), [255, 255, 255]],
+    ['one bit', typed(1, 0, 8, 0), [0, 0, 0]]
+  ] as const) {
+    const clean = await (await open(png)).toPng({ width: 64, height: 64, channels: 3 })
+    t.match(await sharp(clean).metadata(), { channels: 3, depth: 'uchar' }, what)
+    t.same((await pixels(clean)).at(5, 5), expected, what)
+  }
+  for (const [what, png] of [
+    ['a palette without colours', typed(8, 3, 64, 7)], ['a depth that there is not', typed(7, 0, 64, 0)],
+    ['a kind that there is not', typed(8, 5, 64, 0)], ['less than its rows', typed(16, 6, 4, 0)]
+  ] as const) {
+    t.comment(what)
+    await refused(t, png, /cannot/)
+  }
+})
+
+t.test('a file that is several things is only an image', async t => {
+  const png = await plain(64, 64, 'blue').png().toBuffer()
+  const others = ['<svg onload="alert(1)"/>', 'PK\x03\x04', '%PDF-1.7', 'GIF89a', '#!/bin/sh\n']
+  for (const other of others) {
+    const both = Buffer.concat([png, Buffer.from(other, 'latin1')])
+    const clean = await (await open(both)).toPng({ width: 64, height: 64, channels: 3 })
+    t.same((await pixels(clean)).at(1, 1), [0, 0, 255], 'what is behind the image is not looked at')
+    t.notOk(clean.includes(Buffer.from(other, 'latin1')), 'and not kept')
+    await refused(t, Buffer.concat([Buffer.from(other, 'latin1'), png]), /begin with/)
+  }
+  // An APNG: its first frame, and the frames after it are not even unpacked.
+  const control = Buffer.alloc(8)
+  control.writeUInt32BE(0x7fff_ffff)
+  const animated = Buffer.concat([png.subarray(0, 33), pngChunk('acTL', control), png.subarray(33)])
+  t.same((await pixels(await (await open(animated)).toPng({ width: 64, height: 64, channels: 3 }))).at(1, 1), [0, 0, 255])
+})
+
 t.test('of an animation the first frame', async t => {
   const frames = await Promise.all(
     ['blue', 'red', 'lime'].map(background => plain(64, 64, background).png().toBuffer())
