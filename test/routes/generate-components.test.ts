@@ -17,6 +17,7 @@ async function start (t: Test) {
   writeCheckpoint('sd1', join(models, 'sd1.safetensors'))
   for (const kind of ['minit2i', 'sd1'] as const) writeSplitCheckpoint(kind, models, 1)
   writeFileSync(join(models, 'taesd.safetensors'), safetensors({ 'decoder.layers.0.weight': { shape: [64, 4, 3, 3] } }))
+  writeFileSync(join(models, 'vision.safetensors'), safetensors({ 'vision_model.embeddings.class_embedding': { shape: [8] } }))
   const app = await build(t, { 'models-dir': [models], 'data-dir': data }, { models: false })
   const post = (body: object, type = 'txt2img') =>
     app.inject({ method: 'POST', url: `/api/generate/${type}?wait=120`, body: { ...small, ...body } })
@@ -96,7 +97,8 @@ t.test('a model of several files', async t => {
       [{ model: 'minit2i-diffusion' }, 422, /^model: .*needs t5xxl.*`components`/],
       [{ model: 'sd1-diffusion' }, 422, /^model: .*whole checkpoints only/],
       [{ model: 'sd1', components: { clip_l: 'sd1-clip_l' } }, 422, /portable engine lacks text_encoder_swap, which components needs/],
-      [{ model: 'sd1', components: { taesd: 'taesd' } }, 422, /portable engine lacks taesd/]
+      [{ model: 'sd1', components: { taesd: 'taesd' } }, 422, /portable engine lacks taesd/],
+      [{ model: 'sd1', components: { clip_vision: 'vision' } }, 422, /portable engine lacks clip_vision/]
     ] as const) {
       const response = await post(change)
       t.equal(response.statusCode, status, JSON.stringify(change))

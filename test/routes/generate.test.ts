@@ -216,9 +216,10 @@ t.test('the portable engine, from request to image', async t => {
       ]
     ]
     const refused = new Set(cases.map(([,, feature]) => feature))
-    // A request with canny is one with a ControlNet; convert is a command.
+    // A request with canny is one with a ControlNet; convert is a command; generate-components.test.ts tries the rest.
     const lacking = capabilityNames.filter(name => !app.engineInfo.capabilities.includes(name))
-    t.same(lacking.filter(name => !refused.has(name)), ['canny', 'convert'], 'each that is missing is tried')
+    t.same(lacking.filter(name => !refused.has(name)), ['canny', 'convert', 'text_encoder_swap', 'taesd', 'clip_vision'],
+      'each that is missing is tried')
     for (const [type, body, feature, field] of cases) {
       const response = await post(app, type, body)
       expectError(t, response, 422, 'SDR_UNSUPPORTED_FEATURE', new RegExp(`The portable engine lacks ${feature}`))
