@@ -77,7 +77,9 @@ export const exitCodes = {
   /** No usable engine. */
   engine: 5,
   /** A defect of this program. */
-  internal: 70
+  internal: 70,
+  /** Ctrl-C, as shells number it. */
+  interrupted: 130
 } as const
 
 /** A failure with one clear line for the terminal and an exit code; the command line prints no stack for it. */

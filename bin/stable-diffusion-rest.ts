@@ -6,6 +6,7 @@ import { version } from '../lib/version.ts'
 import { audit } from './commands/audit.ts'
 import { demo } from './commands/demo.ts'
 import { doctor } from './commands/doctor.ts'
+import { generate } from './commands/generate.ts'
 import { key } from './commands/key.ts'
 import { models } from './commands/models.ts'
 import { openapi } from './commands/openapi.ts'
@@ -23,6 +24,7 @@ const parser = yargs(hideBin(process.argv))
   })
   .command(serve)
   .command(demo)
+  .command(generate)
   .command(doctor)
   .command(user)
   .command(key)

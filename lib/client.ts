@@ -62,8 +62,13 @@ export class ApiClient {
     }
   }
 
-  async image (url: string): Promise<Buffer> {
-    return Buffer.from(await (await this.#ok(this.#fetch(url))).arrayBuffer())
+  async cancel (id: string): Promise<void> {
+    await this.#ok(this.#fetch(`/api/queue/job/${id}`, { method: 'DELETE' }))
+  }
+
+  /** @param type the media type of the answer */
+  async image (url: string, type = 'image/png'): Promise<Buffer> {
+    return Buffer.from(await (await this.#ok(this.#fetch(url, { headers: { accept: type } }))).arrayBuffer())
   }
 
   #fetch (path: string, { method = 'GET', body, headers = {}, timeout = answerTimeout }: {
