@@ -77,7 +77,9 @@ export default fp(async (app) => {
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, index) => typeof json.$id === 'string' ? json.$id : `schema-${index}` },
     transform ({ schema, url, route }) {
       const security = securityOf(route)
-      return { schema: { ...schema, ...(security && { security }) } as FastifySchema, url }
+      const { permission } = route.config ?? {}
+      const description = [(schema as { description?: string }).description, permission && `Needs the permission \`${permission}\`.`]
+      return { schema: { ...schema, description: description.filter(Boolean).join(' '), ...(security && { security }) } as FastifySchema, url }
     },
     transformObject: document => 'openapiObject' in document ? shareErrors(document.openapiObject as unknown as Document) as never : document.swaggerObject
   })

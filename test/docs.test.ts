@@ -5,6 +5,7 @@ import { errorTable, exitCodes } from '../errors.ts'
 import { Metrics } from '../lib/metrics.ts'
 import { environmentName, optionTable, type OptionName } from '../lib/options.ts'
 import { packageRoot } from '../lib/package-root.ts'
+import { apiPage, type Document } from './api-page.ts'
 
 /** Tables in the docs stand between two markers and are made from the code; UPDATE_DOCS=1 writes them anew. */
 function checkTable (t: Test, file: string, name: string, lines: string[]): void {
@@ -61,4 +62,8 @@ t.test('SECURITY.md names tests that are there, and every one of test/security',
   for (const row of rows) t.match(row, /`test\/\S+\.test\.ts` \|$/, row.slice(0, 40))
   for (const [, file] of text.matchAll(/`(test\/[^`]*)`/g)) t.ok(existsSync(join(packageRoot, file!)), `${file} is there`)
   for (const file of readdirSync(join(packageRoot, 'test', 'security')).filter(name => name.endsWith('.test.ts'))) t.match(text, `test/security/${file}`)
+})
+
+t.test('docs/api.md lists every operation', async t => {
+  checkTable(t, 'docs/api.md', 'operations', apiPage(JSON.parse(readFileSync(join(packageRoot, 'test', 'fixtures', 'openapi.json'), 'utf8')) as Document))
 })
