@@ -13,6 +13,7 @@ import { modelFolderOptions, modelRoots } from '../../lib/folders.ts'
 import { createLogger } from '../../lib/logger.ts'
 import { environmentName, optionTable, type OptionName, type Options } from '../../lib/options.ts'
 import { readablePattern } from '../../lib/public-paths.ts'
+import { tellServiceManager } from '../../lib/service-manager.ts'
 import { tracedOptionsOf, withOptions } from '../command-options.ts'
 import { withThrowawayApp } from '../throwaway-app.ts'
 
@@ -70,12 +71,20 @@ async function startServer (options: Options): Promise<void> {
   closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false, skip: reloadsTls ? ['SIGHUP'] : [] }, async ({ signal, err }) => {
     if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
     else logger.info({ signal }, 'Shutting down')
+    const stopping = notify('STOPPING=1', logger)
     await app.close()
+    await stopping
     if (err === undefined) process.exit(exitCodes.ok)
     process.exit(exitCodes.internal)
   })
   if (reloadsTls) process.on('SIGHUP', () => reloadTls(app, options))
   await greetFirstAdmin(app)
+  await notify('READY=1', logger)
+}
+
+async function notify (state: 'READY=1' | 'STOPPING=1', logger: Logger): Promise<void> {
+  const problem = await tellServiceManager(state)
+  if (problem !== undefined) logger.error(`systemd could not be told ${state}: ${problem}. Use Type=exec where there is no systemd-notify`)
 }
 
 /** Every user of the machine can read command lines in `ps`; this one no longer shows there. */
