@@ -3,6 +3,7 @@ import { CommandError, exitCodes } from '../errors.ts'
 import { ApiKeyStore } from '../lib/api-keys.ts'
 import { AuditLog, printable, type AuditEntry } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
+import { settled } from '../lib/database-changes.ts'
 import { dataFolders } from '../lib/folders.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
 import { UserStore, type User } from '../lib/users.ts'
@@ -40,6 +41,7 @@ export function accountCommand<Arguments> (
       const audit: Accounts['audit'] = entry => log.record(printable({ ...entry, outcome: 'success', actor: '(command line)' }))
       try {
         await work({ users: new UserStore(database, new PasswordHasher()), keys: new ApiKeyStore(database), log, audit }, argv as Arguments)
+        await settled() // when the command has ended, a server beside it acts on what was changed
       } catch (error) {
         // A refusal is the answer to what was asked, not a defect.
         throw 'statusCode' in (error as object) ? new CommandError(exitCodes.failure, (error as Error).message) : error

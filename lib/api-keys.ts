@@ -3,7 +3,7 @@ import { apiError } from '../errors.ts'
 import { apiKeyPrefix } from './credentials.ts'
 import type { Database } from './database.ts'
 import { rolePermissions, type AccountRole, type AccountSource, type Permission, type Principal } from './principals.ts'
-import { Remembered, type Changes } from './remembered.ts'
+import { Remembered, type Versioned } from './remembered.ts'
 import { isoTime } from './users.ts'
 
 /** A key as its owner sees it: everything but the secret. */
@@ -37,6 +37,9 @@ export const keyNamePattern = '^[^\\p{C}\\p{Zl}\\p{Zp}]{1,64}$'
 
 const keysPerUser = 100
 
+/** Keys in memory, of some 500 bytes each. */
+const mostRemembered = 10_000
+
 /** Milliseconds between two writes of a key's last use, so that a busy key does not write at every request. */
 const lastUseResolution = 60_000
 
@@ -46,10 +49,10 @@ export class ApiKeyStore {
   readonly #rows: Remembered<KeyRow>
   readonly #find
 
-  /** @param changes lets a key be remembered, with its account, until they tell of one */
-  constructor (database: Database, changes?: Changes) {
+  /** @param changes lets keys be remembered, with their accounts, until anybody writes to the database */
+  constructor (database: Database, changes?: Versioned) {
     this.#database = database
-    this.#rows = new Remembered(changes)
+    this.#rows = new Remembered(changes, mostRemembered)
     const found = database.prepare(`
       SELECT api_keys.*, users.username, users.role, users.source FROM api_keys JOIN users ON users.id = api_keys.user_id
       WHERE api_keys.id = ? AND users.disabled = 0`)

@@ -19,10 +19,12 @@ const maximumLength = 4096
 export function readCredential (rawHeaders: readonly string[]): Credential | undefined {
   const found: Credential[] = []
   for (let index = 0; index < rawHeaders.length; index += 2) {
-    const name = rawHeaders[index]!.toLowerCase()
-    const value = rawHeaders[index + 1]!.trim()
-    if (name === 'authorization') found.push(readAuthorization(value))
-    if (name === 'x-api-key') found.push({ kind: 'api-key', value })
+    const name = rawHeaders[index]!
+    // The length first: a browser sends twenty headers, and this is done for each request.
+    const isAuthorization = name.length === 13 && name.toLowerCase() === 'authorization'
+    const isKey = name.length === 9 && name.toLowerCase() === 'x-api-key'
+    if (isAuthorization) found.push(readAuthorization(rawHeaders[index + 1]!.trim()))
+    if (isKey) found.push({ kind: 'api-key', value: rawHeaders[index + 1]!.trim() })
   }
   const [first, ...others] = found
   if (first === undefined) return undefined

@@ -3,7 +3,7 @@ import { uuidv7 } from 'uuidv7'
 import { apiError } from '../errors.ts'
 import { transaction, type Database } from './database.ts'
 import type { AccountRole, AccountSource } from './principals.ts'
-import { Remembered, type Changes } from './remembered.ts'
+import { Remembered, type Versioned } from './remembered.ts'
 import { isoTime } from './users.ts'
 
 /** A session as its owner sees it. */
@@ -40,6 +40,9 @@ export interface OpenedSession {
 const prefix = 'sdrr_'
 const sessionsPerUser = 100
 
+/** Sessions in memory, of some 300 bytes each. */
+const mostRemembered = 10_000
+
 /** Used refresh tokens that a session remembers. An older one is refused like any other, but no longer ends the session. */
 const rememberedTokens = 100
 
@@ -64,12 +67,12 @@ export class SessionStore {
 
   /**
    * @param lifetime milliseconds that a session lives on after its last refresh.
-   * @param changes lets a session be remembered, with its account, until they tell of one
+   * @param changes lets sessions be remembered, with their accounts, until anybody writes to the database
    */
-  constructor (database: Database, lifetime: number, changes?: Changes) {
+  constructor (database: Database, lifetime: number, changes?: Versioned) {
     this.#database = database
     this.#lifetime = lifetime
-    this.#active = new Remembered(changes)
+    this.#active = new Remembered(changes, mostRemembered)
     const active = database.prepare(`
       SELECT users.id, users.username, users.role, users.source, sessions.expires_at
       FROM sessions JOIN users ON users.id = sessions.user_id WHERE sessions.id = ? AND users.disabled = 0`)
@@ -125,9 +128,7 @@ export class SessionStore {
   /** The account of a living session, with the role it has now; undefined when the session or the account is gone. */
   activeUser (sessionId: string, userId: string): SessionUser | undefined {
     const row = this.#active.get(sessionId, this.#findActive)
-    if (row === undefined || row.id !== userId || row.expires_at <= Date.now()) return undefined
-    const { id, username, role, source } = row
-    return { id, username, role, source }
+    return row === undefined || row.id !== userId || row.expires_at <= Date.now() ? undefined : row
   }
 
   /** The addresses from which an account of that name is logged in. */

@@ -1,6 +1,6 @@
 import fastifyAuth from '@fastify/auth'
 import fp from 'fastify-plugin'
-import type { FastifyReply, FastifyRequest, onRequestAsyncHookHandler } from 'fastify'
+import type { FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import { apiError, CommandError, exitCodes, type ApiError } from '../errors.ts'
 import { readCredential, type Credential } from '../lib/credentials.ts'
 import { guestPrincipal, isNarrowKey, type Permission, type Principal } from '../lib/principals.ts'
@@ -31,7 +31,7 @@ declare module 'fastify' {
   }
   interface FastifyInstance {
     /** Makes a method's onRequest hook out of its ways to identify a caller. */
-    guard: (identify: Identify[], options?: { admitsGuests?: boolean }) => onRequestAsyncHookHandler
+    guard: (identify: Identify[], options?: { admitsGuests?: boolean }) => onRequestHookHandler
     /** Writes the one line of a request that --verbose asks for. */
     logDecision: (request: FastifyRequest, refusal?: Error) => void
     /** Whether the system still lets one of its accounts in; a method that asks no system leaves it undefined. */
@@ -46,10 +46,13 @@ declare module 'fastify' {
  * @returns undefined when it is not a credential of this kind.
  * @throws {ApiError} (401) when it is one and is not valid.
  */
-export type Identify = (credential: Credential) => Promise<Principal | undefined>
+export type Identify = (credential: Credential) => Principal | undefined
 
 /** Tells @fastify/auth to ask the next one; nobody ever sees it. */
 const notOfThisKind = new Error('not a credential of this kind')
+
+/** What holds until a verifier has answered. */
+const undecided = apiError('SDR_INTERNAL', 'Nobody decided about this request.')
 
 /** Milliseconds between two looks at whether the caller of a long request (events, ?wait=) may still go on. */
 const recheckInterval = 5000
@@ -120,11 +123,13 @@ export default fp(async (app) => {
     return via === 'jwt' ? 'valid token' : `valid API key ${keyId}`
   }
 
-  // What is refused or answered before the guard sees it (a foreign host, a preflight) gets its line here.
-  app.addHook('onError', async (request, _reply, error) => {
-    request.refusal ??= error
-  })
-  app.addHook('onResponse', async request => app.logDecision(request, request.refusal))
+  if (app.config.verbose) {
+    // What is refused or answered before the guard sees it (a foreign host, a preflight) gets its line here.
+    app.addHook('onError', async (request, _reply, error) => {
+      request.refusal ??= error
+    })
+    app.addHook('onResponse', async request => app.logDecision(request, request.refusal))
+  }
 
   /** Somebody who shows a credential and is refused is worth a record; a caller without any is not. */
   function auditRefusal (request: FastifyRequest, { code }: ApiError): void {
@@ -135,29 +140,31 @@ export default fp(async (app) => {
   }
 
   function asVerifier (identify: Identify) {
-    return async function verify (request: FastifyRequest): Promise<void> {
-      if (request.credential === undefined) throw notOfThisKind
+    return function verify (request: FastifyRequest, _reply: FastifyReply, done: (error?: Error) => void): void {
+      if (request.credential === undefined) return done(notOfThisKind)
       try {
-        const principal = await identify(request.credential)
-        if (principal === undefined) throw notOfThisKind
+        const principal = identify(request.credential)
+        if (principal === undefined) return done(notOfThisKind)
         if (principal.source !== 'local' && app.vouchesFor?.(principal) !== true) {
           throw apiError('SDR_INVALID_TOKEN', 'The system account of this credential is not let in, or not any more.')
         }
         request.principal = principal
       } catch (error) {
-        if (error !== notOfThisKind) request.refusal = error as ApiError
-        throw error
+        request.refusal = error as ApiError
+        return done(request.refusal)
       }
+      done()
     }
   }
 
   function admitAnonymous (admitsGuests: boolean) {
-    return async function admit (request: FastifyRequest): Promise<void> {
+    return function admit (request: FastifyRequest, _reply: FastifyReply, done: (error?: Error) => void): void {
       if (request.credential !== undefined) {
-        throw request.refusal ?? apiError('SDR_INVALID_TOKEN', `With --auth ${app.config.auth} this server takes no ${request.credential.kind}.`)
+        return done(request.refusal ?? apiError('SDR_INVALID_TOKEN', `With --auth ${app.config.auth} this server takes no ${request.credential.kind}.`))
       }
-      if (!isPublic(request) && !(admitsGuests && !request.is404)) throw apiError('SDR_UNAUTHENTICATED')
+      if (!isPublic(request) && !(admitsGuests && !request.is404)) return done(apiError('SDR_UNAUTHENTICATED'))
       request.principal = guest
+      done()
     }
   }
 
@@ -175,38 +182,58 @@ export default fp(async (app) => {
     return apiError('SDR_FORBIDDEN', `This needs the permission ${permission}, which ${principal.username} (${principal.role}) does not have.`)
   }
 
-  /** A session or key that ends takes its open streams with it. */
-  function endWithCredential ({ principal }: FastifyRequest, reply: FastifyReply): void {
-    const { id, sessionId, keyId } = principal
-    if (sessionId === undefined && keyId === undefined) return
-    const timer = setInterval(() => {
-      const isAlive = sessionId === undefined ? app.keys.isLiving(keyId!) : app.sessions.activeUser(sessionId, id) !== undefined
-      if (!isAlive) reply.raw.destroy()
-    }, recheckInterval).unref()
-    reply.raw.once('close', () => clearInterval(timer))
+  /** Requests that have no whole answer yet. */
+  const unanswered = new Map<FastifyRequest, FastifyReply>()
+
+  function hasEnded ({ principal: { id, sessionId, keyId } }: FastifyRequest): boolean {
+    if (sessionId !== undefined) return app.sessions.activeUser(sessionId, id) === undefined
+    return keyId !== undefined && !app.keys.isLiving(keyId)
   }
+
+  // A session or key that ends takes its open streams with it.
+  const timer = setInterval(() => {
+    for (const [request, { raw }] of unanswered) {
+      if (raw.closed) unanswered.delete(request) // the caller went away
+      else if (hasEnded(request)) raw.destroy()
+    }
+  }, recheckInterval).unref()
+  app.addHook('onResponse', (request, _reply, done) => {
+    unanswered.delete(request)
+    done()
+  })
+  app.addHook('onClose', async () => clearInterval(timer))
 
   app.decorate('guard', (identify: Identify[], { admitsGuests = app.config.enableGuestAccess } = {}) => {
     const authenticate = app.auth([...identify.map(asVerifier), admitAnonymous(admitsGuests)], { relation: 'or' })
 
-    async function decide (request: FastifyRequest, reply: FastifyReply): Promise<ApiError | undefined> {
+    // All of it happens at once: nothing waits, so that a request that is let in costs no turn of the event loop.
+    function decide (request: FastifyRequest, reply: FastifyReply): ApiError | undefined {
       try {
         if (request.routeOptions.config.carriesCredentials !== true) request.credential = readCredential(request.raw.rawHeaders)
       } catch (error) {
         return error as ApiError
       }
-      const refusal = await new Promise<ApiError | undefined>(resolve => authenticate.call(app, request, reply, error => resolve(error as ApiError | undefined)))
+      let refusal: ApiError | undefined = undecided
+      authenticate.call(app, request, reply, error => { refusal = error as ApiError | undefined })
       return refusal ?? authorize(request)
     }
 
-    return async function onRequest (request, reply) {
-      const refusal = await decide(request, reply)
-      app.logDecision(request, refusal)
-      app.metrics.decided(request.credential?.kind ?? 'none', refusal === undefined ? 'allowed' : refusal.code)
-      if (refusal === undefined) return endWithCredential(request, reply)
+    async function refuse (request: FastifyRequest, refusal: ApiError): Promise<ApiError> {
       const answer = await app.countRefusal(request, refusal)
       if (answer === refusal) auditRefusal(request, refusal)
-      throw answer
+      return answer
+    }
+
+    return function onRequest (request, reply, done) {
+      const refusal = decide(request, reply)
+      app.logDecision(request, refusal)
+      app.metrics.decided(request.credential?.kind ?? 'none', refusal === undefined ? 'allowed' : refusal.code)
+      if (refusal === undefined) {
+        unanswered.set(request, reply)
+        done()
+      } else {
+        refuse(request, refusal).then(done, done)
+      }
     }
   })
 }, { name: 'auth', dependencies: ['config', 'errors', 'metrics', 'rate-limit', 'audit'] })

@@ -26,6 +26,11 @@ const contentSecurityPolicy = [
 /** Swagger UI at /api/docs and the document at /api/openapi.json; like everything else they are behind the guard. */
 export default fp(async (app) => {
   await app.register(async (scope) => {
+    // The page keeps credentials in the browser: no window that opened it may hold on to it.
+    scope.addHook('onRequest', (_request, reply, done) => {
+      reply.header('cross-origin-opener-policy', 'same-origin')
+      done()
+    })
     scope.addHook('onRoute', route => {
       route.config = { ...route.config, permission: 'models:read' }
     })

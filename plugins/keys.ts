@@ -10,7 +10,7 @@ declare module 'fastify' {
 
 /** Recognises callers by their API key. */
 export default fp(async (app) => {
-  app.decorate('identifyKey', async (credential) => {
+  app.decorate('identifyKey', credential => {
     if (credential.kind !== 'api-key') return undefined
     const principal = app.keys.principal(credential.value)
     if (principal === undefined) throw apiError('SDR_INVALID_TOKEN', 'The API key is not valid, has expired or was revoked.')

@@ -31,8 +31,9 @@ export default fp(async (app) => {
     headers: app.models.headers
   }))
   app.decorate('metrics', metrics)
-  app.addHook('onResponse', async ({ method, routeOptions: { url } }, { statusCode, elapsedTime }) => {
+  app.addHook('onResponse', ({ method, routeOptions: { url } }, { statusCode, elapsedTime }, done) => {
     metrics.answered({ method, route: url === undefined ? undefined : readablePattern(url), status: statusCode }, elapsedTime)
+    done()
   })
 
   let server: Server | undefined

@@ -34,6 +34,7 @@ export default fp(async (app) => {
       const { via, id } = request.principal
       return via === 'none' || via === 'guest' ? addressOf(request) : id
     },
+    addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
     errorResponseBuilder: (_request, { max, ttl }) => tooMany(max, ttl)
   })
   app.decorate('loginRateLimit', { max: loginRateLimit, timeWindow, keyGenerator: addressOf })
@@ -53,18 +54,20 @@ export default fp(async (app) => {
   })
 
   // An unknown URL is no route, so the plugin's hooks do not see it.
-  app.addHook('preParsing', async request => {
-    const limit = request.is404 ? await requests(request) : undefined
-    if (limit?.isAllowed === false && limit.isExceeded) throw tooMany(limit.max, limit.ttl)
+  app.addHook('preParsing', (request, _reply, _payload, done) => {
+    if (!request.is404) return done()
+    requests(request).then(limit => done(!limit.isAllowed && limit.isExceeded ? tooMany(limit.max, limit.ttl) : null), done)
   })
 
   let isWarned = false
-  app.addHook('onRequest', async request => {
-    const isThroughTrusted = (request.ips?.length ?? 1) > 1
-    if (isWarned || isThroughTrusted || request.headers['x-forwarded-for'] === undefined) return
-    isWarned = true
-    app.log.warn({ address: request.ip },
-      'X-Forwarded-For came from an address that is not in --trust-proxy. If that is your proxy, name it there: until then all who come through it count as one')
+  app.addHook('onRequest', (request, _reply, done) => {
+    const isUntrusted = !isWarned && request.headers['x-forwarded-for'] !== undefined && (request.ips?.length ?? 1) <= 1
+    if (isUntrusted) {
+      isWarned = true
+      app.log.warn({ address: request.ip },
+        'X-Forwarded-For came from an address that is not in --trust-proxy. If that is your proxy, name it there: until then all who come through it count as one')
+    }
+    done()
   })
 }, { name: 'rate-limit', dependencies: ['config'] })
 

@@ -2,9 +2,9 @@ import fp from 'fastify-plugin'
 import { ApiKeyStore } from '../lib/api-keys.ts'
 import { AuditLog } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
+import { DatabaseChanges } from '../lib/database-changes.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
 import { sourcesOf } from '../lib/principals.ts'
-import { Changes } from '../lib/remembered.ts'
 import { SessionStore } from '../lib/sessions.ts'
 import { UserStore } from '../lib/users.ts'
 
@@ -28,7 +28,7 @@ const day = 24 * 60 * 60 * 1000
 export default fp<StoreOptions>(async (app, { passwordCost }) => {
   const database = openAuthDatabase(app.folders.auth)
   const observer = openAuthDatabase(app.folders.auth)
-  const changes = new Changes(observer)
+  const changes = new DatabaseChanges(database, { tables: ['users', 'sessions', 'api_keys'], observer })
   app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost), sourcesOf(app.config.auth)))
   app.decorate('sessions', new SessionStore(database, app.config.refreshExpiration * day, changes))
   app.decorate('keys', new ApiKeyStore(database, changes))

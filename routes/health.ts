@@ -59,8 +59,6 @@ const Status = named('Status', Type.Object({
 }))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
-  const isDraining = () => app.jobs.status.scheduler.state === 'draining'
-
   app.get('/health', {
     schema: {
       public: true,
@@ -72,7 +70,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Named(Health) }
     }
   }, async () => {
-    if (isDraining()) throw apiError('SDR_DRAINING')
+    if (app.jobs.isDraining) throw apiError('SDR_DRAINING')
     return { status: 'ok' as const, timestamp: new Date().toISOString(), version }
   })
 
@@ -108,7 +106,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }))
     const [{ name, info, status: { state, ...details } }] = engines as [typeof engines[number]]
     const isDegraded = engines.some(({ status: { state } }) => state === 'backing_off')
-    const status = isDraining() ? 'draining' as const : isDegraded ? 'degraded' as const : 'ok' as const
+    const status = app.jobs.isDraining ? 'draining' as const : isDegraded ? 'degraded' as const : 'ok' as const
     const isKnown = request.principal.via !== 'guest'
     return {
       status,

@@ -5,6 +5,7 @@ import { apiError } from '../errors.ts'
 import { toLoad } from '../lib/generation/engine-terms.ts'
 import { describe, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
+import { Remembered } from '../lib/remembered.ts'
 import { Model as ModelSchema, Named, named, None, Nullable, OneOf } from './schemas.ts'
 
 const tags = ['models']
@@ -66,6 +67,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     ...describe(model, { admin: isAdmin(request) }), loaded: app.jobs.loadedModels.includes(model.id)
   })
 
+  // Programs ask for the list over and over, and it hardly ever changes: a page is made into JSON once.
+  const pages = new Remembered<string>({ get version () { return `${app.models.version} ${app.jobs.loadedModels}` } }, 20)
+
   app.get('', {
     config,
     schema: {
@@ -82,9 +86,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       }, { additionalProperties: false }),
       response: { 200: Named(ModelPage) }
     }
-  }, async request => {
-    const page = app.models.list(request.query)
-    return { ...page, models: page.models.map(model => onWire(model, request)) }
+  }, async (request, reply) => {
+    const page = pages.get(`${isAdmin(request)} ${request.url}`, () => {
+      const page = app.models.list(request.query)
+      return reply.serializeInput({ ...page, models: page.models.map(model => onWire(model, request)) }, '200') as string
+    })
+    return reply.type('application/json; charset=utf-8').send(page as never)
   })
 
   app.get('/types', {

@@ -191,6 +191,10 @@ export class JobQueue {
     return this.#scheduler.loadedModels
   }
 
+  get isDraining (): boolean {
+    return this.#scheduler.isDraining
+  }
+
   /** The job when it has ended, or as it is after `milliseconds` or when `signal` is aborted. */
   async waitFor (
     id: string, milliseconds: number, { owner, signal }: Viewer & Pick<SubscribeOptions, 'signal'> = {}

@@ -72,6 +72,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   #models = new Map<string, Model>()
   #scan: ScanResult = { files: [], warnings: [], roots: [], folders: [], headersRead: 0, cacheChanged: false }
   readonly #headers = { cached: 0, read: 0 }
+  #version = 0
   #refreshing: Promise<RefreshResult> | undefined
   #watcher: FolderWatcher | undefined
 
@@ -132,6 +133,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     this.#headers.read += scan.headersRead
     this.#headers.cached += scan.files.length - scan.headersRead
     this.#models = models
+    this.#version++
     this.#followFolders()
     if (this.#cacheFile !== undefined && scan.cacheChanged) await this.#save(this.#cacheFile)
     const duration_ms = Math.round(performance.now() - start)
@@ -186,6 +188,11 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     const models = rest.slice(0, Math.min(Math.max(limit, 1), pageSize.maximum))
     const next_cursor = rest.length > models.length ? encodeCursor(models.at(-1)!.id) : null
     return { models, total: found.length, next_cursor }
+  }
+
+  /** Another number than before when what is known of any model changed since. */
+  get version (): number {
+    return this.#version
   }
 
   get size (): number {
@@ -322,6 +329,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     }
     known.sha256 = sha256
     for (const other of this.#models.values()) if (other.path === model.path) other.sha256 = sha256
+    this.#version++
     if (this.#cacheFile !== undefined) await this.#save(this.#cacheFile)
   }
 
