@@ -7,11 +7,11 @@ const logger = { info () {}, warn () {}, error () {} }
 
 /** A queue without a server; its engine does everything at once. */
 export function openQueue (
-  scope: Scope, dataDir: string, options: Partial<JobQueueOptions> & { engine?: ScriptedEngine } = {}
+  scope: Scope, dataDir: string, { engine = new ScriptedEngine(), ...options }: Partial<Omit<JobQueueOptions, 'devices'>> & { engine?: ScriptedEngine } = {}
 ): JobQueue {
   const queue = new JobQueue({
     dataDir,
-    engine: new ScriptedEngine(),
+    devices: [{ name: 'auto', engine }],
     logger,
     capacity: 1_000_000,
     capacityPerOwner: 1_000_000,
