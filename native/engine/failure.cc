@@ -30,6 +30,8 @@ void Guard(FailureCode code, const std::string& what, const std::function<void()
     calls();
   } catch (const Failure&) {
     throw;
+  } catch (const Napi::Error&) {  // of the caller's own code: a getter that throws
+    throw;
   } catch (const std::bad_alloc&) {
     throw Failure(code, what + " failed: the machine has not enough memory for it.");
   } catch (const std::exception& error) {

@@ -27,5 +27,6 @@ class Failure : public std::runtime_error {
 Napi::Error ToError(Napi::Env env, const Failure& failure);
 
 // Runs calls into the library. It throws through its C interface (std::bad_alloc for a size that does not fit in
-// memory, for example), which would end the process if it left the thread. A Failure passes unchanged.
+// memory, for example), which would end the process if it left the thread. A Failure, and what JavaScript has thrown,
+// pass unchanged.
 void Guard(FailureCode code, const std::string& what, const std::function<void()>& calls);

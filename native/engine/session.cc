@@ -207,12 +207,12 @@ void Session::Cancel(bool keep_finished) {
   if (generating_ != nullptr) sd_cancel_generation(generating_, cancel_);
 }
 
-// The library forgets a cancellation when a generation begins, and one may come a moment earlier.
-// On the thread of the operation.
+// The library forgets a cancellation when a generation begins, and one may come a moment earlier. Any thread.
 void Session::RepeatCancellation() {
   if (!Cancelled()) return;
-  std::lock_guard<std::mutex> lock(generating_mutex_);
-  if (generating_ != nullptr) sd_cancel_generation(generating_, cancel_);
+  // Whoever has the lock is cancelling right now, and a library that logs while it does would wait for itself here.
+  const std::unique_lock<std::mutex> lock(generating_mutex_, std::try_to_lock);
+  if (lock && generating_ != nullptr) sd_cancel_generation(generating_, cancel_);
 }
 
 // The library has no notion of time in previews, but it looks before each step whether one is wanted. On the thread of
@@ -238,7 +238,11 @@ void Session::OnProgress(int step, int steps, float, void* data) {
     const auto since = std::chrono::steady_clock::now() - session->last_preview_;
     session->AskForPreview(since >= std::chrono::milliseconds(session->preview_.interval));
   }
-  session->observer_->OnProgress(step, steps);
+  try {
+    session->observer_->OnProgress(step, steps);
+  } catch (const std::exception&) {
+    // No memory to tell it: the picture itself may still succeed, and C code can't be left by an exception.
+  }
 }
 
 void Session::OnPreview(int step, int count, sd_image_t* frames, bool, void* data) {
@@ -248,7 +252,7 @@ void Session::OnPreview(int step, int count, sd_image_t* frames, bool, void* dat
   try {
     session->observer_->OnPreview(step, Image::From(frames[0]));
   } catch (const std::exception&) {
-    // No memory for a preview: the picture itself may still succeed, and C code can't be left by an exception.
+    // No memory for a preview, as above.
   }
 }
 

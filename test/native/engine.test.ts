@@ -414,7 +414,7 @@ t.test('what cannot be drawn is refused with the reason, before the library sees
   }
   await t.rejects(engine.generate(undefined as unknown as GenerationParameters), { code: 'invalid_parameters' })
   await t.rejects(engine.generate({ ...simple, get steps (): number { throw new Error('from a getter') } }),
-    { message: 'from a getter' })
+    { message: /^from a getter$/, code: undefined })
   await t.rejects(engine.load({}), { code: 'invalid_parameters', message: 'Expected a path for model or diffusion_model.' })
   await t.rejects(engine.load({ model: '/nowhere' }),
     { code: 'model_load_failed', message: 'The model /nowhere cannot be read: No such file or directory.' })
