@@ -2,7 +2,7 @@ import { accessSync, chmodSync, constants, existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { findEngineAddon } from '../../native/index.ts'
+import { findAddon } from '../../native/index.ts'
 import { packageRoot } from '../package-root.ts'
 import type { EngineCommand } from './child.ts'
 import type { EngineName } from './engine.ts'
@@ -19,27 +19,30 @@ const portablePackages = ['@qvac/diffusion-cpp', 'bare-runtime']
 
 /**
  * Chooses the engine: the wanted one, or the native one when it was built and loads, else the portable one.
+ * @param root folder of the package.
  * @throws {CommandError} with exit code 5 when it can't be used; the message says what to type.
  */
-export async function selectEngine ({ engine }: { engine: 'auto' | EngineName }): Promise<SelectedEngine> {
+export async function selectEngine (
+  { engine, root = packageRoot }: { engine: 'auto' | EngineName, root?: string }
+): Promise<SelectedEngine> {
   if (engine !== 'auto') {
-    const candidate = engine === 'native' ? await findNative() : findPortable()
+    const candidate = engine === 'native' ? await findNative(root) : findPortable(root)
     if (candidate.ok) return { ...candidate.command, reason: `${engine}, as --engine says` }
     throw new CommandError(exitCodes.engine, `The ${engine} engine cannot be used: ${candidate.reason}`)
   }
-  const native = await findNative()
+  const native = await findNative(root)
   if (native.ok) return { ...native.command, reason: 'native, because it is built and loads' }
-  const portable = findPortable()
+  const portable = findPortable(root)
   if (portable.ok) {
     return { ...portable.command, reason: `portable, because the native one cannot be used: ${native.reason}` }
   }
   throw new CommandError(exitCodes.engine, `There is no engine. Native: ${native.reason} Portable: ${portable.reason}`)
 }
 
-async function findNative (): Promise<Candidate> {
-  const addon = await findEngineAddon()
+async function findNative (root: string): Promise<Candidate> {
+  const addon = await findAddon('engine', { root })
   if (!addon.ok) return addon
-  return withHost(packageRoot, { engine: 'native', file: process.execPath }, addon.path)
+  return withHost(root, { engine: 'native', file: process.execPath }, addon.path)
 }
 
 /** The portable engine of the package in `root`, or the reason why it can't be used on this machine. */

@@ -1,10 +1,12 @@
-import { chmodSync, cpSync, mkdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, cpSync, mkdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { CommandError } from '../../../errors.ts'
 import { findPortable, selectEngine } from '../../../lib/engine/select.ts'
 import { packageRoot } from '../../../lib/package-root.ts'
+import { version } from '../../../lib/version.ts'
 import { findEngineAddon } from '../../../native/index.ts'
+import { compileTimeout, noCompiler, recordingAddonPath } from '../../fixtures/recording-library/addon.ts'
 import { temporaryFolder } from './helper.ts'
 
 t.test('the engine that is asked for', async (t) => {
@@ -38,6 +40,40 @@ function link (root: string, name: string): void {
   mkdirSync(dirname(target), { recursive: true })
   symlinkSync(join(packageRoot, 'node_modules', name), target)
 }
+
+t.test('native without an addon is an error, auto falls back and says why; with one auto takes it', { skip: noCompiler }, async (t) => {
+  t.setTimeout(compileTimeout)
+  const recording = await recordingAddonPath()
+  const root = emptyPackage(t)
+  writeFileSync(join(root, 'package.json'), JSON.stringify({ name: 'stable-diffusion-rest', version }))
+  await t.rejects(selectEngine({ engine: 'auto', root }), { exitCode: 5, message: /There is no engine\. Native: .*Portable: / })
+  link(root, 'bare-runtime')
+  link(root, '@qvac/diffusion-cpp')
+  const hosts = join(root, 'dist', 'lib', 'engine', 'hosts')
+  mkdirSync(hosts, { recursive: true })
+  for (const name of ['native', 'portable']) writeFileSync(join(hosts, `${name}.js`), '')
+
+  const missing = /engine\.node is not built.*npm run build:native/
+  await t.rejects(selectEngine({ engine: 'native', root }), { constructor: CommandError, exitCode: 5, message: missing })
+  t.match(await selectEngine({ engine: 'auto', root }), { engine: 'portable', reason: missing })
+
+  const built = join(root, 'build', 'Release', 'engine.node')
+  mkdirSync(dirname(built), { recursive: true })
+  writeFileSync(built, 'broken')
+  await t.rejects(selectEngine({ engine: 'native', root }), { exitCode: 5, message: /engine\.node cannot be used/ })
+  t.match(await selectEngine({ engine: 'auto', root }), { engine: 'portable', reason: /cannot be used.*engine\.node cannot be used/ })
+
+  cpSync(recording, built)
+  for (const engine of ['auto', 'native'] as const) {
+    t.match(await selectEngine({ engine, root }), { engine: 'native', args: [join(hosts, 'native.js'), built] })
+  }
+  process.env.GGML_RECORDING_VERSION = 'recording-2'
+  t.teardown(() => { delete process.env.GGML_RECORDING_VERSION })
+  cpSync(recording, join(root, 'engine.node'))
+  rmSync(built)
+  t.match(await selectEngine({ engine: 'auto', root }),
+    { engine: 'portable', reason: /built for stable-diffusion\.cpp recording-1 0000000, but .* is recording-2 0000000/ })
+})
 
 t.test('what is missing is said, with what to type', async (t) => {
   const root = emptyPackage(t)
