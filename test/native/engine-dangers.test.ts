@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { compileTimeout, noCompiler, recordingAddonPath } from '../fixtures/recording-library/addon.ts'
+import { compileTimeout, noCompiler, noValgrind, recordingAddonPath } from '../fixtures/recording-library/addon.ts'
 
 /**
  * What could go wrong if… Each test runs a script in a process of its own, which shows how it ends: by itself with the
@@ -17,8 +17,8 @@ interface Ending { code: number | null, signal: NodeJS.Signals | null, stdout: s
 
 /** Runs a script that has `addon`, an `engine` with a model, `picture` parameters and `wait`. Times are milliseconds. */
 async function run (
-  t: Test, script: string, { args = [], environment = {}, timeout = 20_000 }: {
-    args?: string[], environment?: NodeJS.ProcessEnv, timeout?: number
+  t: Test, script: string, { command = [process.execPath], args = [], environment = {}, timeout = 20_000 }: {
+    command?: string[], args?: string[], environment?: NodeJS.ProcessEnv, timeout?: number
   } = {}
 ): Promise<Ending> {
   const model = join(t.testdir({ model: 'recording' }), 'model')
@@ -32,7 +32,8 @@ async function run (
     let engine = new addon.Engine(() => {})
     engine.load({ model }).then(async () => {${script}})`
   const begin = performance.now()
-  const child = spawn(process.execPath, [...args, '-e', start], {
+  const [program, ...words] = command
+  const child = spawn(program!, [...words, ...args, '-e', start], {
     stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NODE_OPTIONS: '', ...environment }, timeout, killSignal: 'SIGKILL'
   })
   const [[code, signal], stdout, stderr] = await Promise.all([once(child, 'exit'), text(child.stdout), text(child.stderr)])
@@ -100,6 +101,20 @@ t.test('worker-thread: an engine works in one, and there is one in a process', {
     await new Promise(resolve => worker.once('exit', resolve))
     new addon.Engine(() => {})
     console.log(addon.systemInfo())`, '12288\nengine_busy\n0 contexts, 0 upscalers, 0 images\n')
+})
+
+t.test('loaded-twice: both copies work, one after the other', { skip: noCompiler }, async (t) => {
+  await endsWell(t, `
+    const other = { exports: {} }
+    process.dlopen(other, path)
+    console.log(other.exports !== addon, other.exports.version === addon.version)
+    try { new other.exports.Engine(() => {}) } catch (error) { console.log(error.code) }
+    engine.close()
+    const second = new other.exports.Engine(() => {})
+    await second.load({ model })
+    try { new addon.Engine(() => {}) } catch (error) { console.log(error.code) }
+    console.log((await second.generate(picture())).images.length, addon.systemInfo())`,
+  'true true\nengine_busy\nengine_busy\n1 1 contexts, 0 upscalers, 0 images\n')
 })
 
 t.test('env-cleanup: a worker ends while it draws', { skip: noCompiler }, async (t) => {
@@ -214,6 +229,52 @@ t.test('gc-leak: 200 pictures leave the memory as it was', { skip: noCompiler },
   // What leaks in one place of each drawing is 200 × 0.2 MB.
   t.ok(Number(stdout) < 15, `${stdout.trim()} MB more`)
   t.not(stdout, '')
+})
+
+t.test('valgrind: no access to memory that is not ours, and no leak', { skip: noValgrind }, async (t) => {
+  if (process.platform !== 'linux') return t.pass('valgrind knows Node.js on Linux only')
+  const { stdout, stderr } = await run(t, `
+    const image = (channels = 3) => ({ width: 64, height: 64, channels, data: Buffer.alloc(64 * 64 * channels) })
+    const everything = {
+      ...picture(), negative_prompt: 'a dog', batch_count: 2, init_image: image(), mask: image(1), control_image: image(),
+      ref_images: [image(), image()], ip_adapter_image: image(), photo_maker: { images: [image()], id_embed_path: model },
+      loras: [{ path: model }, { path: model, weight: 2 }], custom_sigmas: [2, 1], skip_layer_guidance: { layers: [1, 2] },
+      hires: { upscaler: 'Model', model_path: model, custom_sigmas: [2, 1] }, cache: { mode: 'dbcache', scm_mask: '1' },
+      preview: { mode: 'proj', interval: 0 }
+    }
+    await engine.load({ model, vae: model, embeddings: [{ name: 'one', path: model }] })
+    for (let n = 0; n < 2; n++) await engine.generate(everything)
+    for (const how of ['null@sampling', 'exception@decoding', 'memory@sampling', 'strange@conditioning', 'empty@decoding', 'hollow@decoding']) {
+      await engine.generate({ ...everything, prompt: 'fail=' + how }).catch(() => {})
+    }
+    await engine.generate({ ...everything, photo_maker: { images: [image(), 7] } }).catch(() => {})
+    const cancelled = engine.generate({ ...everything, prompt: 'step_ms=50' }).catch(() => {})
+    engine.cancel()
+    await cancelled
+    await engine.loadUpscaler({ esrgan: model })
+    await engine.upscale({ image: image() })
+    await engine.canny({ image: image() })
+    await engine.convert({ input: model, output: model + '.out', weight_type: 'q8_0' })
+    await engine.loadControlNet({ control_net: model })
+    await engine.unload()
+    engine.close()
+    const worker = new Worker(\`
+      const engine = new (require(\${JSON.stringify(path)}).Engine)(() => {})
+      engine.load({ model: \${JSON.stringify(model)} }).then(() => {
+        engine.generate({ prompt: 'step_ms=20', width: 64, height: 64, steps: 50, seed: 1 }).catch(() => {})
+        setTimeout(() => process.exit(), 50)
+      })\`, { eval: true })
+    await new Promise(resolve => worker.once('exit', resolve))
+    console.log('end')`, {
+    command: ['valgrind', '--leak-check=full', '--show-leak-kinds=definite', '--num-callers=30', process.execPath, '--jitless'],
+    timeout: compileTimeout
+  })
+  t.equal(stdout, 'end\n', stderr.slice(-2000))
+  t.match(stderr, /ERROR SUMMARY/)
+  // Node.js itself is not free of complaints. A promise whose environment ends before its operation is Node's to free.
+  const complaints = stderr.split(/^==\d+== $/m)
+    .filter(text => / (?:at|by) 0x.*(?:engine\.node|libstable-diffusion)/.test(text) && !text.includes('napi_create_promise'))
+  t.same(complaints, [])
 })
 
 t.test('another version of the library is noticed at once', { skip: noCompiler }, async (t) => {

@@ -1,14 +1,20 @@
-import { writeFileSync, readFileSync } from 'node:fs'
+import { existsSync, writeFileSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import sharp from 'sharp'
 import type { Test } from 'tap'
 import {
-  capabilityNames, phases, type EngineInfo, type ImageParameters, type Progress
+  capabilityNames, phases, type EngineInfo, type ImageParameters, type Phase, type Progress
 } from '../../../lib/engine/engine.ts'
 import type { EngineProcess } from '../../../lib/engine/process.ts'
 import {
-  checkpoint, draw, drawOne, failure, fox, isAlive, load, picture, temporaryFolder, until
+  checkpoint, draw, drawOne, failure, fox, isAlive, load, loadOptions, picture, temporaryFolder, until
 } from './helper.ts'
+
+/** Those in which something takes time; `saving` tells of files that are handed over. */
+const workingPhases = phases.filter(phase => phase !== 'saving')
+
+/** Megabytes by which the memory may be larger after the fifth unloading than after the second: a tenth of the model. */
+const mostGrowth = 30
 
 /**
  * What the server takes for granted of every engine. The files of the single engines call this with a way to make one;
@@ -46,6 +52,15 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
       const other = await create(t)
       await load(other, minit2i)
       t.ok(first.equals(await drawOne(other)), 'another process')
+      await other.stop()
+    })
+
+    await t.test('the same image, whether it is the first or the tenth of the process', async (t) => {
+      const other = await create(t)
+      await load(other, minit2i)
+      const first = await drawOne(other)
+      for (let seed = 100; seed < 108; seed++) await drawOne(other, { seed, prompt: `number ${seed}`, steps: 1 + seed % 3 })
+      t.ok(first.equals(await drawOne(other)))
       await other.stop()
     })
 
@@ -166,6 +181,54 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     }
   })
 
+  await t.test('can be told to stop in each phase', async (t) => {
+    const engine = await create(t)
+    const sdxs = { model: checkpoint(folder, 'sdxs') }
+    await load(engine, sdxs)
+    const before = await drawOne(engine)
+    for (const phase of workingPhases) {
+      const { pid } = engine.status
+      const controller = new AbortController()
+      const begin = Date.now()
+      let cameTo: Phase | undefined
+      const progress = (now: Progress): void => {
+        if (now.phase !== phase || cameTo !== undefined) return
+        cameTo = phase
+        controller.abort()
+      }
+      const { signal } = controller
+      const work = phase === 'loading_model'
+        ? engine.run('load', { files: { ...sdxs, esrgan: checkpoint(folder, 'esrgan') }, options: loadOptions }, { signal, progress })
+        : draw(engine, { steps: 5 }, { signal, progress })
+      // The last phase of a tiny model may be over before it hears of it.
+      const ending = await work.then(() => 'done', ({ code }: { code: string }) => code)
+      t.equal(cameTo, phase)
+      t.ok(ending === 'cancelled' || (ending === 'done' && phase === 'decoding'), `${phase}: ${ending}`)
+      t.ok(Date.now() - begin < 20_000)
+      // Only sampling is made of steps: one that is slow at something else is killed after the grace period.
+      if (phase === 'sampling') t.equal(engine.status.pid, pid, 'it obeyed, and was not killed')
+      await load(engine, sdxs)
+      t.ok(before.equals(await drawOne(engine)), `nothing of it is left after ${phase}`)
+    }
+  })
+
+  await t.test('gives its memory back when it unloads', async (t) => {
+    const engine = await create(t)
+    const sdxs = { model: checkpoint(folder, 'sdxs') }
+    const { pid } = engine.status
+    if (!existsSync(`/proc/${pid}/status`)) return t.pass('this system does not say how much memory a process has')
+    const memory: number[] = []
+    for (let cycle = 0; cycle < 5; cycle++) {
+      await load(engine, sdxs)
+      await drawOne(engine)
+      await engine.run('unload', {})
+      memory.push(residentMegabytes(pid!))
+    }
+    t.equal(engine.status.pid, pid)
+    t.comment(`megabytes after each unloading: ${memory.join(', ')}`)
+    t.ok(memory[4]! - memory[1]! < mostGrowth, `flat: ${memory.join(', ')}`)
+  })
+
   await t.test('makes images larger', async (t) => {
     const engine = await create(t)
     if (!engine.info!.capabilities.includes('upscale')) return t.pass('not this one')
@@ -178,6 +241,44 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     const noImage = { attachments: { init_image: Buffer.from('text') } }
     await failure(t, engine.run('upscale', {}, noImage), 'invalid_parameters')
     await failure(t, engine.run('upscale', {}), 'invalid_parameters')
+  })
+
+  await t.test('converts weights', async (t) => {
+    const engine = await create(t)
+    if (!engine.info!.capabilities.includes('convert')) {
+      const parameters = { input: minit2i.model, output: join(folder, 'converted.gguf'), weight_type: 'f16' }
+      return await failure(t, engine.run('convert', parameters), 'unsupported', /convert/)
+    }
+    const output = join(folder, 'converted.gguf')
+    const steps: number[] = []
+    const progress = ({ step }: Progress): void => { steps.push(step) }
+    await engine.run('convert', { input: minit2i.model, output, weight_type: 'f16' }, { progress })
+    t.ok(existsSync(output))
+    t.ok(steps.length > 1, 'with progress')
+    const missing = { input: join(folder, 'missing.safetensors'), output, weight_type: 'f16' }
+    await failure(t, engine.run('convert', missing), 'invalid_parameters', /missing/)
+    if (readFileSync(output, 'latin1').startsWith('GGUF')) { // the recording library only says that it was there
+      await load(engine, { model: output })
+      t.ok(await drawOne(engine), 'and draws with them')
+    }
+  })
+
+  await t.test('comes back after a crash in each phase', async (t) => {
+    const engine = await create(t)
+    const sdxs = { model: checkpoint(folder, 'sdxs') }
+    for (const [crashes, phase] of workingPhases.entries()) {
+      const { generation, status: { pid } } = engine
+      const kill = (now: Progress): void => { if (now.phase === phase) process.kill(pid!, 'SIGSEGV') }
+      if (phase !== 'loading_model') await load(engine, sdxs)
+      const work = phase === 'loading_model'
+        ? engine.run('load', { files: sdxs, options: loadOptions }, { progress: kill })
+        : draw(engine, { steps: 5 }, { progress: kill })
+      await failure(t, work, 'engine_crashed', /SIGSEGV/)
+      t.ok(engine.generation > generation, phase)
+      await load(engine, minit2i)
+      t.ok(await drawOne(engine), `and draws after ${phase}`)
+      t.match(engine.status, { state: 'idle', restarts: crashes + 1, last_crash: { reason: /SIGSEGV/ } })
+    }
   })
 
   await t.test('comes back after its process was killed', async (t) => {
@@ -206,6 +307,10 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     await load(engine, minit2i)
     t.ok(await drawOne(engine), 'and can be started again')
   })
+}
+
+function residentMegabytes (pid: number): number {
+  return Math.round(Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 1024)
 }
 
 function checkInfo (t: Test, info: EngineInfo): void {
