@@ -45,6 +45,8 @@ export class EngineChild {
   /** Why this end killed it, when it did. */
   #verdict: string | undefined
   #isGone = false
+  /** Did its last message break off? */
+  #isCutShort = false
   #tellEnd!: () => void
 
   constructor ({ file, args }: EngineCommand, listener: ChildListener) {
@@ -110,10 +112,19 @@ export class EngineChild {
       this.#listener.life()
       for (const frame of decoder.push(chunk)) this.#listener.message(decodeHostMessage(frame))
     }))
-    this.#channel.on('end', () => this.#guard(() => decoder.end()))
+    let ending = 'It closed its connection to the server.'
+    this.#channel.on('end', () => {
+      try {
+        decoder.end()
+      } catch (error) {
+        ending = (error as ProtocolError).message
+        this.#isCutShort = true
+      }
+    })
     this.#channel.on('error', () => {}) // as above: writing to a process that has just died
-    // A process that can't be talked to is of no use.
-    this.#channel.on('close', () => this.#after(drainDelay, () => this.kill('It closed its connection to the server.')))
+    // A process that can't be talked to is of no use. One that has crashed is gone by then, and its end says more: it may
+    // have been in the middle of a message.
+    this.#channel.on('close', () => this.#after(drainDelay, () => this.kill(ending)))
   }
 
   /** A process that breaks the protocol once is not listened to again. */
@@ -150,7 +161,8 @@ export class EngineChild {
 
   #describeEnd (code: number | null, signal: NodeJS.Signals | null): string {
     if (this.#verdict !== undefined) return this.#verdict
-    const how = signal === null ? `It ended with exit code ${code}` : `It was ended by ${signal}`
+    const how = (signal === null ? `It ended with exit code ${code}` : `It was ended by ${signal}`) +
+      (this.#isCutShort ? ' in the middle of a message' : '')
     const why = this.#output.complaint ??
       (signal === 'SIGKILL' ? 'most likely by the system, for want of memory' : undefined)
     return why === undefined ? `${how}.` : `${how}: ${why}`
