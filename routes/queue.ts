@@ -15,6 +15,8 @@ const tags = ['queue']
 const config = { permission: 'queue:read' } as const
 const errors = ['SDR_JOB_NOT_FOUND'] as const
 
+const time = { format: 'date-time', maxLength: 40, examples: ['2026-08-01T12:00:00Z'] }
+
 const JobId = Type.Object({ id: Id('Id of the job') })
 
 const Lane = {
@@ -112,6 +114,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         status: Type.Optional(OneOf(jobStatuses)),
         type: Type.Optional(OneOf(jobTypes)),
         model: Type.Optional(Type.String({ maxLength: 512 })),
+        created_after: Type.Optional(Type.String({ ...time, description: 'Accepted at this time or later' })),
+        created_before: Type.Optional(Type.String({ ...time, description: 'Accepted before this time' })),
         cursor: Type.Optional(Type.String({ maxLength: 255, description: 'next_cursor of the page before' })),
         limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 200, default: 50 }))
       }, { additionalProperties: false }),

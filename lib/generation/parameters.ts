@@ -3,6 +3,7 @@ import type { Capability, EngineInfo } from '../engine/engine.ts'
 import { imageTypes, type ImageType } from '../jobs/job.ts'
 import { components, componentNames } from '../models/components.ts'
 import type { Options } from '../options.ts'
+import { longestUrl } from '../webhooks/delivery.ts'
 import { choice, group, integer, modelName, number, object, settings } from './schema.ts'
 
 /** Bounds that the operator sets; a refusal names the one that was met. */
@@ -82,7 +83,13 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
   return {
     ...ofTypes(imageTypes, {
       model: modelName('Id or name of the model; the loaded one, else the first that fits, when absent'),
-      priority: integer(-10, 10, 'Higher runs first; above 0 is for those who may manage all jobs', { default: 0 })
+      priority: integer(-10, 10, 'Higher runs first; above 0 is for those who may manage all jobs', { default: 0 }),
+      webhook_url: Type.String({
+        minLength: 1,
+        maxLength: longestUrl,
+        description: 'Where the end of the job is posted to, on one of the hosts that --webhook-hosts allows; docs/queue.md says what and how it is signed',
+        examples: ['https://hooks.example/images']
+      })
     }),
     ...ofTypes(drawing, {
       components: settings(

@@ -16,7 +16,7 @@ import type { HiresRequest, ImageRequest, Setting, Uploads } from './request.ts'
 import { checkWork, chooseSize } from './size.ts'
 
 export interface PreparedJob {
-  job: Pick<NewJob, 'type' | 'model' | 'priority' | 'parameters' | 'request'>
+  job: Pick<NewJob, 'type' | 'model' | 'priority' | 'parameters' | 'request' | 'webhookUrl'>
   attachments: Attachments
 }
 
@@ -40,13 +40,13 @@ export async function prepareJob (
   type: ImageType, request: ImageRequest, uploads: Uploads, setting: Setting
 ): Promise<PreparedJob> {
   requireFeatures(type, request, uploads, setting)
-  const { priority = 0 } = request
+  const { priority = 0, webhook_url: webhookUrl } = request
   if (priority > 0 && !setting.mayHurry) {
     throw apiError('SDR_FORBIDDEN', 'priority: above 0 is for those who may manage all jobs (jobs:all).')
   }
   const prepare = type === 'upscale' ? prepareUpscaling : prepareDrawing
   const { model, parameters, attachments } = await prepare(request, uploads, setting)
-  return { job: { type, model, priority, parameters: { model, ...parameters }, request }, attachments }
+  return { job: { type, model, priority, parameters: { model, ...parameters }, request, webhookUrl }, attachments }
 }
 
 function requireFeatures (
@@ -138,7 +138,7 @@ function checkInitImage ({ strength }: ImageRequest, { init_image: image }: Imag
 }
 
 function withDefaults (request: ImageRequest, model: Model, images: Images, { engine, limits }: Setting) {
-  const { model: _, priority, ...given } = request
+  const { model: _, priority, webhook_url: webhookUrl, ...given } = request
   const { seed = -1, batch_count = 1, custom_sigmas: sigmas } = request
   const defaults = { ...fallback, ...model.defaults }
   return {

@@ -20,6 +20,7 @@ export interface ImageRequest {
   scheduler?: string
   batch_count?: number
   priority?: number
+  webhook_url?: string
   strength?: number
   loras?: Array<{ name: string, weight?: number }>
   hires?: HiresRequest

@@ -189,11 +189,14 @@ export class JobStore {
     const given = Object.entries({ status, owner, model, type }).filter(([, value]) => value !== undefined)
     const conditions = given.map(([column]) => `${column} = $${column}`)
     if (cursor !== undefined) conditions.push('sequence < $before')
+    const times = Object.entries({ created_after: filter.created_after, created_before: filter.created_before })
+      .flatMap(([name, time]) => time === undefined ? [] : [[name, Date.parse(time)] as const])
+    for (const [name] of times) conditions.push(`created_at ${name === 'created_after' ? '>=' : '<'} $${name}`)
     const rows = this.#database.prepare(`
       SELECT * FROM jobs ${conditions.length > 0 ? `WHERE ${conditions.join(' AND ')}` : ''}
       ORDER BY sequence DESC LIMIT $limit
     `).all({
-      ...Object.fromEntries(given), ...(cursor === undefined ? {} : { before: parseCursor(cursor) }), limit: limit + 1
+      ...Object.fromEntries([...given, ...times]), ...(cursor === undefined ? {} : { before: parseCursor(cursor) }), limit: limit + 1
     }) as unknown as JobRow[]
     const page = rows.slice(0, limit)
     const images = this.#imagesOf(page)

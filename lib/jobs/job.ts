@@ -81,6 +81,9 @@ export interface JobFilter {
   owner?: string
   model?: string
   type?: JobType
+  /** ISO 8601: accepted then or later, and before. */
+  created_after?: string
+  created_before?: string
   /** `next_cursor` of the page before. */
   cursor?: string
   /** 1…200, default 50. */

@@ -270,6 +270,21 @@ t.test('old jobs', async t => {
   t.same(store.counts(), { queued: 1, running: 0, completed: 3, failed: 0, cancelled: 0 })
 })
 
+t.test('jobs of a time', async t => {
+  let now = Date.parse('2026-01-01T00:00:00Z')
+  const { store } = open(t, { now: () => now })
+  for (const id of ['first', 'second', 'third']) {
+    store.accept(request({ id }))
+    now += 60_000
+  }
+  const ids = (filter: JobFilter) => store.list(filter).jobs.map(({ id }) => id)
+  t.same(ids({ created_after: '2026-01-01T00:01:00Z' }), ['third', 'second'])
+  t.same(ids({ created_before: '2026-01-01T01:01:00+01:00' }), ['first'])
+  t.same(ids({ created_after: '2026-01-01T00:00:30Z', created_before: '2026-01-01T00:02:00Z', owner: 'ann' }), ['second'])
+  const { next_cursor: cursor } = store.list({ created_after: '2026-01-01T00:01:00Z', limit: 1 })
+  t.same(ids({ created_after: '2026-01-01T00:01:00Z', cursor: cursor! }), ['second'])
+})
+
 t.test('pages of a hundred thousand jobs', async t => {
   const file = join(t.testdir({}), 'jobs.db')
   const database = openDatabase(file, migrations)
