@@ -47,8 +47,10 @@ export interface RunningServer {
 const testing = ['--port', '0', '--engine', 'portable', '--threads', '1', '--rate-limit', '1000000']
 
 /** Starts the built server on a free loopback port, as a user would, and waits until it listens. */
-export async function startServer (t: Test, parameters: string[], { env = {} }: { env?: Record<string, string> } = {}): Promise<RunningServer> {
-  const child = spawn(process.execPath, [program, ...testing, ...parameters], { env: { ...environment, ...env } })
+export async function startServer (
+  t: Test, parameters: string[], { env = {}, program: other = program }: { env?: Record<string, string>, program?: string } = {}
+): Promise<RunningServer> {
+  const child = spawn(process.execPath, [other, ...testing, ...parameters], { env: { ...environment, ...env } })
   const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
   t.teardown(async () => {
     child.kill('SIGKILL')
