@@ -33,6 +33,7 @@ import generateRoutes from './routes/generate.ts'
 import healthRoutes from './routes/health.ts'
 import keyRoutes from './routes/keys.ts'
 import metricsRoutes from './routes/metrics.ts'
+import modelFileRoutes from './routes/model-files.ts'
 import modelRoutes from './routes/models.ts'
 import parameterRoutes from './routes/parameters.ts'
 import queueRoutes from './routes/queue.ts'
@@ -121,6 +122,7 @@ async function registerParts (app: FastifyInstance, options: Options, storeOptio
   await app.register(keyRoutes, { prefix: '/api/auth/keys' })
   await app.register(userRoutes, { prefix: '/api/users' })
   await app.register(modelRoutes, { prefix: '/api/models' })
+  await app.register(modelFileRoutes, { prefix: '/api/models' })
   await app.register(parameterRoutes, { prefix: '/api' })
   await app.register(generateRoutes, { prefix: '/api/generate' })
   await app.register(queueRoutes, { prefix: '/api/queue' })

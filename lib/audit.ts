@@ -4,7 +4,8 @@ import { isoTime } from './users.ts'
 export const auditEvents = [
   'login', 'refresh', 'logout', 'access', 'session.end',
   'user.create', 'user.update', 'user.password', 'user.remove',
-  'key.create', 'key.revoke'
+  'key.create', 'key.revoke',
+  'model.pull', 'model.convert', 'model.remove'
 ] as const
 export type AuditEvent = typeof auditEvents[number]
 

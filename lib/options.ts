@@ -66,6 +66,7 @@ export const optionTable = {
   'hf-token': { kind: 'string', group: 'Models', secret: true, describe: 'Token that is sent to --hf-endpoint, and nowhere else; better given by SDREST_HF_TOKEN' },
   'pull-tokens-file': { kind: 'string', group: 'Models', describe: 'File with lines "host: token" for other hosts that models are pulled from, readable by its owner alone' },
 
+  'idle-unload': { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 10_080, describe: 'Minutes without a job after which an engine frees the memory of its model; 0 is never' },
   engine: { kind: 'string', group: 'Engine', default: 'auto', choices: ['auto', 'native', 'portable'], describe: 'Which engine draws: native is the addon built for this machine, portable the prebuilt package' },
   threads: { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 256, describe: 'CPU threads of the engine; 0 leaves the choice to it' },
   device: { kind: 'string', group: 'Engine', default: 'auto', maxLength: 64, describe: 'Device of the engine: auto, cpu, gpu or a name that doctor lists' },

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { toEngineTerms } from '../lib/generation/engine-terms.ts'
 import { JobQueue } from '../lib/jobs/queue.ts'
+import { modelExecutors } from '../lib/models/jobs.ts'
 import type { Options } from '../lib/options.ts'
 import { AllowList } from '../lib/network/allow-list.ts'
 import type { WebhookOptions } from '../lib/webhooks/webhooks.ts'
@@ -38,6 +39,8 @@ function openQueue (app: FastifyInstance): JobQueue {
     }),
     logger: app.log,
     observer: app.metrics.jobs,
+    executors: modelExecutors({ catalog: app.models, puller: app.puller, staging: app.staging }),
+    idleUnload: app.config.idleUnload * 60_000,
     webhooks: webhooks(app.config),
     capacity: app.config.queueCapacity,
     capacityPerOwner: app.config.queuePerOwner,

@@ -1,10 +1,17 @@
 import fp from 'fastify-plugin'
-import { modelCacheFile, modelRoots } from '../lib/folders.ts'
+import { modelCacheFile, modelRoots, stagingFolder } from '../lib/folders.ts'
 import { ModelCatalog } from '../lib/models/catalog.ts'
+import { configurePuller } from '../lib/models/pull/configure.ts'
+import type { Puller } from '../lib/models/pull/pull.ts'
+import { StagingArea } from '../lib/models/staging.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
     models: ModelCatalog
+    /** Fetches models into the folders. */
+    puller: Puller
+    /** Model files that are half done. */
+    staging: StagingArea
   }
 }
 
@@ -14,6 +21,10 @@ export default fp(async (app) => {
     roots: modelRoots(app.config),
     cacheFile: modelCacheFile(app.folders.data)
   })
+  const staging = new StagingArea(stagingFolder(app.folders.data))
+  app.decorate('staging', staging)
+  app.decorate('puller', configurePuller(app.config, { roots: catalog.roots, staging }))
+  await staging.sweep()
   await catalog.refresh()
   catalog.watch()
   app.decorate('models', catalog)

@@ -10,7 +10,7 @@ import { prepareJob } from '../lib/generation/prepare.ts'
 import { requireFeature } from '../lib/generation/refusals.ts'
 import type { Uploads } from '../lib/generation/request.ts'
 import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
-import { Job, Named } from './schemas.ts'
+import { Job, Named, Wait } from './schemas.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -19,8 +19,6 @@ declare module 'fastify' {
   }
 }
 
-/** Longest `?wait=` in seconds; proxies and clients give up not much later. */
-const longestWait = 600
 /** Bytes of everything but the images: much more than the longest prompt, so that a refusal can name the field. */
 const textBytes = 8 * 1024 * 1024
 /** Files of the largest size that the images of one request may have together. */
@@ -62,12 +60,6 @@ const Headers = Type.Object({
     minLength: 1, maxLength: 255, description: 'Makes a retry return the first job'
   }))
 })
-
-const Query = Type.Object({
-  wait: Type.Optional(Type.Integer({
-    minimum: 0, maximum: longestWait, description: 'Seconds to wait for the end of the job'
-  }))
-}, { additionalProperties: false })
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   const { config: limits, engineInfo: engine } = app
@@ -116,7 +108,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         errors: submitErrors,
         consumes: ['application/json', 'multipart/form-data'],
         headers: Headers,
-        querystring: Query,
+        querystring: Wait,
         body: bodySchema(type, parameters),
         response: {
           200: { ...Named(Job, 'The job has ended within ?wait='), headers },

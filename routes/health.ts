@@ -1,9 +1,10 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
 import { apiError } from '../errors.ts'
+import type { LaneStatus } from '../lib/jobs/lane.ts'
 import { authMethods } from '../lib/principals.ts'
 import { version } from '../lib/version.ts'
-import { Named, named, OneOf, Time } from './schemas.ts'
+import { Named, named, Nullable, OneOf, Time } from './schemas.ts'
 
 const Health = named('Health', Type.Object({
   status: Type.Literal('ok'),
@@ -22,7 +23,12 @@ const Process = {
   pid: Type.Optional(Type.Union([Type.Integer(), Type.Null()])),
   restarts: Type.Optional(Type.Integer()),
   last_crash: Type.Optional(Type.Union([Type.Object({ reason: Type.String(), at: Time('When') }), Type.Null()])),
-  model: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: 'Id of the model in memory' }))
+  model: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: 'Id of the model in memory' })),
+  residency: Type.Optional(Type.Union([Type.Object({
+    loaded_at: Time('When the model was loaded'),
+    idle_since: Nullable(Time('When it was last needed; null while it is')),
+    size: Nullable(Type.Integer({ description: 'Bytes of its files' }))
+  }), Type.Null()], { description: 'Of the model in memory; --idle-unload frees it' }))
 }
 
 const Status = named('Status', Type.Object({
@@ -59,6 +65,10 @@ const Status = named('Status', Type.Object({
 }))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
+  const memoryOf = ({ loaded_model: model, residency }: LaneStatus) => ({
+    model, residency: residency && { ...residency, size: app.models.get(model ?? '')?.size ?? null }
+  })
+
   app.get('/health', {
     schema: {
       public: true,
@@ -102,7 +112,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => {
     const { queued, running, scheduler: { lanes } } = app.jobs.status
     const engines = app.devices.map(({ name: device, engine: { status: { engine: name, ...status }, info } }) => ({
-      name, device, info, status: { ...status, model: lanes.find(lane => lane.device === device)?.loaded_model ?? null }
+      name, device, info, status: { ...status, ...memoryOf(lanes.find(lane => lane.device === device)!) }
     }))
     const [{ name, info, status: { state, ...details } }] = engines as [typeof engines[number]]
     const isDegraded = engines.some(({ status: { state } }) => state === 'backing_off')

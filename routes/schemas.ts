@@ -2,9 +2,8 @@ import { Type, type Static, type TSchema } from 'typebox'
 import type { FastifyInstance } from 'fastify'
 import { errorTable } from '../errors.ts'
 import { accountRoles, permissions, rolePermissions, roles, type Permission } from '../lib/principals.ts'
-import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
+import { jobPhases, jobStatuses, jobTypes } from '../lib/jobs/job.ts'
 import { modelTypes } from '../lib/models/types.ts'
-import { phases } from '../lib/engine/engine.ts'
 import { passwordLength } from '../lib/passwords.ts'
 import { usernamePattern } from '../lib/users.ts'
 
@@ -39,6 +38,13 @@ const exampleTime = '2026-08-01T12:00:00.000Z'
 const laterTime = '2026-08-01T12:00:07.250Z'
 
 export const Id = (description: string) => Type.String({ format: 'uuid', description, examples: [exampleId] })
+
+/** Longest `?wait=` in seconds; proxies and clients give up not much later. */
+const longestWait = 600
+
+export const Wait = Type.Object({
+  wait: Type.Optional(Type.Integer({ minimum: 0, maximum: longestWait, description: 'Seconds to wait for the end of the job' }))
+}, { additionalProperties: false })
 
 /** A reference by name that keeps the type of what it names. */
 export const Named = <Schema extends TSchema & { $id: string }>(schema: Schema, description?: string) =>
@@ -169,13 +175,13 @@ export const Job = named('Job', Type.Object({
   type: OneOf(jobTypes),
   status: OneOf(jobStatuses),
   owner: Type.String({ description: 'Id of the account that submitted it' }),
-  model: Type.String({ description: 'Id of the model' }),
+  model: Type.String({ description: 'Id of the model; of a pull its source' }),
   position: Nullable(Type.Integer({ description: 'Place in the queue, 1 is next; null when not queued' })),
   priority: Type.Integer({ description: 'Higher runs first' }),
   progress: Nullable(Type.Object({
-    phase: OneOf(phases),
-    step: Type.Integer(),
-    steps: Type.Integer(),
+    phase: OneOf(jobPhases),
+    step: Type.Integer({ description: 'Of work on files: mebibytes' }),
+    steps: Type.Integer({ description: '0 when it is not known how many' }),
     eta_seconds: Nullable(Type.Number({ description: 'Seconds to go, from measured step times' }))
   })),
   parameters: Type.Record(Type.String(), Type.Unknown(), { description: 'Everything needed to repeat it, the seed included' }),
@@ -188,6 +194,7 @@ export const Job = named('Job', Type.Object({
     bytes: Type.Integer(),
     seed: Type.Integer()
   })),
+  result: Nullable(Type.Record(Type.String(), Type.Unknown(), { description: 'What came of a job that makes no images: model, size and sha256 of hash, pull and convert' })),
   error: Nullable(Type.Object({ code: Type.String(), message: Type.String() })),
   attempts: Type.Integer({ description: 'How often it was given to an engine' }),
   created_at: Time('When it was accepted'),
@@ -208,6 +215,7 @@ export const Job = named('Job', Type.Object({
     images: [{
       index: 0, url: `/api/queue/job/${exampleId}/images/0`, width: 512, height: 512, format: 'png', bytes: 421337, seed: 42
     }],
+    result: null,
     error: null,
     attempts: 1,
     created_at: exampleTime,

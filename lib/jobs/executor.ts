@@ -13,6 +13,8 @@ export type LaneKind = 'engine' | 'files'
 export interface Outcome {
   /** Lie in the folder of outputs already. */
   images?: readonly StoredImage[]
+  /** Of a job that makes none: becomes its `result`. */
+  result?: Record<string, unknown>
 }
 
 /** One attempt to do a job, as its executor sees it. */
@@ -35,8 +37,12 @@ export interface EngineAttempt extends Attempt {
  * How jobs of one type are done, and in which lane. Decides nothing about the state of the job: what it throws fails the
  * job, unless the engine is to blame; the code of an ApiError becomes that of the job.
  */
-export type Executor =
+export type Executor = {
+  /** Deletes what a job has left to go on with later; called when it was cancelled after it had begun. */
+  abandon?: (job: Job) => Promise<void>
+} & (
   | { readonly lane: 'engine', execute (job: Job, attempt: EngineAttempt): Promise<Outcome> }
   | { readonly lane: 'files', execute (job: Job, attempt: Attempt): Promise<Outcome> }
+)
 
 export type Executors = Partial<Record<JobType, Executor>>

@@ -1,4 +1,5 @@
 import { EngineError } from '../engine/engine.ts'
+import { DownloadError } from '../models/pull/download-error.ts'
 import { isStorageFull } from './files.ts'
 import type { JobError } from './job.ts'
 
@@ -14,9 +15,10 @@ export function isUnavailable (error: unknown): boolean {
 
 /** What a client is told of a failure. Anything can be thrown; what is not meant for clients is only logged. */
 export function toJobError (error: unknown): JobError {
-  if (isStorageFull(error)) return { code: 'storage_full', message: 'There is no room left to store the images.' }
+  if (isStorageFull(error)) return { code: 'storage_full', message: 'There is no room left to store what the job makes.' }
   const { code, message } = Object(error) as { code?: unknown, message: string }
   if (error instanceof EngineError) return { code: error.code, message }
+  if (error instanceof DownloadError) return { code: 'download_failed', message }
   if (typeof code === 'string' && code.startsWith('SDR_')) return { code: code.slice(4).toLowerCase(), message }
   return { code: 'internal', message: 'The server failed to do this job; its log says why.' }
 }

@@ -1,7 +1,7 @@
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
 import { openDatabase, transaction, type Database } from '../database.ts'
-import type { LaneKind } from './executor.ts'
+import type { LaneKind, Outcome } from './executor.ts'
 import { residentOf, type Job, type JobError, type JobFilter, type JobPage, type JobStatus, type JobType, type NewJob } from './job.ts'
 import { Line, type Choice } from './line.ts'
 import { lock } from './lock.ts'
@@ -38,6 +38,7 @@ interface JobRow {
   priority: number
   parameters: string
   attempts: number
+  result: string | null
   error_code: string | null
   error_message: string | null
   created_at: number
@@ -252,8 +253,8 @@ export class JobStore {
     return this.#toJob(row)
   }
 
-  /** running → completed, together with its images. */
-  complete (id: string, images: readonly StoredImage[]): Job | undefined {
+  /** running → completed, together with what came of it. */
+  complete (id: string, images: readonly StoredImage[], result?: Outcome['result']): Job | undefined {
     const row = this.#transaction(() => {
       const completed = this.#statements.end.get({
         id, status: 'completed', error_code: null, error_message: null, now: this.#now()
@@ -265,7 +266,9 @@ export class JobStore {
       this.#statements.setBytes.run({
         sequence: completed.sequence, bytes: images.reduce((sum, { bytes }) => sum + bytes, 0)
       })
-      return completed
+      return result === undefined
+        ? completed
+        : this.#statements.setResult.get({ sequence: completed.sequence, result: JSON.stringify(result) }) as unknown as JobRow
     })
     return row && this.#toJob(row)
   }
@@ -465,6 +468,7 @@ export class JobStore {
       images: (images.get(row.sequence) ?? []).map(image => ({
         ...image, url: `/api/queue/job/${row.id}/images/${image.index}`, format: 'png'
       })),
+      result: row.result === null ? null : JSON.parse(row.result),
       error: row.error_code === null ? null : { code: row.error_code, message: row.error_message ?? '' },
       attempts: row.attempts,
       created_at: toIso(row.created_at),
@@ -506,6 +510,7 @@ function prepareAll (database: Database) {
     imageFile: 'SELECT file FROM images WHERE job = (SELECT sequence FROM jobs WHERE id = $id) AND number = $number',
     insertImage: `INSERT INTO images (job, number, file, width, height, bytes, seed)
       VALUES ($job, $number, $file, $width, $height, $bytes, $seed)`,
+    setResult: 'UPDATE jobs SET result = $result WHERE sequence = $sequence RETURNING *',
     setBytes: 'UPDATE jobs SET bytes = $bytes WHERE sequence = $sequence',
     keepsImages: 'SELECT 1 FROM jobs WHERE id = $id AND bytes > 0',
     kept: 'SELECT coalesce(sum(bytes), 0) AS bytes FROM kept',

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { Progress } from '../engine/engine.ts'
+import { phases, type Progress } from '../engine/engine.ts'
 
 /** The words of a job, as clients see them (design of the HTTP API; times are ISO 8601, UTC). */
 
@@ -10,8 +10,11 @@ export type JobStatus = typeof jobStatuses[number]
 export const imageTypes = ['txt2img', 'img2img', 'inpaint', 'controlnet', 'upscale'] as const
 export type ImageType = typeof imageTypes[number]
 
+/** The jobs on model files: lib/models/jobs.ts does them. */
+export const modelJobTypes = ['hash', 'convert', 'pull'] as const
+
 /** All jobs. A type that makes no images has an executor (lib/jobs/executor.ts) in plugins/jobs.ts. */
-export const jobTypes = [...imageTypes] as const
+export const jobTypes = [...imageTypes, ...modelJobTypes] as const
 export type JobType = typeof jobTypes[number]
 
 export interface JobImage {
@@ -30,7 +33,11 @@ export interface JobError {
   message: string
 }
 
-export interface JobProgress extends Omit<Progress, 'index'> {
+/** What a job is busy with: what engines tell, and the work on files, whose steps are mebibytes (tensors of a conversion). */
+export const jobPhases = [...phases, 'hashing', 'downloading', 'converting'] as const
+
+export interface JobProgress extends Omit<Progress, 'index' | 'phase'> {
+  phase: typeof jobPhases[number]
   eta_seconds: number | null
 }
 
@@ -50,6 +57,8 @@ export interface Job {
   /** Everything needed to repeat it: the request with all defaults and the seed filled in. */
   parameters: Record<string, unknown>
   images: JobImage[]
+  /** What came of a job that makes no images: the id of a new model, the SHA-256 of a file. */
+  result: Record<string, unknown> | null
   error: JobError | null
   /** How often it was given to an engine. */
   attempts: number

@@ -34,8 +34,12 @@ export interface LaneParts {
   backOff?: number
   /** Milliseconds that an aborted job has to end when the server stops: longer than the engine's grace period. */
   abortTimeout?: number
+  /** Milliseconds after which an engine without anything to do frees its model; 0 is never. */
+  idleUnload?: number
   /** Milliseconds since 1970. */
   now?: () => number
+  /** Milliseconds of a clock that nobody can set. */
+  uptime?: () => number
   /** Aborted when no more work is to be begun. */
   stop: AbortSignal
   /** The job that a lane should do next. */
@@ -47,6 +51,12 @@ export interface LaneParts {
 /** Of several lanes together the first of these that one is in. */
 export const laneStates = ['draining', 'running', 'idle', 'blocked', 'stopped'] as const
 
+/** How long the engine has held its model, and since when it was not needed; null while it is. */
+export interface Residency {
+  loaded_at: string
+  idle_since: string | null
+}
+
 export interface LaneStatus {
   lane: LaneKind
   /** As --device or --devices names it; null in the lane that needs none. */
@@ -56,6 +66,7 @@ export interface LaneStatus {
   job: string | null
   /** Id of the model that the engine holds; with a digest behind it when a job has put it together. */
   loaded_model: string | null
+  residency: Residency | null
   /** Why jobs have to wait, though none runs, and when that is tried again; null when the engine sees to that itself. */
   blocked: { reason: string, retry_at: string | null } | null
 }
@@ -69,6 +80,8 @@ interface Errand {
 
 const mostErrands = 10
 const longestBackOff = 60_000
+/** Milliseconds that a timer takes. */
+const longestTimer = 2 ** 31 - 1
 
 /** Does one job after the other, on the engine of a device or without one. No job can stop it. */
 export class Lane {
@@ -83,6 +96,8 @@ export class Lane {
   #failures = 0
   #wake = () => {}
   #isAwake = false
+  /** When the last job or errand ended. */
+  #idleSince = 0
 
   /** @param device undefined makes it the lane of files. */
   constructor (device: Device | undefined, parts: LaneParts) {
@@ -103,6 +118,7 @@ export class Lane {
       state: this.#state,
       job: this.#run?.job.id ?? null,
       loaded_model: this.loadedModel ?? null,
+      residency: this.#residency,
       blocked: this.#blocked ?? this.#engineTrouble
     }
   }
@@ -110,6 +126,11 @@ export class Lane {
   /** Id of the model that the engine holds. */
   get loadedModel (): string | undefined {
     return this.#loadedModel?.id
+  }
+
+  /** Paths of the files that the engine has in memory. */
+  get loadedFiles (): string[] {
+    return this.#loadedModel?.files ?? []
   }
 
   get run (): Run | undefined {
@@ -158,6 +179,13 @@ export class Lane {
 
   get #isDraining (): boolean {
     return this.#parts.stop.aborted
+  }
+
+  get #residency (): Residency | null {
+    const since = this.#loadedModel?.since
+    if (since === undefined) return null
+    const isIdle = this.#run === undefined && this.#errands.length === 0
+    return { loaded_at: isoAt(since), idle_since: isIdle ? isoAt(Date.now() - (this.#now() - this.#idleSince)) : null }
   }
 
   get #isReady (): boolean {
@@ -227,8 +255,8 @@ export class Lane {
     let leave: () => Job | undefined
     try {
       const engine = this.#device && { device: this.#device, loadedModel: this.#loadedModel! }
-      const { images = [] } = await run.execute(executors[job.type], engine)
-      leave = () => run.ending === 'cancel' ? store.endCancelled(job.id) : store.complete(job.id, images)
+      const { images = [], result } = await run.execute(executors[job.type], engine)
+      leave = () => run.ending === 'cancel' ? store.endCancelled(job.id) : store.complete(job.id, images, result)
     } catch (error) {
       failure = error
       leave = () => this.#leaveAfter(error, run)
@@ -238,6 +266,8 @@ export class Lane {
     if (left?.status !== 'completed') await this.#tidy(job, () => outputs.remove(job))
     if (left === undefined) return
     if (isEnded(left.status)) await this.#tidy(job, () => inputs.remove(job.id))
+    if (left.status === 'cancelled') await this.#tidy(job, async () => executors[job.type]?.abandon?.(job))
+    this.#idleSince = this.#now()
     this.#report(left, failure)
     if (left.status === 'queued') onChange(this)
     if (left.status === 'queued' && isUnavailable(failure)) throw failure
@@ -307,13 +337,52 @@ export class Lane {
     } catch (error) {
       reject(error)
     } finally {
+      this.#idleSince = this.#now()
       this.#errands.shift()
     }
   }
 
   async #sleep (): Promise<void> {
-    if (!this.#isAwake) await new Promise<void>(resolve => { this.#wake = resolve })
+    let timer: NodeJS.Timeout | undefined
+    if (!this.#isAwake) {
+      await new Promise<void>(resolve => {
+        this.#wake = resolve
+        timer = this.#whenIdle(resolve)
+      })
+    }
+    clearTimeout(timer)
     this.#isAwake = false
+    if (this.#isIdleForLong) await this.#unloadIdle()
+  }
+
+  /** Calls back when the model was not needed for long enough. */
+  #whenIdle (callBack: () => void): NodeJS.Timeout | undefined {
+    const { idleUnload = 0 } = this.#parts
+    if (idleUnload === 0 || this.loadedModel === undefined) return undefined
+    return setTimeout(callBack, Math.min(Math.max(this.#idleSince + idleUnload - this.#now(), 0), longestTimer)).unref()
+  }
+
+  get #isIdleForLong (): boolean {
+    const { idleUnload = 0, store } = this.#parts
+    return idleUnload > 0 && this.loadedModel !== undefined && this.#now() - this.#idleSince >= idleUnload &&
+      this.#errands.length === 0 && store.waiting(this.kind) === 0 && !this.#isDraining
+  }
+
+  async #unloadIdle (): Promise<void> {
+    const { logger } = this.#parts
+    const model = this.loadedModel
+    try {
+      await this.#loadedModel?.unload()
+      logger.info({ model, device: this.#device?.name }, 'The model was not needed for long and is unloaded')
+    } catch (error) {
+      // Its memory is free all the same when its process is gone, and else the next model takes its place.
+      logger.warn({ model, err: error }, 'A model that is not needed cannot be unloaded')
+    }
+  }
+
+  /** Milliseconds of a clock that nobody can set. */
+  #now (): number {
+    return (this.#parts.uptime ?? (() => performance.now()))()
   }
 
   /** No job is to blame: the engine can't be started, or the database can't be written. The jobs wait. */
@@ -347,4 +416,8 @@ export class Lane {
       timer.abort()
     }
   }
+}
+
+function isoAt (milliseconds: number): string {
+  return new Date(milliseconds).toISOString()
 }

@@ -4,7 +4,7 @@ import type { Engine, Operations, RunOptions } from '../engine/engine.ts'
 export class LoadedModel {
   readonly #engine: Engine
   readonly #loadedIn: ((seconds: number) => void) | undefined
-  #loaded: { id: string, key: string, generation: number } | undefined
+  #loaded: { id: string, key: string, generation: number, files: string[], since: number } | undefined
 
   /** @param loadedIn is told how long each load took. */
   constructor (engine: Engine, loadedIn?: (seconds: number) => void) {
@@ -19,6 +19,16 @@ export class LoadedModel {
     return isThere ? this.#loaded?.id : undefined
   }
 
+  /** Paths of the files that it was loaded from. */
+  get files (): string[] {
+    return this.id === undefined ? [] : this.#loaded!.files
+  }
+
+  /** When it was loaded, in milliseconds since 1970. */
+  get since (): number | undefined {
+    return this.id === undefined ? undefined : this.#loaded!.since
+  }
+
   /**
    * Does nothing when the engine holds just these files with these options.
    * @throws {EngineError}
@@ -31,7 +41,7 @@ export class LoadedModel {
     const start = performance.now()
     await this.#engine.run('load', what, options)
     this.#loadedIn?.((performance.now() - start) / 1000)
-    this.#loaded = { id, key, generation: this.#engine.generation }
+    this.#loaded = { id, key, generation: this.#engine.generation, files: pathsOf(what), since: Date.now() }
   }
 
   /** @throws {EngineError} */
@@ -40,4 +50,8 @@ export class LoadedModel {
     this.#loaded = undefined
     await this.#engine.run('unload', {})
   }
+}
+
+function pathsOf ({ files, options: { embeddings = [] } }: Operations['load']['parameters']): string[] {
+  return [...Object.values(files), ...(embeddings as Array<{ path: string }>).map(({ path }) => path)]
 }

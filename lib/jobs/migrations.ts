@@ -102,4 +102,6 @@ export const migrations: readonly string[] = [`
   CREATE TRIGGER webhook_due AFTER UPDATE OF finished_at ON jobs WHEN NEW.finished_at IS NOT NULL BEGIN
     UPDATE webhooks SET due_at = NEW.finished_at WHERE job = NEW.sequence;
   END;
+`, `
+  ALTER TABLE jobs ADD COLUMN result TEXT;
 `]

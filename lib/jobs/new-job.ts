@@ -1,6 +1,6 @@
 import { createHash, randomInt } from 'node:crypto'
 import { apiError } from '../../errors.ts'
-import { jobTypes, type Attachments, type NewJob } from './job.ts'
+import { imageTypes, jobTypes, type Attachments, type NewJob } from './job.ts'
 
 /** The rules that every submission keeps to, whoever checked it before, and what is derived from it. */
 
@@ -43,7 +43,7 @@ export function checkNewJob (job: NewJob, attachments: Attachments): void {
 export function withSeed ({ type, parameters }: NewJob): Record<string, unknown> {
   const { seed } = parameters
   const isGiven = seed !== undefined && seed !== null && seed !== -1
-  return type === 'upscale' || isGiven ? parameters : { ...parameters, seed: randomInt(seedBound) }
+  return type === 'upscale' || !imageTypes.some(drawn => drawn === type) || isGiven ? parameters : { ...parameters, seed: randomInt(seedBound) }
 }
 
 export function toIdempotency (job: NewJob, attachments: Attachments): Idempotency | undefined {

@@ -5,6 +5,7 @@ import { prepareFolder } from '../folders.ts'
 import { AllowList } from '../network/allow-list.ts'
 import { checkUrl } from '../webhooks/delivery.ts'
 import { Webhooks, type WebhookOptions } from '../webhooks/webhooks.ts'
+import type { Executors } from './executor.ts'
 import { isStorageFull } from './files.ts'
 import { Inputs } from './inputs.ts'
 import { JobEvents, type JobEventsOptions, type JobEventStream, type SubscribeOptions } from './job-events.ts'
@@ -20,7 +21,7 @@ import { Outputs } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
 import { Scheduler, type SchedulerParts, type SchedulerStatus } from './scheduler.ts'
 
-type SchedulerOptions = Pick<SchedulerParts, 'devices' | 'executors' | 'resolve' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
+type SchedulerOptions = Pick<SchedulerParts, 'devices' | 'executors' | 'idleUnload' | 'resolve' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
 
 export interface JobQueueOptions extends Omit<JobStoreOptions, 'laneOf'>, JobEventsOptions, RetentionOptions, SchedulerOptions {
   /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
@@ -61,6 +62,7 @@ export class JobQueue {
   readonly #events: JobEvents
   readonly #scheduler: Scheduler
   readonly #logger: Logger
+  readonly #executors: Executors
   readonly #observer: JobObserver | undefined
   readonly #retention: Retention
   readonly #webhookHosts: AllowList
@@ -73,6 +75,7 @@ export class JobQueue {
     const dataDir = absolute(options.dataDir)
     prepareFolder(dataDir, '--data-dir')
     this.#logger = options.logger
+    this.#executors = options.executors ?? {}
     this.#observer = options.observer
     this.#store = new JobStore(join(dataDir, 'jobs.db'), {
       ...options, laneOf: type => options.executors?.[type]?.lane ?? 'engine'
@@ -174,6 +177,10 @@ export class JobQueue {
     if (cancelled !== undefined) {
       this.#events.publishJob(cancelled)
       await this.#inputs.remove(id)
+      // It may have come back to the queue half done.
+      await this.#executors[job.type]?.abandon?.(cancelled).catch((error: unknown) => {
+        this.#logger.warn({ job: id, err: error }, 'Files of a job cannot be deleted')
+      })
       this.#onEnded(cancelled)
       return cancelled
     }
@@ -193,6 +200,11 @@ export class JobQueue {
 
   get isDraining (): boolean {
     return this.#scheduler.isDraining
+  }
+
+  /** Files that the engines hold in memory, and ids of the models that the running jobs are for. */
+  get inUse (): { files: string[], models: string[] } {
+    return this.#scheduler.inUse
   }
 
   /** The job when it has ended, or as it is after `milliseconds` or when `signal` is aborted. */

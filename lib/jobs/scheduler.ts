@@ -13,7 +13,7 @@ export interface SchedulerParts extends DrawingParts, Omit<LaneParts, 'executors
 }
 
 /** What the engines do, as if they were one, and what each lane does. */
-export interface SchedulerStatus extends Omit<LaneStatus, 'lane' | 'device'> {
+export interface SchedulerStatus extends Omit<LaneStatus, 'lane' | 'device' | 'residency'> {
   lanes: LaneStatus[]
 }
 
@@ -55,6 +55,14 @@ export class Scheduler {
   /** Ids of the models that the engines hold. */
   get loadedModels (): string[] {
     return this.#lanes.flatMap(({ loadedModel }) => loadedModel ?? [])
+  }
+
+  /** Files that the engines hold in memory, and ids of the models that the running jobs are for. */
+  get inUse (): { files: string[], models: string[] } {
+    return {
+      files: this.#lanes.flatMap(({ loadedFiles }) => loadedFiles),
+      models: this.#lanes.flatMap(({ run }) => run?.job.model ?? [])
+    }
   }
 
   get isDraining (): boolean {

@@ -8,17 +8,24 @@ import { isInside } from './scan.ts'
 
 const shown = 5
 
+export interface InUse {
+  /** Real paths. */
+  files: readonly string[]
+  /** Ids. */
+  models: readonly string[]
+}
+
 /**
  * Deletes a model: its file, or the link that it is listed by, but never what that leads to; of a model made of several
  * files its description alone, because the files may be parts of others.
- * @param inUse ids of the models that are loaded or being worked on.
+ * @param inUse what engines hold in memory and jobs work with.
  * @throws {ApiError} SDR_MODEL_NOT_FOUND; SDR_CONFLICT when it is in use, a part of another model, or not what it was.
  */
-export async function removeModel (id: string, catalog: ModelCatalog, inUse: readonly string[] = []): Promise<Model> {
+export async function removeModel (id: string, catalog: ModelCatalog, inUse: InUse = { files: [], models: [] }): Promise<Model> {
   const model = catalog.get(id)
   if (model === undefined) throw apiError('SDR_MODEL_NOT_FOUND')
-  const users = inUse.map(id => catalog.get(id)).filter(user => user !== undefined)
-  if (users.some(user => user.id === id || partsOf(user).includes(model.path))) {
+  const files = model.parts === undefined ? [model.path] : Object.values(model.parts)
+  if (inUse.models.includes(id) || files.some(file => inUse.files.includes(file))) {
     throw apiError('SDR_CONFLICT', `${id} is in the memory of an engine, or a job works with it. Unload it, or wait for the job.`)
   }
   const bundles = model.link === undefined ? catalog.all().filter(other => partsOf(other).includes(model.path)) : []

@@ -15,6 +15,7 @@ function job (parameters: Record<string, unknown>, model = 'checkpoint/anime/som
     progress: null,
     parameters,
     images: [],
+    result: null,
     error: null,
     attempts: 1,
     created_at: '2026-01-01T00:00:00.000Z',

@@ -1,0 +1,112 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { Type } from 'typebox'
+import type { NewJob } from '../lib/jobs/job.ts'
+import { prepareConvert, prepareHash, preparePull } from '../lib/models/prepare-job.ts'
+import { longestSource } from '../lib/models/pull/source.ts'
+import { removeModel } from '../lib/models/remove.ts'
+import { modelTypes } from '../lib/models/types.ts'
+import { Job, Named, None, OneOf, Wait } from './schemas.ts'
+
+const tags = ['models']
+const config = { permission: 'models:manage' } as const
+
+const modelName = Type.String({ minLength: 1, maxLength: 512, description: 'Id or name', examples: ['checkpoint/sd15.safetensors'] })
+const overwrite = Type.Optional(Type.Boolean({ description: 'Replace a file of that name; it is refused unless said' }))
+const response = { 200: Named(Job, 'The job has ended within ?wait='), 202: Named(Job, 'The job is accepted; Location says where to follow it') }
+
+const routes: FastifyPluginAsyncTypebox = async (app) => {
+  async function submit (request: FastifyRequest, reply: FastifyReply, job: Pick<NewJob, 'type' | 'model' | 'parameters'>) {
+    const accepted = await app.jobs.submit({ ...job, owner: request.principal.id })
+    const { wait = 0 } = request.query as { wait?: number }
+    const ended = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: request.signal })
+    return reply.header('location', `/api/queue/job/${accepted.id}`).code(ended.finished_at === null ? 202 : 200).send(ended)
+  }
+
+  app.post('/hash', {
+    config,
+    schema: {
+      operationId: 'hashModel',
+      tags,
+      summary: 'Find the SHA-256 of a model\'s file',
+      description: 'A job, because the whole file is read. Afterwards GET /api/models/{id} shows it, until the file changes.',
+      errors: ['SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_MODEL', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
+      querystring: Wait,
+      body: Type.Object({ model: modelName }, { additionalProperties: false }),
+      response
+    }
+  }, async (request, reply) => submit(request, reply, prepareHash(request.body, app.models)))
+
+  app.post('/convert', {
+    config,
+    schema: {
+      operationId: 'convertModel',
+      tags,
+      summary: 'Write a model anew as GGUF, with weights of another type',
+      description: 'A job of an engine, the native one. The new file lies beside the old one and is a model as soon as it is whole.',
+      errors: ['SDR_MODEL_NOT_FOUND', 'SDR_CONFLICT', 'SDR_UNSUPPORTED_MODEL', 'SDR_UNSUPPORTED_FEATURE', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
+      querystring: Wait,
+      body: Type.Object({
+        model: modelName,
+        weight_type: Type.String({ minLength: 1, maxLength: 32, description: 'One that the engine knows', examples: ['q8_0'] }),
+        name: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'File name, ends in .gguf; NAME-TYPE.gguf when absent', examples: ['sd15-q8_0.gguf'] })),
+        overwrite
+      }, { additionalProperties: false }),
+      response
+    }
+  }, async (request, reply) => {
+    const job = await prepareConvert(request.body, app.models, app.engineInfo)
+    app.audit(request, { event: 'model.convert', subject: job.model })
+    return submit(request, reply, job)
+  })
+
+  app.post('/pull', {
+    config,
+    schema: {
+      operationId: 'pullModel',
+      tags,
+      summary: 'Fetch a model from the web',
+      description: 'A job. It goes on where a broken connection or a restart interrupted it; the file is a model once it is found to be ' +
+        'whole. Tokens are options of the server and go to their own host only.',
+      errors: ['SDR_CONFLICT', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
+      querystring: Wait,
+      body: Type.Object({
+        source: Type.String({ minLength: 1, maxLength: longestSource, description: 'An https URL, or hf:owner/repository[@revision]/path/file', examples: ['hf:madebyollin/taesd/taesd_decoder.safetensors'] }),
+        type: Type.Optional(OneOf(modelTypes, { description: 'Chooses the folder; without it the file goes into the first --models-dir', examples: ['taesd'] })),
+        folder: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'Folder below that, made when it is missing', examples: ['style/new'] })),
+        name: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'File name; that at the end of the source when absent', examples: ['taesd.safetensors'] })),
+        sha256: Type.Optional(Type.String({ pattern: '^[0-9a-fA-F]{64}$', description: 'That the file must have' })),
+        overwrite
+      }, { additionalProperties: false }),
+      response
+    }
+  }, async (request, reply) => {
+    const job = await preparePull(request.body, app.puller)
+    app.audit(request, { event: 'model.pull', subject: job.model })
+    return submit(request, reply, job)
+  })
+
+  const remove = async (request: FastifyRequest, reply: FastifyReply, id: string) => {
+    await removeModel(id, app.models, app.jobs.inUse)
+    app.audit(request, { event: 'model.remove', subject: id })
+    return reply.code(204).send(null)
+  }
+  const deletion = {
+    operationId: 'removeModel',
+    tags,
+    summary: 'Delete a model',
+    description: 'Its file, or the link that it is listed by. Of a model made of several files only the description goes, the files stay. ' +
+      'Refused while it is in memory, a job works with it, or another model is made of it.',
+    errors: ['SDR_MODEL_NOT_FOUND', 'SDR_CONFLICT'] as const,
+    response: { 204: None }
+  }
+  app.delete('/:id', {
+    config,
+    schema: { ...deletion, params: Type.Object({ id: Type.String({ maxLength: 1024, description: 'Id of the model, its slashes as %2F or as they are', examples: ['checkpoint/sd15.safetensors'] }) }) }
+  }, async (request, reply) => remove(request, reply, request.params.id))
+  app.delete('/*', {
+    config, schema: { hide: true, params: Type.Object({ '*': Type.String({ maxLength: 1024 }) }), response: { 204: None } }
+  }, async (request, reply) => remove(request, reply, request.params['*']))
+}
+
+export default routes
