@@ -106,6 +106,7 @@ t.test('a job on its way', async t => {
       progress: null,
       parameters: { prompt: 'a cat' },
       images: [],
+      result: null,
       error: null,
       attempts: 0,
       created_at: '2026-01-02T03:04:05.000Z',
