@@ -68,8 +68,7 @@ export function openAuthDatabase (folder: string): Database {
   const file = join(folder, 'auth.db')
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    // SQLite gives its -wal and -shm files the mode that the database has when they are made, so it has the right one first.
-    closeSync(openSync(file, 'a', 0o600))
+    makeFile(file)
   } catch (error) {
     throw new CommandError(exitCodes.storage,
       `The accounts ${file} cannot be opened: ${(error as Error).message}. Choose another folder with --auth-data-dir.`)
@@ -79,4 +78,17 @@ export function openAuthDatabase (folder: string): Database {
       `Everybody on this machine can replace the accounts in ${folder}: chmod o-w ${folder}, or choose another folder with --auth-data-dir.`)
   }
   return openDatabase(file, migrations)
+}
+
+/**
+ * SQLite gives its -wal and -shm files the mode that the database has when they are made, so it has the right one first. A
+ * file that is there is not opened: closing it would drop every lock that this process holds on it, SQLite's too, and the
+ * next program that looks into the database would take away the -wal file under a running server.
+ */
+function makeFile (file: string): void {
+  try {
+    closeSync(openSync(file, 'wx', 0o600))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  }
 }

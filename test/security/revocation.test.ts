@@ -1,6 +1,10 @@
+import { execFileSync, spawnSync } from 'node:child_process'
+import { statSync } from 'node:fs'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Permission } from '../../lib/principals.ts'
 import { as, build, expectError, password } from '../helper.ts'
+import { without } from '../fixtures/pam/system.ts'
 import { runProgram } from '../server-process.ts'
 
 /**
@@ -75,6 +79,18 @@ t.test('a change of your own password ends the other sessions and leaves this on
   t.equal((await here({ method: 'POST', url: '/api/auth/password', body: { current_password: password, new_password: next } })).statusCode, 204)
   t.equal((await here('/api/models')).statusCode, 200)
   expectError(t, await elsewhere('/api/models'), 401, 'SDR_INVALID_TOKEN')
+})
+
+const noSqlite = without('sqlite3', spawnSync('sh', ['-c', 'command -v sqlite3']).status === 0)
+
+t.test('another program that has looked into the database takes nothing away', { skip: noSqlite }, async t => {
+  const file = join(app.folders.auth, 'auth.db')
+  const wal = statSync(`${file}-wal`).ino
+  execFileSync('sqlite3', [file, 'SELECT count(*) FROM users'])
+  t.equal(statSync(`${file}-wal`).ino, wal, 'the write-ahead log is still the one that the server writes')
+  const caller = await known(t, 'grace')
+  await command(['user', 'disable', 'grace'])
+  expectError(t, await models(bearer(caller.key)), 401, 'SDR_INVALID_TOKEN')
 })
 
 t.test('a role counts from the next request on, given and taken', async t => {

@@ -1,0 +1,53 @@
+import { spawnSync } from 'node:child_process'
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createServer, type AddressInfo } from 'node:net'
+import { once } from 'node:events'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { packageRoot } from '../lib/package-root.ts'
+import { runPage } from './docs-commands.ts'
+import { writeCheckpoint } from './fixtures/checkpoints.ts'
+import { without } from './fixtures/pam/system.ts'
+
+t.setTimeout(180_000)
+const tools = ['curl', 'sqlite3']
+const noTools = without(tools.join(' and '), tools.every(tool => spawnSync('sh', ['-c', `command -v ${tool}`]).status === 0))
+
+async function freePort (): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  return port
+}
+
+t.test('docs/operations.md', { skip: noTools }, async t => {
+  const system = mkdtempSync(join(tmpdir(), 'sdrest-system-'))
+  t.teardown(() => rmSync(system, { recursive: true, force: true }))
+  const models = join(system, 'models')
+  for (const folder of [models, join(system, 'etc'), join(system, 'var')]) mkdirSync(folder)
+  writeCheckpoint('minit2i', join(models, 'minit2i.safetensors'))
+  const unit = join(system, 'stable-diffusion-rest.service')
+  copyFileSync(join(packageRoot, 'deploy', 'stable-diffusion-rest.service'), unit)
+
+  const { folder } = await runPage(t, 'docs/operations.md', {
+    replace: {
+      '/data/SD_MODELS': models,
+      'deploy/stable-diffusion-rest.service': unit,
+      '/etc/systemd/system/': `${system}/etc/`,
+      '/etc/stable-diffusion-rest': join(system, 'etc', 'server'),
+      '/var/lib/stable-diffusion-rest': join(system, 'var', 'server'),
+      ':9464': `:${await freePort()}`,
+      '--steps 20': '--steps 2 --width 64'
+    },
+    // What would change this machine only has its words checked; test/package.test.ts installs the package.
+    programs: {
+      npm: '[ "$*" = "install -g stable-diffusion-rest-0.1.0.tgz" ]',
+      useradd: '[ "$*" = "--system --no-create-home stable-diffusion-rest" ]',
+      systemctl: '[ "$*" = "daemon-reload" ] || [ "$*" = "enable --now stable-diffusion-rest" ]',
+      runuser: '[ "$1 $2 $3" = "-u stable-diffusion-rest --" ] && shift 3 && exec "$@"'
+    }
+  })
+  t.equal(readFileSync(join(folder, 'work', 'fox.png')).subarray(1, 4).toString(), 'PNG')
+})
