@@ -3,15 +3,21 @@ import { dirname, join, resolve, sep } from 'node:path'
 
 /** Files that must be whole or absent, also after a power failure. Folders have mode 0700, files 0600. */
 
-/** Makes a folder with its parents, and makes the new entries durable. `folder` is absolute. */
-export async function makeFolder (folder: string): Promise<void> {
+/**
+ * Makes a folder with its parents. `folder` is absolute.
+ * @returns the folders that have a new entry now, none when it was there: the caller syncs them.
+ */
+export async function makeFolder (folder: string): Promise<string[]> {
   const first = await mkdir(folder, { recursive: true, mode: 0o700 })
-  if (first === undefined) return
-  let parent = folder
-  do {
-    parent = dirname(parent)
-    await syncFolder(parent)
-  } while (parent !== dirname(first))
+  if (first === undefined) return []
+  const changed = [dirname(folder)]
+  while (changed.at(-1) !== dirname(first)) changed.push(dirname(changed.at(-1)!))
+  return changed
+}
+
+/** Waits for the end of all of them, also when one fails: after that, nothing is written behind the caller's back. */
+export async function allEnded (works: Array<Promise<void>>): Promise<void> {
+  for (const result of await Promise.allSettled(works)) if (result.status === 'rejected') throw result.reason
 }
 
 /** Writes beside the final name and renames, so that nobody ever sees half a file. The caller syncs the folder. */

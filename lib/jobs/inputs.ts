@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import type { Attachments } from './job.ts'
-import { inside, isJobId, makeFolder, names, removeFolder, syncFolder, writeWhole } from './files.ts'
+import { allEnded, inside, isJobId, makeFolder, names, removeFolder, syncFolder, writeWhole } from './files.ts'
 
 /** The attachments of jobs that have not ended: `<root>/<job id>/<parameter name>`. */
 export class Inputs {
@@ -17,8 +17,11 @@ export class Inputs {
     if (entries.length === 0) return
     const folder = inside(this.#root, jobId)
     try {
-      await makeFolder(folder)
-      for (const [name, bytes] of entries) await writeWhole(inside(folder, name), bytes)
+      const parents = await makeFolder(folder)
+      await allEnded([
+        ...parents.map(syncFolder),
+        ...entries.map(async ([name, bytes]) => writeWhole(inside(folder, name), bytes))
+      ])
       await syncFolder(folder)
     } catch (error) {
       await removeFolder(folder)

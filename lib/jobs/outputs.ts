@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { open, rmdir, type FileHandle } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { inside, isJobId, makeFolder, names, removeFolder, syncFolder, writeWhole } from './files.ts'
+import { allEnded, inside, isJobId, makeFolder, names, removeFolder, syncFolder, writeWhole } from './files.ts'
 
 /** A finished image that is to be kept. */
 export interface NewImage {
@@ -40,17 +40,18 @@ export class Outputs {
   /** Keeps all images of a job or none: after a failure its folder is gone. */
   async save (job: OutputOwner, images: readonly NewImage[]): Promise<StoredImage[]> {
     const folder = this.#folder(job)
+    const nameOf = ({ index }: NewImage) => `${index}.png`
     try {
-      await removeFolder(folder)
-      await makeFolder(folder)
-      const stored: StoredImage[] = []
-      for (const { png, ...image } of images) {
-        const name = `${image.index}.png`
-        await writeWhole(inside(folder, name), png)
-        stored.push({ ...image, file: `${folderName(job)}/${name}`, bytes: png.byteLength })
-      }
+      const parents = await makeEmpty(folder)
+      await allEnded([
+        ...parents.map(syncFolder),
+        ...images.map(async image => writeWhole(inside(folder, nameOf(image)), image.png))
+      ])
       await syncFolder(folder)
-      return stored
+      return images.map(image => {
+        const { png, ...kept } = image
+        return { ...kept, file: `${folderName(job)}/${nameOf(image)}`, bytes: png.byteLength }
+      })
     } catch (error) {
       await this.remove(job)
       throw error
@@ -95,6 +96,14 @@ export class Outputs {
   #folder (job: OutputOwner): string {
     return inside(this.#root, folderName(job))
   }
+}
+
+/** Makes a folder, without what an earlier attempt left in it; see `makeFolder`. */
+async function makeEmpty (folder: string): Promise<string[]> {
+  const parents = await makeFolder(folder)
+  if (parents.length > 0) return parents
+  await removeFolder(folder)
+  return await makeFolder(folder)
 }
 
 function folderName (job: OutputOwner): string {
