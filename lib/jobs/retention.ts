@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { JobStore } from './job-store.ts'
 import type { OutputOwner, Outputs } from './outputs.ts'
 import type { Logger } from './lane.ts'
@@ -68,6 +69,8 @@ export class Retention {
 
   async #sweep (): Promise<void> {
     const { store, logger, keepJobs = 10_000, keepBytes = Infinity, keepBytesPerOwner = Infinity } = this.#parts
+    // Whoever waits for the job that has just ended is told first.
+    await nextTurn()
     while (!this.#isStopped) {
       const old = store.expired({ keepJobs, keepAfter: this.#keepAfter(), limit: batch })
       const large = old.length > 0 ? [] : store.crowdedOut({ keepBytes, keepBytesPerOwner, limit: batch })
