@@ -59,6 +59,7 @@ const keyLifetime = 24 * 60 * 60 * 1000
 /** Seconds after which a refused submission may be tried again: about the time of one job. */
 const retryAfter = 10
 const mostPerPage = 200
+const noImages: ReadonlyMap<number, ImageRow[]> = new Map()
 
 /**
  * All SQL of the job queue. Every change of state is one guarded statement: it happens from the expected state or not
@@ -322,10 +323,10 @@ export class JobStore {
   ): Array<Pick<Job, 'id' | 'created_at'>> {
     const { completed, failed, cancelled } = this.counts()
     const tooMany = Math.max(0, completed + failed + cancelled - keepJobs)
-    const oldest = this.#statements.oldestEnded.all({ limit }) as unknown as JobRow[]
-    return oldest
-      .filter(({ finished_at: finishedAt }, index) => index < tooMany || finishedAt! < keepAfter)
-      .map(({ id, created_at: createdAt }) => ({ id, created_at: toIso(createdAt) }))
+    // Asked whenever a job has ended, mostly for nothing: then not a row is read beyond the first.
+    const tooOld = this.#statements.endedBefore.all({ before: keepAfter, limit })
+    const oldest = tooMany > tooOld.length ? this.#statements.endedBefore.all({ before: Infinity, limit: Math.min(tooMany, limit) }) : tooOld
+    return (oldest as unknown as JobRow[]).map(({ id, created_at: createdAt }) => ({ id, created_at: toIso(createdAt) }))
   }
 
   /**
@@ -425,7 +426,10 @@ export class JobStore {
     const model = residentOf({ model: row.model, parameters: JSON.parse(row.parameters) })
     const lane = this.#laneOf(row.type)
     const returned = row.returned !== 0
-    this.#lines[lane].add({ id, sequence, owner, model, priority, overtaken, returned }, this.#lastService(owner, lane))
+    const line = this.#lines[lane]
+    // Of an owner that waits already the line knows it.
+    const lastService = line.lengthOf(owner) > 0 ? undefined : this.#lastService(owner, lane)
+    line.add({ id, sequence, owner, model, priority, overtaken, returned }, lastService)
   }
 
   #leaveLine (id: string, service?: number): void {
@@ -454,7 +458,8 @@ export class JobStore {
     return byJob
   }
 
-  #toJob (row: JobRow, images = this.#imagesOf([row])): Job {
+  /** Only a completed job has images. */
+  #toJob (row: JobRow, images = row.status === 'completed' ? this.#imagesOf([row]) : noImages): Job {
     return {
       id: row.id,
       type: row.type,
@@ -535,8 +540,7 @@ function prepareAll (database: Database) {
     postponeWebhook: 'UPDATE webhooks SET tries = tries + 1, due_at = $due_at WHERE job = $sequence',
     forgetWebhook: 'DELETE FROM webhooks WHERE job = $sequence',
 
-    oldestEnded: `SELECT id, created_at, finished_at FROM jobs
-      WHERE finished_at IS NOT NULL ORDER BY finished_at LIMIT $limit`,
+    endedBefore: 'SELECT id, created_at FROM jobs WHERE finished_at < $before ORDER BY finished_at LIMIT $limit',
     remove: `DELETE FROM jobs WHERE id IN (SELECT value FROM json_each($ids))
       AND status IN ('completed', 'failed', 'cancelled')`
   }

@@ -104,4 +104,6 @@ export const migrations: readonly string[] = [`
   END;
 `, `
   ALTER TABLE jobs ADD COLUMN result TEXT;
+`, `
+  DROP INDEX jobs_waiting; -- the waiting jobs are counted in memory
 `]
