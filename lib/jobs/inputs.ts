@@ -5,8 +5,6 @@ import { allEnded, inside, isJobId, makeFolder, names, removeFolder, syncFolder,
 /** The attachments of jobs that have not ended: `<root>/<job id>/<parameter name>`. */
 export class Inputs {
   readonly #root: string
-  /** The jobs that have some, once the root was read: most have none, and nobody else writes there. */
-  #holders: Promise<Set<string>> | undefined
 
   /** @param root absolute path; made when the first attachment is kept. */
   constructor (root: string) {
@@ -18,8 +16,6 @@ export class Inputs {
     const entries = Object.entries(attachments)
     if (entries.length === 0) return
     const folder = inside(this.#root, jobId)
-    const holders = await this.#known()
-    holders.add(jobId)
     try {
       const parents = await makeFolder(folder)
       await allEnded([
@@ -28,7 +24,7 @@ export class Inputs {
       ])
       await syncFolder(folder)
     } catch (error) {
-      await this.remove(jobId)
+      await removeFolder(folder)
       throw error
     }
   }
@@ -36,37 +32,18 @@ export class Inputs {
   async read (jobId: string): Promise<Attachments> {
     const folder = inside(this.#root, jobId)
     const attachments: Attachments = {}
-    if (!(await this.#known()).has(jobId)) return attachments
     for (const name of await names(folder)) attachments[name] = await readFile(inside(folder, name))
     return attachments
   }
 
   async remove (jobId: string): Promise<void> {
-    const folder = inside(this.#root, jobId)
-    const holders = await this.#known()
-    if (!holders.has(jobId)) return
-    await removeFolder(folder)
-    holders.delete(jobId)
+    await removeFolder(inside(this.#root, jobId))
   }
 
   /** Deletes what belongs to no waiting job; returns how many folders. Foreign names are left alone. */
   async clean (isWaiting: (jobId: string) => boolean): Promise<number> {
-    const holders = await this.#known()
     const orphans = (await names(this.#root)).filter(name => isJobId(name) && !isWaiting(name))
-    for (const id of orphans) {
-      await removeFolder(inside(this.#root, id))
-      holders.delete(id)
-    }
+    for (const id of orphans) await this.remove(id)
     return orphans.length
-  }
-
-  async #known (): Promise<Set<string>> {
-    this.#holders ??= names(this.#root).then(found => new Set(found))
-    try {
-      return await this.#holders
-    } catch (error) {
-      this.#holders = undefined
-      throw error
-    }
   }
 }
