@@ -4,7 +4,6 @@ import { hideBin } from 'yargs/helpers'
 import { CommandError, exitCodes } from '../errors.ts'
 import { version } from '../lib/version.ts'
 import { audit } from './commands/audit.ts'
-import { convert } from './commands/convert.ts'
 import { demo } from './commands/demo.ts'
 import { doctor } from './commands/doctor.ts'
 import { generate } from './commands/generate.ts'
@@ -32,7 +31,6 @@ const parser = yargs(hideBin(process.argv))
   .command(audit)
   .command(models)
   .command(openapi)
-  .command(convert)
   .epilogue('Every option can also be given as SDREST_<NAME> in the environment or as <name> in a --config file.')
   .version(version)
   .help()
