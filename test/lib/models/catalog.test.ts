@@ -1,12 +1,15 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdirSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
+import { modelRoots } from '../../../lib/folders.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { describe } from '../../../lib/models/model.ts'
+import { optionTable, resolveOptions } from '../../../lib/options.ts'
+import { packageRoot } from '../../../lib/package-root.ts'
 import { safetensors, typical } from '../../fixtures/headers.ts'
 
 function collection (test: Pick<typeof t, 'testdir'>, files: Record<string, Buffer | string>): string {
@@ -31,6 +34,33 @@ async function catalogOf (root: string): Promise<ModelCatalog> {
   await catalog.refresh()
   return catalog
 }
+
+/** What no rule knows, so that the folder decides. */
+const strange = safetensors({ strange: { dtype: 'F16', shape: [1] } })
+
+t.test('every folder name of docs/models.md says what is in it, at any depth and in any case', async t => {
+  const rows = [...readFileSync(join(packageRoot, 'docs', 'models.md'), 'utf8').matchAll(/^\| `(\w+)` \| ((?:`[\w-]+`(?:, )?)+) \|$/gm)]
+  const expected = rows.flatMap(([, type, names]) => [...names!.matchAll(/`([^`]+)`/g)].flatMap(([, name]) =>
+    [[`${name}/a.safetensors`, type!], [`collection/${name!.toUpperCase()}/sub/b.safetensors`, type!]]))
+  t.ok(expected.length > 30)
+  for (const [path, type] of expected) {
+    const catalog = await catalogOf(collection(t, { [path!]: strange }))
+    t.match(catalog.all(), [{ type }], path!)
+  }
+})
+
+t.test('every folder that holds one type gives it to what no rule knows', async t => {
+  const root = collection(t, { 'any name/x.safetensors': strange })
+  const options = Object.keys(optionTable).filter(name => name.endsWith('-dir') && !['models-dir', 'data-dir', 'auth-data-dir'].includes(name))
+  t.equal(options.length, 8)
+  for (const option of options) {
+    const catalog = new ModelCatalog({ roots: modelRoots(resolveOptions({ commandLine: { [option]: root } })) })
+    await catalog.refresh()
+    const { id, type } = catalog.all()[0]!
+    t.equal(id, `${type}/any name/x.safetensors`)
+    t.equal(option.replaceAll('-', '_').startsWith(type.slice(0, 3)), true, `${option} holds ${type}`)
+  }
+})
 
 const files = {
   'Stable-diffusion/sd15.safetensors': safetensors(typical.sd1),
