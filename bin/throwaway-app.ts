@@ -2,7 +2,6 @@ import type { FastifyInstance } from 'fastify'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { buildApp } from '../app.ts'
 import type { Options } from '../lib/options.ts'
 
 /**
@@ -12,6 +11,7 @@ import type { Options } from '../lib/options.ts'
 export async function withThrowawayApp (options: Options, work: (app: FastifyInstance) => void): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'stable-diffusion-rest-'))
   try {
+    const { buildApp } = await import('../app.ts')
     const app = await buildApp(Object.freeze({ ...options, dataDir: folder, authDataDir: undefined }))
     try {
       await app.ready()

@@ -6,7 +6,6 @@ import { createSecureContext } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import type { CommandModule } from 'yargs'
-import { buildApp } from '../../app.ts'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { describeOptions } from '../../lib/configuration.ts'
 import { modelFolderOptions, modelRoots } from '../../lib/folders.ts'
@@ -57,6 +56,7 @@ async function startServer (options: Options): Promise<void> {
   process.umask(0o077) // every file this makes is its owner's alone
   const logger = createLogger(options)
   hideSecrets(logger)
+  const { buildApp } = await import('../../app.ts') // half a second that no other command has to wait for
   const app = await buildApp(options, { logger, https: readTls(options) })
   try {
     if (app.metricsAddress !== undefined) {
