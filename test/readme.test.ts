@@ -6,7 +6,7 @@ import t from 'tap'
 import { parse } from 'yaml'
 import { resolveOptions } from '../lib/options.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import { blocksOf } from './docs-commands.ts'
+import { blocksOf, runPage } from './docs-commands.ts'
 import { workspace } from './helper.ts'
 import { program, startServer } from './server-process.ts'
 
@@ -45,4 +45,12 @@ t.test('the example of docs/configuration.md is a valid configuration', async t 
   const [example] = blocks('docs/configuration.md', 'yaml')
   const options = resolveOptions({ file: { name: 'example', values: parse(example!) } })
   t.match(options, { auth: 'jwt', host: '0.0.0.0', modelsDir: ['/data/SD_MODELS'], publicPaths: ['/api/docs', '/api/openapi.json'] })
+})
+
+t.test('the commands of docs/configuration.md', async t => {
+  const { folder, models } = workspace(t)
+  const file = join(folder, 'stable-diffusion-rest.yaml')
+  const [example] = blocks('docs/configuration.md', 'yaml')
+  writeFileSync(file, example!.replace('/data/SD_MODELS', models))
+  await runPage(t, 'docs/configuration.md', { replace: { '/etc/stable-diffusion-rest.yaml': file } })
 })
