@@ -208,7 +208,8 @@ t.test('the password does not stay in memory', { skip: noPam || noRoot || (proce
       const password = Buffer.alloc(${password.length})
       readSync(0, password)
       process.send('here')
-      process.once('message', async () => {
+      // Not once: without a listener the process would end before its memory is looked at.
+      process.on('message', async () => {
         const codes = []
         for (let round = 0; round < 3; round++) {
           const request = { service: 'unix', user: '${name}', password, confDir: '${confDir}' }
