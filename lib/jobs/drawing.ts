@@ -51,9 +51,12 @@ export class Drawing {
     signal.throwIfAborted()
     await loadedModel.load(residentOf(job), { files, options }, { signal, progress: now => progress(told(now)) })
     signal.throwIfAborted()
-    const images = await this.#draw(job, parameters, attachments, attempt)
+    const place = outputs.prepare(job)
+    // Both have to be over: of what is still being made, nothing could be deleted.
+    const [drawn] = await Promise.allSettled([this.#draw(job, parameters, attachments, attempt), place])
+    if (drawn.status === 'rejected') throw drawn.reason
     progress(told({ phase: 'saving', step: 0, steps: 0 }))
-    return { images: await outputs.save(job, images.map(image => finish(job, image))) }
+    return { images: await outputs.save(job, drawn.value.map(image => finish(job, image)), place) }
   }
 
   async #draw (

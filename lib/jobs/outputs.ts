@@ -37,16 +37,18 @@ export class Outputs {
     this.#root = root
   }
 
+  /** Makes the folder of a job, empty; can be done before its images are there. */
+  async prepare (job: OutputOwner): Promise<void> {
+    await allEnded((await makeEmpty(this.#folder(job))).map(syncFolder))
+  }
+
   /** Keeps all images of a job or none: after a failure its folder is gone. */
-  async save (job: OutputOwner, images: readonly NewImage[]): Promise<StoredImage[]> {
+  async save (job: OutputOwner, images: readonly NewImage[], prepared?: Promise<void>): Promise<StoredImage[]> {
     const folder = this.#folder(job)
     const nameOf = ({ index }: NewImage) => `${index}.png`
     try {
-      const parents = await makeEmpty(folder)
-      await allEnded([
-        ...parents.map(syncFolder),
-        ...images.map(async image => writeWhole(inside(folder, nameOf(image)), image.png))
-      ])
+      await (prepared ?? this.prepare(job))
+      await allEnded(images.map(async image => writeWhole(inside(folder, nameOf(image)), image.png)))
       await syncFolder(folder)
       return images.map(image => {
         const { png, ...kept } = image
