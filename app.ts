@@ -44,7 +44,7 @@ const authMethods = {
   none: authNone, jwt: authJwt, 'api-key': authApiKey, unix: authUnix, pam: authPam, optional: authOptional
 } as const
 
-/** Bytes of a body; images arrive in one, base64 and all. */
+/** Bytes of a body, where the route does not say; those that take images and those of accounts do. */
 const bodyLimit = 64 * 1024 * 1024
 
 export interface AppParts extends StoreOptions {

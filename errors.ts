@@ -2,7 +2,7 @@ import createError, { type FastifyError } from '@fastify/error'
 
 /**
  * Every error that a client can meet: code → HTTP status and default message. docs/errors.md lists the same table,
- * and test/errors.test.ts holds the two together.
+ * and test/docs.test.ts holds the two together.
  */
 export const errorTable = {
   SDR_INVALID_REQUEST: [400, 'The request is not valid.'],

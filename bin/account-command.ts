@@ -58,7 +58,3 @@ export function findUser (users: UserStore, name: string): User {
   if (found === undefined) throw new CommandError(exitCodes.failure, `There is no user ${JSON.stringify(name)}; "user list" shows all.`)
   return found
 }
-
-export function say (message: string): void {
-  process.stdout.write(`${message}\n`)
-}

@@ -10,7 +10,6 @@ function toYargs (name: OptionName): YargsOption {
     group: `${group}:`,
     describe: 'choices' in definition ? `${describe} (${definition.choices.join(', ')})` : describe,
     ...(kind === 'boolean' ? { type: 'boolean' } : { type: 'string', requiresArg: true }),
-    ...(kind === 'paths' || kind === 'list' ? { array: false } : {}),
     ...('default' in definition && !Array.isArray(definition.default) && kind !== 'boolean' ? { defaultDescription: String(definition.default) } : {})
   }
 }

@@ -89,7 +89,3 @@ export function showBytes (bar: ProgressBar, what: string): (done: { bytes: numb
     bar.update(`${what} ${mebibytes(bytes)}${of} MiB`, total === undefined || total === 0 ? 0 : bytes / total)
   }
 }
-
-export function say (message: string): void {
-  process.stdout.write(`${message}\n`)
-}

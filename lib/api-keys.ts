@@ -4,7 +4,7 @@ import { apiKeyPrefix } from './credentials.ts'
 import type { Database } from './database.ts'
 import { rolePermissions, type AccountRole, type AccountSource, type Permission, type Principal } from './principals.ts'
 import { Remembered, type Versioned } from './remembered.ts'
-import { isoTime } from './users.ts'
+import { isoTime } from './iso-time.ts'
 
 /** A key as its owner sees it: everything but the secret. */
 export interface ApiKey {

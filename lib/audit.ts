@@ -1,5 +1,5 @@
 import { transaction, type Database } from './database.ts'
-import { isoTime } from './users.ts'
+import { isoTime } from './iso-time.ts'
 
 export const auditEvents = [
   'login', 'refresh', 'logout', 'access', 'session.end',

@@ -42,10 +42,6 @@ export class ApiClient {
     return await response.json() as Job
   }
 
-  async job (id: string): Promise<Job> {
-    return await (await this.#ok(this.#fetch(`/api/queue/job/${id}`))).json() as Job
-  }
-
   /** What happens to a job until it ends. A lost connection is taken up again where it broke. */
   async * follow (id: string): AsyncGenerator<JobEvent> {
     let lastId: string | undefined

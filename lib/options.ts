@@ -134,7 +134,7 @@ export function environmentName (name: string): string {
   return `SDREST_${name.toUpperCase().replaceAll('-', '_')}`
 }
 
-/** Prefix of variables that belong to this program but are no options of the server. */
+/** Variables that belong to this program but are no options of the server. */
 const environmentNotOptions = ['SDREST_CONFIG', 'SDREST_TOKEN', 'SDREST_SERVER']
 
 const names = Object.keys(optionTable) as OptionName[]

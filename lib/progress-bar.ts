@@ -4,12 +4,8 @@ const width = 24
 
 /** A one-line progress bar; where there is no terminal, a line at each change of the label instead. */
 export class ProgressBar {
-  readonly #stream: WriteStream
+  readonly #stream: WriteStream = process.stderr
   #label = ''
-
-  constructor (stream: WriteStream = process.stderr) {
-    this.#stream = stream
-  }
 
   /** @param done 0…1 */
   update (label: string, done: number): void {

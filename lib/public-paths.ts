@@ -7,8 +7,8 @@ export interface RouteFacts {
   pattern: string
   /** Its schema says `public: true`. */
   isFlagged: boolean
-  /** Account, key and administration routes work on the caller's own account, so nobody can use them without one. */
-  needsAccount: boolean
+  /** Works on the caller's own account, or tells callers of themselves: no entry opens it. */
+  neverPublic: boolean
 }
 
 interface Entry {
@@ -34,7 +34,7 @@ export function resolvePublicRoutes (routes: readonly RouteFacts[], entries: rea
   for (const entry of entries.map(parseEntry).sort((a, b) => Number(b.opens) - Number(a.opens))) {
     const matched = known.filter(route => matches(entry, route))
     if (matched.length === 0) throw refuse(entry.text, `matches no ${entry.method} route${suggestion(entry, known)}`)
-    const usable = matched.filter(route => !entry.opens || !route.needsAccount)
+    const usable = matched.filter(route => !entry.opens || !route.neverPublic)
     if (usable.length === 0) throw refuse(entry.text, 'names account, key or administration routes, which cannot be public')
     for (const route of usable) {
       if (entry.opens) open.add(routeKey(route))

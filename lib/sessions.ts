@@ -4,7 +4,7 @@ import { apiError } from '../errors.ts'
 import { transaction, type Database } from './database.ts'
 import type { AccountRole, AccountSource } from './principals.ts'
 import { Remembered, type Versioned } from './remembered.ts'
-import { isoTime } from './users.ts'
+import { isoTime } from './iso-time.ts'
 
 /** A session as its owner sees it. */
 export interface Session {

@@ -1,6 +1,7 @@
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../errors.ts'
 import { transaction, type Database } from './database.ts'
+import { isoTime } from './iso-time.ts'
 import { passwordLength, type PasswordHasher } from './passwords.ts'
 import { accountSources, type AccountRole, type AccountSource } from './principals.ts'
 
@@ -176,8 +177,4 @@ function checkPassword (password: string): void {
 
 function toUser ({ password: _, disabled, created_at, last_login_at, ...rest }: UserRow): User {
   return { ...rest, disabled: disabled !== 0, created_at: isoTime(created_at), last_login_at: last_login_at === null ? null : isoTime(last_login_at) }
-}
-
-export function isoTime (milliseconds: number): string {
-  return new Date(milliseconds).toISOString()
 }

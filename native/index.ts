@@ -4,7 +4,8 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
 import { packageRoot } from '../lib/package-root.ts'
-import type { Addon, AuthAddon, EngineAddon } from './types.ts'
+import type { EngineAddon } from './engine-types.ts'
+import type { Addon, AuthAddon } from './types.ts'
 
 /** The only door to the addons: finds them, tries them in a process of their own, loads them. */
 

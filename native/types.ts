@@ -66,6 +66,3 @@ export interface AuthAddon extends Addon {
   /** The process at the other end of a Unix socket. @throws when `fd` is not a connected Unix socket */
   peerCredentials (fd: number): { pid: number, uid: number, gid: number }
 }
-
-/** engine.node. */
-export type EngineAddon = Addon

@@ -4,4 +4,4 @@ import fp from 'fastify-plugin'
 export default fp(async (app) => {
   app.addHook('onRequest', app.guard([app.tokens.identify, app.identifyKey], { admitsGuests: true }))
   app.decorate('verifyLogin', (username, password) => app.users.verify(username, password))
-}, { name: 'auth-optional', dependencies: ['auth', 'tokens', 'login'] })
+}, { name: 'auth-optional', dependencies: ['auth', 'tokens', 'keys', 'login'] })

@@ -80,7 +80,7 @@ export default fp(async (app) => {
   app.addHook('onRoute', ({ method, url, schema, config }) => {
     const isClosed = config?.needsAccount === true || config?.neverPublic === true
     for (const one of [method].flat()) {
-      routes.push({ method: one, pattern: url, isFlagged: schema?.public === true, needsAccount: isClosed })
+      routes.push({ method: one, pattern: url, isFlagged: schema?.public === true, neverPublic: isClosed })
     }
   })
 

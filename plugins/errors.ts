@@ -3,14 +3,10 @@ import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { apiError, errorTable, type ApiError, type ErrorCode } from '../errors.ts'
 import { EngineError, type EngineErrorCode } from '../lib/engine/engine.ts'
 
-/** What the framework's own refusals are called here. */
+/** The framework's refusals whose status says too little. */
 const frameworkCodes: Readonly<Record<string, ErrorCode>> = {
   FST_ERR_CTP_INVALID_JSON_BODY: 'SDR_INVALID_JSON',
-  FST_ERR_CTP_EMPTY_JSON_BODY: 'SDR_INVALID_JSON',
-  FST_ERR_CTP_BODY_TOO_LARGE: 'SDR_BODY_TOO_LARGE',
-  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'SDR_UNSUPPORTED_MEDIA_TYPE',
-  FST_REQ_FILE_TOO_LARGE: 'SDR_BODY_TOO_LARGE',
-  FST_ERR_MAX_PARAM_LENGTH: 'SDR_URI_TOO_LONG'
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'SDR_INVALID_JSON'
 }
 
 /** The status decides when the code says nothing, for example for what a plugin refuses. */

@@ -69,7 +69,7 @@ export const ErrorResponse = named('Error', Type.Object({
   }]
 }))
 
-export const Permissions = Type.Unsafe<readonly Permission[]>({ type: 'array', items: { type: 'string', enum: [...permissions] } })
+const Permissions = Type.Unsafe<readonly Permission[]>({ type: 'array', items: { type: 'string', enum: [...permissions] } })
 
 const Principal = {
   id: Type.String(),
@@ -196,7 +196,7 @@ export const Job = named('Job', Type.Object({
   })),
   result: Nullable(Type.Record(Type.String(), Type.Unknown(), { description: 'What came of a job that makes no images: model, size and sha256 of hash, pull and convert' })),
   error: Nullable(Type.Object({ code: Type.String(), message: Type.String() })),
-  attempts: Type.Integer({ description: 'How often it was given to an engine' }),
+  attempts: Type.Integer({ description: 'How often it was begun' }),
   created_at: Time('When it was accepted'),
   started_at: Nullable(Time('When an engine began')),
   finished_at: Nullable(Time('When it ended'))

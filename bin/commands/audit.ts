@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { auditEvents, auditOutcomes, type AuditRecord } from '../../lib/audit.ts'
-import { accountCommand, say } from '../account-command.ts'
+import { accountCommand } from '../account-command.ts'
+import { say } from '../say.ts'
 import { CommandError, exitCodes } from '../../errors.ts'
 
 interface Arguments {

@@ -1,7 +1,8 @@
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { permissions, type Permission } from '../../lib/principals.ts'
-import { accountCommand, findUser, say } from '../account-command.ts'
+import { accountCommand, findUser } from '../account-command.ts'
+import { say } from '../say.ts'
 
 interface Arguments {
   user?: string

@@ -9,7 +9,8 @@ import { configurePuller } from '../../lib/models/pull/configure.ts'
 import type { PullRequest } from '../../lib/models/pull/pull.ts'
 import { removeModel } from '../../lib/models/remove.ts'
 import { modelTypes, type ModelType } from '../../lib/models/types.ts'
-import { modelsCommand, say, showBytes } from '../models-command.ts'
+import { modelsCommand, showBytes } from '../models-command.ts'
+import { say } from '../say.ts'
 
 /** `models list|pull|hash|convert|remove`: the models folders of the options, also while a server runs. */
 export const models: CommandModule = {

@@ -5,7 +5,8 @@ import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { accountRoles, type AccountRole } from '../../lib/principals.ts'
 import type { User } from '../../lib/users.ts'
-import { accountCommand, findUser, say } from '../account-command.ts'
+import { accountCommand, findUser } from '../account-command.ts'
+import { say } from '../say.ts'
 
 interface Arguments {
   name: string

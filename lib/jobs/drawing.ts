@@ -33,7 +33,7 @@ export interface DrawingParts {
 }
 
 /** Does all types of jobs that make images: from the files of a job to its kept images. */
-export class Drawing {
+class Drawing {
   readonly lane = 'engine'
   readonly #parts: DrawingParts
   readonly #stepTimes: StepTimes

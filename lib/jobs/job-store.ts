@@ -1,6 +1,7 @@
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
 import { openDatabase, transaction, type Database } from '../database.ts'
+import { isoTime } from '../iso-time.ts'
 import type { LaneKind, Outcome } from './executor.ts'
 import { residentOf, type Job, type JobError, type JobFilter, type JobPage, type JobStatus, type JobType, type NewJob } from './job.ts'
 import { Line, type Choice } from './line.ts'
@@ -326,7 +327,7 @@ export class JobStore {
     // Asked whenever a job has ended, mostly for nothing: then not a row is read beyond the first.
     const tooOld = this.#statements.endedBefore.all({ before: keepAfter, limit })
     const oldest = tooMany > tooOld.length ? this.#statements.endedBefore.all({ before: Infinity, limit: Math.min(tooMany, limit) }) : tooOld
-    return (oldest as unknown as JobRow[]).map(({ id, created_at: createdAt }) => ({ id, created_at: toIso(createdAt) }))
+    return (oldest as unknown as JobRow[]).map(({ id, created_at: createdAt }) => ({ id, created_at: isoTime(createdAt) }))
   }
 
   /**
@@ -476,9 +477,9 @@ export class JobStore {
       result: row.result === null ? null : JSON.parse(row.result),
       error: row.error_code === null ? null : { code: row.error_code, message: row.error_message ?? '' },
       attempts: row.attempts,
-      created_at: toIso(row.created_at),
-      started_at: row.started_at === null ? null : toIso(row.started_at),
-      finished_at: row.finished_at === null ? null : toIso(row.finished_at)
+      created_at: isoTime(row.created_at),
+      started_at: row.started_at === null ? null : isoTime(row.started_at),
+      finished_at: row.finished_at === null ? null : isoTime(row.finished_at)
     }
   }
 }
@@ -554,13 +555,9 @@ function oldestBeyond (kept: unknown[], excess: number): Array<Pick<Job, 'id' | 
   for (const { id, created_at: createdAt, bytes } of kept.slice(0, -1) as Array<Pick<JobRow, 'id' | 'created_at'> & { bytes: number }>) {
     if (excess <= 0) break
     excess -= bytes
-    jobs.push({ id, created_at: toIso(createdAt) })
+    jobs.push({ id, created_at: isoTime(createdAt) })
   }
   return jobs
-}
-
-function toIso (milliseconds: number): string {
-  return new Date(milliseconds).toISOString()
 }
 
 function parseCursor (cursor: string): number {

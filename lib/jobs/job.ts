@@ -11,7 +11,7 @@ export const imageTypes = ['txt2img', 'img2img', 'inpaint', 'controlnet', 'upsca
 export type ImageType = typeof imageTypes[number]
 
 /** The jobs on model files: lib/models/jobs.ts does them. */
-export const modelJobTypes = ['hash', 'convert', 'pull'] as const
+const modelJobTypes = ['hash', 'convert', 'pull'] as const
 
 /** All jobs. A type that makes no images has an executor (lib/jobs/executor.ts) in plugins/jobs.ts. */
 export const jobTypes = [...imageTypes, ...modelJobTypes] as const
@@ -47,7 +47,7 @@ export interface Job {
   status: JobStatus
   /** User id of the principal that submitted it. */
   owner: string
-  /** Id of the model, `type/relative/path`. */
+  /** Id of the model, `type/relative/path`; of a pull its source. */
   model: string
   /** 1 is next; null when not queued. */
   position: number | null
@@ -60,7 +60,7 @@ export interface Job {
   /** What came of a job that makes no images: the id of a new model, the SHA-256 of a file. */
   result: Record<string, unknown> | null
   error: JobError | null
-  /** How often it was given to an engine. */
+  /** How often it was begun. */
   attempts: number
   created_at: string
   started_at: string | null

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { apiError } from '../../errors.ts'
 import type { Device } from '../engine/engine.ts'
+import { isoTime } from '../iso-time.ts'
 import type { Executors, LaneKind } from './executor.ts'
 import type { Inputs } from './inputs.ts'
 import type { JobEvents } from './job-events.ts'
@@ -185,7 +186,7 @@ export class Lane {
     const since = this.#loadedModel?.since
     if (since === undefined) return null
     const isIdle = this.#run === undefined && this.#errands.length === 0
-    return { loaded_at: isoAt(since), idle_since: isIdle ? isoAt(Date.now() - (this.#now() - this.#idleSince)) : null }
+    return { loaded_at: isoTime(since), idle_since: isIdle ? isoTime(Date.now() - (this.#now() - this.#idleSince)) : null }
   }
 
   get #isReady (): boolean {
@@ -416,8 +417,4 @@ export class Lane {
       timer.abort()
     }
   }
-}
-
-function isoAt (milliseconds: number): string {
-  return new Date(milliseconds).toISOString()
 }

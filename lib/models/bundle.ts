@@ -11,7 +11,7 @@ import { isInside } from './scan.ts'
 import { withFile } from './source.ts'
 
 /** Files that a `*.model.yaml` can name, as the engine calls them. */
-export const bundleParts = [
+const bundleParts = [
   'model', 'diffusion_model', 'high_noise_diffusion_model', 'uncond_diffusion_model',
   'clip_l', 'clip_g', 'clip_vision', 't5xxl', 'llm', 'vae', 'taesd', 'control_net'
 ] as const satisfies ReadonlyArray<keyof ModelFiles>

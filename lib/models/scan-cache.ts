@@ -4,7 +4,7 @@ import { dirname } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { architectures } from './architectures.ts'
-import { adapterName, adapterRules, adapterTextModule, baseModelNames, rules } from './rules.ts'
+import { adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules } from './rules.ts'
 import type { ScanCache } from './scan.ts'
 import { modelTypes } from './types.ts'
 
@@ -13,7 +13,7 @@ const version = 2
 
 /** Rules decide what is kept of a file, so a cache that was written under other rules is worth nothing. */
 const fingerprint = createHash('sha256')
-  .update(JSON.stringify([version, rules, architectures, adapterRules, adapterTextModule, adapterName, baseModelNames],
+  .update(JSON.stringify([version, subjectRules, rules, architectures, adapterRules, adapterTextModule, adapterName, baseModelNames],
     (_key, value: unknown) => value instanceof RegExp ? value.source : value))
   .digest('base64url')
 

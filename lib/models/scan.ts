@@ -83,7 +83,7 @@ export const scanLimits = {
 } as const
 
 /** File name endings of models that are made of several files. */
-export const bundleEndings = ['.model.yaml', '.model.yml', '.model.json'] as const
+const bundleEndings = ['.model.yaml', '.model.yml', '.model.json'] as const
 
 const statLink = promisify(lstat) // half the cost of the one in node:fs/promises
 

@@ -2,15 +2,15 @@ import t from 'tap'
 import { resolvePublicRoutes, type RouteFacts } from '../../lib/public-paths.ts'
 
 const route = (method: string, pattern: string, facts: Partial<RouteFacts> = {}): RouteFacts =>
-  ({ method, pattern, isFlagged: false, needsAccount: false, ...facts })
+  ({ method, pattern, isFlagged: false, neverPublic: false, ...facts })
 
 const routes = [
   route('GET', '/api/health', { isFlagged: true }),
   route('HEAD', '/api/health', { isFlagged: true }),
   route('GET', '/api/status', { isFlagged: true }),
   route('POST', '/api/auth/login', { isFlagged: true }),
-  route('GET', '/api/auth/me', { needsAccount: true }),
-  route('GET', '/api/users', { needsAccount: true }),
+  route('GET', '/api/auth/me', { neverPublic: true }),
+  route('GET', '/api/users', { neverPublic: true }),
   route('GET', '/api/models'),
   route('GET', '/api/models/types'),
   route('GET', '/api/models/:id'),

@@ -358,7 +358,7 @@ function pathsIn (value: unknown): string[] {
 
 const path = process.argv[2]
 const addon = path === undefined ? await loadEngineAddon() : createRequire(import.meta.url)(path)
-const host = new NativeHost(addon as EngineAddon)
+const host = new NativeHost(addon)
 serveHost(host, new Socket({ fd: 3 }), () => {
   // Nobody waits for what still runs, and the library's destructors must not run beside it.
   if (host.isBusy) process.kill(process.pid, 'SIGKILL')

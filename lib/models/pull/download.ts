@@ -23,7 +23,7 @@ export interface DownloadOptions extends RequestParts {
 }
 
 /** What there is of a file already, and how to ask for the rest. */
-export interface Partial {
+export interface PartialFile {
   file: string
   etag?: string
   sha256?: string
@@ -49,7 +49,7 @@ const firstLook = 16
  * @throws {DownloadError}; API errors SDR_STORAGE_FULL; the signal's reason; errors of the file system.
  */
 export async function download (
-  url: URL, partial: Partial, remember: (partial: Partial) => Promise<void>, options: DownloadOptions
+  url: URL, partial: PartialFile, remember: (partial: PartialFile) => Promise<void>, options: DownloadOptions
 ): Promise<Downloaded> {
   const file = await open(partial.file, 'a+', 0o600)
   try {
@@ -61,9 +61,9 @@ export async function download (
 
 class Download {
   readonly #url: URL
-  readonly #partial: Partial
+  readonly #partial: PartialFile
   readonly #file: FileHandle
-  readonly #remember: (partial: Partial) => Promise<void>
+  readonly #remember: (partial: PartialFile) => Promise<void>
   readonly #options: DownloadOptions
   /** Of all bytes in the file. */
   #hash: Hash = createHash('sha256')
@@ -72,7 +72,7 @@ class Download {
   #spaceCheckedAt = 0
 
   constructor (
-    url: URL, partial: Partial, file: FileHandle, remember: (partial: Partial) => Promise<void>, options: DownloadOptions
+    url: URL, partial: PartialFile, file: FileHandle, remember: (partial: PartialFile) => Promise<void>, options: DownloadOptions
   ) {
     this.#url = url
     this.#partial = partial
