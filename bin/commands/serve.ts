@@ -72,6 +72,8 @@ async function startServer (options: Options): Promise<void> {
     if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
     else logger.info({ signal }, 'Shutting down')
     const stopping = notify('STOPPING=1', logger)
+    // A connection whose answer ends just now is kept for the next request; Fastify looks for such only once.
+    setInterval(() => app.server.closeIdleConnections(), 500).unref()
     await app.close()
     await stopping
     if (err === undefined) process.exit(exitCodes.ok)
