@@ -50,6 +50,8 @@ const secretOptions = (Object.keys(optionTable) as OptionName[]).filter(name => 
 
 /** Seconds beyond --shutdown-timeout for closing connections and files before the process ends itself. */
 const closingTime = 40
+/** Seconds beyond --shutdown-timeout after which connections are cut. */
+const connectionTime = 5
 
 async function startServer (options: Options): Promise<void> {
   refuseOpenDoor(options)
@@ -74,6 +76,8 @@ async function startServer (options: Options): Promise<void> {
     const stopping = notify('STOPPING=1', logger)
     // A connection whose answer ends just now is kept for the next request; Fastify looks for such only once.
     setInterval(() => app.server.closeIdleConnections(), 500).unref()
+    // And one that says nothing at all counts as busy: no client may keep the server from ending as it should.
+    setTimeout(() => app.server.closeAllConnections(), (options.shutdownTimeout + connectionTime) * 1000).unref()
     await app.close()
     await stopping
     if (err === undefined) process.exit(exitCodes.ok)

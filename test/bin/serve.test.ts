@@ -1,4 +1,6 @@
+import { once } from 'node:events'
 import { truncateSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
 import { writeCheckpoint } from '../fixtures/checkpoints.ts'
@@ -166,3 +168,12 @@ async function readEvents (url: string, headers: Record<string, string>, isEnoug
   }
   return events
 }
+
+t.test('a connection that says nothing does not keep the server from ending', async t => {
+  const { data } = workspace(t, { models: false })
+  const server = await startServer(t, ['--data-dir', data, '--shutdown-timeout', '1'])
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1').on('error', () => {}) // it is cut
+  t.teardown(() => socket.destroy())
+  await once(socket, 'connect')
+  t.match(await server.end(), { code: 0, signal: null })
+})
