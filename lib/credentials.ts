@@ -35,8 +35,10 @@ export function readCredential (rawHeaders: readonly string[]): Credential | und
 }
 
 function readAuthorization (header: string): Credential {
-  const [, scheme = '', value = ''] = /^(\S+) +(\S+)$/.exec(header) ?? []
-  switch (scheme.toLowerCase()) {
+  const end = header.indexOf(' ')
+  const value = header.slice(end).trimStart()
+  const scheme = end === -1 || value.includes(' ') ? '' : header.slice(0, end).toLowerCase()
+  switch (scheme) {
     case 'bearer':
       return { kind: value.startsWith(apiKeyPrefix) ? 'api-key' : 'token', value }
     case 'basic': {

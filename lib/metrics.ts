@@ -2,6 +2,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { EngineStatus } from './engine/engine.ts'
 import type { JobObserver } from './jobs/observer.ts'
+import { RequestMetrics } from './request-metrics.ts'
 
 /** What is looked up when somebody asks for the metrics. */
 export interface ServerState {
@@ -28,9 +29,9 @@ const methods: readonly string[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELE
  */
 export class Metrics {
   readonly #registry = new Registry()
-  readonly #requests = this.#counter('http_requests_total', 'Requests answered, by method, pattern of the route (`unknown` for any other URL) and status', ['method', 'route', 'status'])
-  readonly #requestTime = this.#histogram('http_request_duration_seconds', 'From a request to the end of its answer, by method and route; events and `?wait=` take as long as the job', requestTimes, ['method', 'route'])
-  readonly #decisions = this.#counter('auth_decisions_total', 'What the guard decided, by credential (token, api-key, none) and outcome (allowed, or the error code); nothing with --auth none', ['credential', 'outcome'])
+  readonly #requests = new RequestMetrics(this.#registry, 'sdrest_', requestTimes)
+  /** By credential, then by outcome. */
+  readonly #decisions = new Map<string, Map<string, number>>()
   readonly #events = this.#counter('audit_events_total', 'Lines of the audit log, by event (login, access, key.create…) and outcome (success, failure)', ['event', 'outcome'])
   readonly #jobs = this.#counter('jobs_ended_total', 'Jobs that ended, by type and status', ['type', 'status'])
   readonly #waitTime = this.#histogram('job_wait_seconds', 'From the acceptance of a job to its last start, by type', jobTimes, ['type'])
@@ -41,6 +42,11 @@ export class Metrics {
   /** @param about what this server is, for example its version. @param state is called at each scrape. */
   constructor (about: Record<string, string>, state: () => ServerState) {
     this.#gauge('build_info', 'Always 1; its labels are the version and the authentication method', Object.keys(about), gauge => gauge.set(about, 1))
+    this.#collected('auth_decisions_total', 'What the guard decided, by credential (token, api-key, none) and outcome (allowed, or the error code); nothing with --auth none', ['credential', 'outcome'], add => {
+      for (const [credential, outcomes] of this.#decisions) {
+        for (const [outcome, count] of outcomes) add({ credential, outcome }, count)
+      }
+    })
     this.#measureState(state)
     this.#measureProcess()
   }
@@ -56,14 +62,14 @@ export class Metrics {
 
   /** @param route its pattern, undefined for an unknown URL. @param milliseconds until the end of the answer. */
   answered ({ method, route = 'unknown', status }: { method: string, route?: string, status: number }, milliseconds: number): void {
-    const known = methods.includes(method) ? method : 'other'
-    this.#requests.inc({ method: known, route, status: String(status) })
-    this.#requestTime.observe({ method: known, route }, milliseconds / 1000)
+    this.#requests.answered(methods.includes(method) ? method : 'other', route, status, milliseconds / 1000)
   }
 
   /** @param outcome `allowed`, or the code of the refusal. */
   decided (credential: string, outcome: string): void {
-    this.#decisions.inc({ credential, outcome })
+    let outcomes = this.#decisions.get(credential)
+    if (outcomes === undefined) this.#decisions.set(credential, outcomes = new Map())
+    outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1)
   }
 
   audited (event: string, outcome: string): void {

@@ -80,7 +80,7 @@ function isParameter (segment: string): boolean {
 
 /** The way people and OpenAPI write a pattern: `/api/queue/job/{id}`. */
 export function readablePattern (pattern: string): string {
-  return pattern.replace(/:(\w+)/g, '{$1}')
+  return pattern.includes(':') ? pattern.replace(/:(\w+)/g, '{$1}') : pattern
 }
 
 function suggestion (entry: Entry, routes: readonly RouteFacts[]): string {

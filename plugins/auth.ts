@@ -171,6 +171,7 @@ export default fp(async (app) => {
   function authorize (request: FastifyRequest): ApiError | undefined {
     const { permission, needsAccount } = request.routeOptions.config
     const { principal } = request
+    if (needsAccount !== true && permission !== undefined && principal.permissions.includes(permission)) return undefined
     if (isPublic(request)) return undefined
     if (needsAccount === true && principal.via === 'guest') return apiError('SDR_UNAUTHENTICATED', 'This works on an account, and guests have none.')
     if (permission === undefined) {
@@ -182,8 +183,18 @@ export default fp(async (app) => {
     return apiError('SDR_FORBIDDEN', `This needs the permission ${permission}, which ${principal.username} (${principal.role}) does not have.`)
   }
 
-  /** Requests that have no whole answer yet. */
-  const unanswered = new Map<FastifyRequest, FastifyReply>()
+  /** Requests of this turn of the event loop, and those that had no whole answer when theirs was over. */
+  let latest: FastifyReply[] = []
+  const unanswered = new Set<FastifyReply>()
+
+  /** Most are answered within the turn: those cost nothing but their place in a list. */
+  function watch (reply: FastifyReply): void {
+    if (latest.push(reply) > 1) return
+    setImmediate(() => {
+      for (const reply of latest) if (!reply.raw.closed) unanswered.add(reply)
+      latest = []
+    })
+  }
 
   function hasEnded ({ principal: { id, sessionId, keyId } }: FastifyRequest): boolean {
     if (sessionId !== undefined) return app.sessions.activeUser(sessionId, id) === undefined
@@ -192,15 +203,11 @@ export default fp(async (app) => {
 
   // A session or key that ends takes its open streams with it.
   const timer = setInterval(() => {
-    for (const [request, { raw }] of unanswered) {
-      if (raw.closed) unanswered.delete(request) // the caller went away
-      else if (hasEnded(request)) raw.destroy()
+    for (const reply of unanswered) {
+      if (reply.raw.closed) unanswered.delete(reply)
+      else if (hasEnded(reply.request)) reply.raw.destroy()
     }
   }, recheckInterval).unref()
-  app.addHook('onResponse', (request, _reply, done) => {
-    unanswered.delete(request)
-    done()
-  })
   app.addHook('onClose', async () => clearInterval(timer))
 
   app.decorate('guard', (identify: Identify[], { admitsGuests = app.config.enableGuestAccess } = {}) => {
@@ -229,7 +236,7 @@ export default fp(async (app) => {
       app.logDecision(request, refusal)
       app.metrics.decided(request.credential?.kind ?? 'none', refusal === undefined ? 'allowed' : refusal.code)
       if (refusal === undefined) {
-        unanswered.set(request, reply)
+        watch(reply)
         done()
       } else {
         refuse(request, refusal).then(done, done)

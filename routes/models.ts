@@ -68,7 +68,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   })
 
   // Programs ask for the list over and over, and it hardly ever changes: a page is made into JSON once.
-  const pages = new Remembered<string>({ get version () { return `${app.models.version} ${app.jobs.loadedModels}` } }, 20)
+  const pages = new Remembered<string>({ get version () { return `${app.models.version} ${app.jobs.loadedModels.join()}` } }, 20)
 
   app.get('', {
     config,

@@ -13,6 +13,7 @@ import { createLogger } from '../../lib/logger.ts'
 import { environmentName, optionTable, type OptionName, type Options } from '../../lib/options.ts'
 import { readablePattern } from '../../lib/public-paths.ts'
 import { tellServiceManager } from '../../lib/service-manager.ts'
+import { collectGarbage, compileTicks } from '../../lib/warm-up.ts'
 import { tracedOptionsOf, withOptions } from '../command-options.ts'
 import { withThrowawayApp } from '../throwaway-app.ts'
 
@@ -58,12 +59,15 @@ async function startServer (options: Options): Promise<void> {
   process.umask(0o077) // every file this makes is its owner's alone
   const logger = createLogger(options)
   hideSecrets(logger)
+  await compileTicks()
   const { buildApp } = await import('../../app.ts') // half a second that no other command has to wait for
   const app = await buildApp(options, { logger, https: readTls(options) })
   try {
     if (app.metricsAddress !== undefined) {
       await app.listenForMetrics(app.metricsAddress).catch(inWords(app.metricsAddress, ['--metrics-listen', '--metrics-listen']))
     }
+    await app.ready()
+    collectGarbage()
     await app.listen({ host: options.host, port: options.port }).catch(inWords(options, ['--host', '--port']))
   } catch (error) {
     await app.close()

@@ -54,7 +54,7 @@ export class Scheduler {
 
   /** Ids of the models that the engines hold. */
   get loadedModels (): string[] {
-    return this.#lanes.flatMap(({ loadedModel }) => loadedModel ?? [])
+    return this.#lanes.map(({ loadedModel }) => loadedModel).filter(model => model !== undefined)
   }
 
   /** Files that the engines hold in memory, and ids of the models that the running jobs are for. */
