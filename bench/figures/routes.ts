@@ -6,6 +6,8 @@ import { processorTime, serve, startPart, workspaceOf } from '../parts/processes
 
 const most = 5000
 const rounds = 5
+/** Rounds before those that count, in which the compiler is at work. */
+const warmUp = 2
 const password = 'correct horse battery staple'
 
 /**
@@ -32,9 +34,9 @@ export const measureRoutes: Measure = async (scope, scale) => {
   }
   const ours: number[] = []
   const theirs: number[] = []
-  for (let round = 0; round <= rounds; round++) {
+  for (let round = 0; round < warmUp + rounds; round++) {
     const [base, own] = [await rate(bare.url, bare.pid), await rate(server.url, server.child.pid!)]
-    if (round === 0) continue // the compiler is still at work
+    if (round < warmUp) continue
     theirs.push(base)
     ours.push(own)
   }
