@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply } from 'fastify'
+import type { ReadStream } from 'node:fs'
 import { Type } from 'typebox'
 import { apiError } from '../errors.ts'
 import {
@@ -8,6 +9,7 @@ import {
 import { generationText } from '../lib/jobs/generation-text.ts'
 import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
 import { laneStates } from '../lib/jobs/lane.ts'
+import type { OpenImage } from '../lib/jobs/outputs.ts'
 import { visibleOwner } from '../lib/principals.ts'
 import { Id, Job, Named, named, Nullable, OneOf, Time } from './schemas.ts'
 
@@ -77,6 +79,9 @@ const ImageVariant = Type.Object({
     ...thumbnailWidth, description: 'Pixels to scale down to; an image is never enlarged'
   }))
 }, { additionalProperties: false })
+
+/** Bytes of an image that is read at once; a stream takes longer than that. */
+const mostWhole = 256 * 1024
 
 const Binary = Type.Unsafe<unknown>({ type: 'string', format: 'binary' })
 const ImageContent = Object.fromEntries(outputFormats.map(format => [mediaType(format), { schema: Binary }]))
@@ -191,8 +196,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }, async (request, reply) => {
     const { id, index } = request.params
-    const viewer = { owner: visibleOwner(request.principal) }
-    const job = app.jobs.get(id, viewer)
+    const job = app.jobs.get(id, { owner: visibleOwner(request.principal) })
     const image = job.images.find(image => image.index === index)
     if (image === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
     const variant = chooseVariant(request.query, request.headers.accept, image)
@@ -200,19 +204,24 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const caching = { etag, 'cache-control': 'private, max-age=31536000, immutable', vary: varyByAccept(reply) }
     if (matches(request.headers['if-none-match'], etag)) return reply.code(304).headers(caching).send()
 
-    const { handle, size } = await app.jobs.image(id, index, viewer)
+    const file = await app.jobs.openImage(job, index)
     const body = isOriginal(variant)
-      ? handle.createReadStream()
-      : await convertImage(handle, variant, generationText(job, image))
+      ? await content(file)
+      : await convertImage(file.handle, variant, generationText(job, image))
     return reply
       .type(mediaType(variant.format))
       .headers({
         ...caching,
-        'content-length': Buffer.isBuffer(body) ? body.length : size,
+        'content-length': Buffer.isBuffer(body) ? body.length : file.size,
         'content-disposition': `inline; filename="${id}-${index}.${variant.format}"`
       })
       .send(body)
   })
+}
+
+async function content ({ handle, size }: OpenImage): Promise<Buffer | ReadStream> {
+  if (size > mostWhole) return handle.createReadStream()
+  return await handle.readFile().finally(async () => handle.close())
 }
 
 /** Beside what other parts of the server vary an answer by. */

@@ -51,32 +51,37 @@ class Drawing {
     signal.throwIfAborted()
     await loadedModel.load(residentOf(job), { files, options }, { signal, progress: now => progress(told(now)) })
     signal.throwIfAborted()
-    const place = outputs.prepare(job)
-    // Both have to be over: of what is still being made, nothing could be deleted.
-    const [drawn] = await Promise.allSettled([this.#draw(job, parameters, attachments, attempt), place])
-    if (drawn.status === 'rejected') throw drawn.reason
+    const kept = outputs.keep(job)
+    try {
+      await this.#draw(job, parameters, attachments, attempt, image => kept.add(finish(job, image)))
+    } catch (error) {
+      await kept.settled()
+      throw error
+    }
     progress(told({ phase: 'saving', step: 0, steps: 0 }))
-    return { images: await outputs.save(job, drawn.value.map(image => finish(job, image)), place) }
+    return { images: await kept.finish() }
   }
 
   async #draw (
     job: Job, parameters: ResolvedJob['parameters'], attachments: Attachments,
-    { signal, progress, preview, device: { name, engine } }: EngineAttempt
-  ): Promise<EngineImage[]> {
-    const images: EngineImage[] = []
+    { signal, progress, preview, device: { name, engine } }: EngineAttempt, keep: (image: EngineImage) => void
+  ): Promise<void> {
+    let images = 0
     const watch = this.#stepTimes.watch(job, name)
     const options = {
       attachments,
       signal,
       progress: (now: Progress) => progress(told(now, watch.estimate(now))),
       preview,
-      image: (image: EngineImage) => { images.push(image) }
+      image: (image: EngineImage) => {
+        images++
+        keep(image)
+      }
     }
     if (job.type === 'upscale') await engine.run('upscale', parameters as { repeats?: number }, options)
     else await engine.run('generate', parameters as ImageParameters, options)
-    if (images.length === 0) throw new EngineError('generation_failed', 'The engine gave neither image nor error.')
+    if (images === 0) throw new EngineError('generation_failed', 'The engine gave neither image nor error.')
     watch.finish()
-    return images
   }
 }
 

@@ -1,4 +1,4 @@
-import { mkdir, open, readdir, rename, rm } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname, join, resolve, sep } from 'node:path'
 
 /** Files that must be whole or absent, also after a power failure. Folders have mode 0700, files 0600. */
@@ -31,6 +31,27 @@ export async function writeWhole (file: string, bytes: Uint8Array): Promise<void
     await handle.close()
   }
   await rename(temporary, file)
+}
+
+/**
+ * Puts files into a new folder that nothing refers to yet. They are durable when the promise is fulfilled; before that a
+ * power failure may leave them at any length, but nobody sees half of one under its name.
+ */
+export async function fillFolder (folder: string, files: ReadonlyArray<readonly [name: string, bytes: Uint8Array]>): Promise<void> {
+  const handles: FileHandle[] = []
+  try {
+    await allEnded(files.map(async ([name, bytes]) => {
+      const file = inside(folder, name)
+      const handle = await open(`${file}.tmp`, 'wx', 0o600)
+      handles.push(handle)
+      await handle.writeFile(bytes)
+      await rename(`${file}.tmp`, file)
+    }))
+    // Together: the file system has all of it in one commit of its journal.
+    await allEnded([...handles.map(async handle => handle.sync()), syncFolder(folder)])
+  } finally {
+    await allEnded(handles.map(async handle => handle.close()))
+  }
 }
 
 /** Makes the names in a folder durable. Windows cannot open folders and needs no such thing. */

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import type { Attachments } from './job.ts'
-import { allEnded, inside, isJobId, makeFolder, names, removeFolder, syncFolder, writeWhole } from './files.ts'
+import { allEnded, fillFolder, inside, isJobId, makeFolder, names, removeFolder, syncFolder } from './files.ts'
 
 /** The attachments of jobs that have not ended: `<root>/<job id>/<parameter name>`. */
 export class Inputs {
@@ -18,11 +18,7 @@ export class Inputs {
     const folder = inside(this.#root, jobId)
     try {
       const parents = await makeFolder(folder)
-      await allEnded([
-        ...parents.map(syncFolder),
-        ...entries.map(async ([name, bytes]) => writeWhole(inside(folder, name), bytes))
-      ])
-      await syncFolder(folder)
+      await allEnded([...parents.map(syncFolder), fillFolder(folder, entries)])
     } catch (error) {
       await removeFolder(folder)
       throw error

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { open, rmdir, type FileHandle } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { allEnded, inside, isJobId, makeFolder, names, removeFolder, syncFolder, writeWhole } from './files.ts'
+import { allEnded, fillFolder, inside, isJobId, makeFolder, names, removeFolder, syncFolder } from './files.ts'
 
 /** A finished image that is to be kept. */
 export interface NewImage {
@@ -17,6 +17,14 @@ export interface NewImage {
 export interface StoredImage extends Omit<NewImage, 'png'> {
   file: string
   bytes: number
+}
+
+/** A kept image, open for reading. */
+export interface OpenImage {
+  /** To be closed by whoever asked; its read stream does that by itself. */
+  handle: FileHandle
+  /** Bytes. */
+  size: number
 }
 
 /** The folder of a job, from what never changes about it. */
@@ -37,34 +45,16 @@ export class Outputs {
     this.#root = root
   }
 
-  /** Makes the folder of a job, empty; can be done before its images are there. */
-  async prepare (job: OutputOwner): Promise<void> {
-    await allEnded((await makeEmpty(this.#folder(job))).map(syncFolder))
-  }
-
-  /** Keeps all images of a job or none: after a failure its folder is gone. */
-  async save (job: OutputOwner, images: readonly NewImage[], prepared?: Promise<void>): Promise<StoredImage[]> {
-    const folder = this.#folder(job)
-    const nameOf = ({ index }: NewImage) => `${index}.png`
-    try {
-      await (prepared ?? this.prepare(job))
-      await allEnded(images.map(async image => writeWhole(inside(folder, nameOf(image)), image.png)))
-      await syncFolder(folder)
-      return images.map(image => {
-        const { png, ...kept } = image
-        return { ...kept, file: `${folderName(job)}/${nameOf(image)}`, bytes: png.byteLength }
-      })
-    } catch (error) {
-      await this.remove(job)
-      throw error
-    }
+  /** Begins to keep the images of a job, without those of an earlier attempt. */
+  keep (job: OutputOwner): Keeping {
+    return new Keeping(this.#folder(job), folderName(job), async () => this.remove(job))
   }
 
   /**
    * Opens an image for reading; the caller closes it. Links are not followed.
    * @throws what `open` throws: ENOENT when the file was deleted by hand.
    */
-  async open (file: string): Promise<{ handle: FileHandle, size: number }> {
+  async open (file: string): Promise<OpenImage> {
     const handle = await open(inside(this.#root, file), constants.O_RDONLY | constants.O_NOFOLLOW)
     try {
       return { handle, size: (await handle.stat()).size }
@@ -100,12 +90,61 @@ export class Outputs {
   }
 }
 
-/** Makes a folder, without what an earlier attempt left in it; see `makeFolder`. */
-async function makeEmpty (folder: string): Promise<string[]> {
-  const parents = await makeFolder(folder)
-  if (parents.length > 0) return parents
-  await removeFolder(folder)
-  return await makeFolder(folder)
+/** The images of one job on their way to the disk: written as they come, and kept all or none. */
+export class Keeping {
+  readonly #folder: string
+  readonly #name: string
+  readonly #remove: () => Promise<void>
+  readonly #ready: Promise<void>
+  readonly #images: Array<Promise<StoredImage>> = []
+
+  constructor (folder: string, name: string, remove: () => Promise<void>) {
+    this.#folder = folder
+    this.#name = name
+    this.#remove = remove
+    this.#ready = makeEmpty(folder)
+    this.#ready.catch(() => {}) // `finish` says it
+  }
+
+  add (image: NewImage): void {
+    const written = this.#write(image)
+    written.catch(() => {}) // `finish` says it
+    this.#images.push(written)
+  }
+
+  /** Waits until nothing is being written any more: what is could not be deleted. */
+  async settled (): Promise<void> {
+    await Promise.allSettled([this.#ready, ...this.#images])
+  }
+
+  /** All of them, durable. After a failure the folder is gone. */
+  async finish (): Promise<StoredImage[]> {
+    await this.settled()
+    try {
+      await this.#ready
+      return await Promise.all(this.#images)
+    } catch (error) {
+      await this.#remove()
+      throw error
+    }
+  }
+
+  async #write ({ png, ...image }: NewImage): Promise<StoredImage> {
+    const name = `${image.index}.png`
+    await this.#ready
+    await fillFolder(this.#folder, [[name, png]])
+    return { ...image, file: `${this.#name}/${name}`, bytes: png.byteLength }
+  }
+}
+
+/** Makes a folder, without what an earlier attempt left in it, and its entry durable. */
+async function makeEmpty (folder: string): Promise<void> {
+  let parents = await makeFolder(folder)
+  if (parents.length === 0) {
+    await removeFolder(folder)
+    parents = await makeFolder(folder)
+  }
+  await allEnded(parents.map(syncFolder))
 }
 
 function folderName (job: OutputOwner): string {

@@ -1,5 +1,4 @@
 import { join, resolve as absolute } from 'node:path'
-import type { FileHandle } from 'node:fs/promises'
 import { apiError, CommandError, exitCodes } from '../../errors.ts'
 import { prepareFolder } from '../folders.ts'
 import { AllowList } from '../network/allow-list.ts'
@@ -11,13 +10,13 @@ import { Inputs } from './inputs.ts'
 import { JobEvents, type JobEventsOptions, type JobEventStream, type SubscribeOptions } from './job-events.ts'
 import { JobStore, type JobStoreOptions } from './job-store.ts'
 import {
-  isEnded, type Attachments, type Job, type JobFilter, type JobImage, type JobPage, type JobStatus,
+  isEnded, type Attachments, type Job, type JobFilter, type JobPage, type JobStatus,
   type NewJob
 } from './job.ts'
 import { checkNewJob, toIdempotency, withSeed } from './new-job.ts'
 import type { Logger } from './lane.ts'
 import type { JobObserver } from './observer.ts'
-import { Outputs } from './outputs.ts'
+import { Outputs, type OpenImage } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
 import { Scheduler, type SchedulerParts, type SchedulerStatus } from './scheduler.ts'
 
@@ -39,14 +38,6 @@ export interface QueueStatus extends Record<JobStatus, number> {
 /** Whose jobs are meant: those of a user id, or everybody's when there is none. */
 export interface Viewer {
   owner?: string
-}
-
-export interface OpenImage {
-  image: JobImage
-  /** To be closed by whoever asked; its read stream does that by itself. */
-  handle: FileHandle
-  /** Bytes. */
-  size: number
 }
 
 /** Milliseconds between two looks at the positions of jobs that somebody follows. */
@@ -234,13 +225,15 @@ export class JobQueue {
     return this.#events.subscribe(this.get(id, { owner }), options)
   }
 
-  /** @throws {ApiError} SDR_JOB_NOT_FOUND, SDR_IMAGE_NOT_FOUND */
-  async image (id: string, index: number, viewer: Viewer = {}): Promise<OpenImage> {
-    const image = this.get(id, viewer).images.find(image => image.index === index)
+  /**
+   * @param job as `get` answered it to whoever asks.
+   * @throws {ApiError} SDR_IMAGE_NOT_FOUND
+   */
+  async openImage ({ id }: Job, index: number): Promise<OpenImage> {
     const file = this.#store.imageFile(id, index)
-    if (image === undefined || file === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
+    if (file === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
     try {
-      return { image, ...await this.#outputs.open(file) }
+      return await this.#outputs.open(file)
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
       throw apiError('SDR_IMAGE_NOT_FOUND', 'The file of this image was deleted.', { cause: error })

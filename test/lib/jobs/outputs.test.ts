@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { inside, isStorageFull } from '../../../lib/jobs/files.ts'
 import { Inputs } from '../../../lib/jobs/inputs.ts'
-import { Outputs, type NewImage } from '../../../lib/jobs/outputs.ts'
+import { Outputs, type NewImage, type OutputOwner, type StoredImage } from '../../../lib/jobs/outputs.ts'
 
 const id = '01890000-0000-7000-8000-000000000001'
 const other = '01890000-0000-7000-8000-000000000002'
@@ -13,12 +13,18 @@ function image (index: number, text = `image ${index}`): NewImage {
   return { index, width: 3, height: 2, seed: 7 + index, png: Buffer.from(text) }
 }
 
+async function save (outputs: Outputs, job: OutputOwner, images: NewImage[]): Promise<StoredImage[]> {
+  const kept = outputs.keep(job)
+  for (const image of images) kept.add(image)
+  return await kept.finish()
+}
+
 const mode = (path: string) => (statSync(path).mode & 0o777).toString(8)
 
 t.test('images are kept where they belong, for nobody else to read', async t => {
   const root = join(t.testdir({}), 'data', 'outputs')
   const outputs = new Outputs(root)
-  const stored = await outputs.save(job, [image(0), image(1)])
+  const stored = await save(outputs, job, [image(0), image(1)])
   t.same(stored, [
     { index: 0, width: 3, height: 2, seed: 7, file: `2026-03-04/${id}/0.png`, bytes: 7 },
     { index: 1, width: 3, height: 2, seed: 8, file: `2026-03-04/${id}/1.png`, bytes: 7 }
@@ -33,10 +39,10 @@ t.test('images are kept where they belong, for nobody else to read', async t => 
   t.equal((await handle.readFile()).toString(), 'image 1')
   await handle.close()
 
-  await outputs.save(job, [image(0, 'drawn again')])
+  await save(outputs, job, [image(0, 'drawn again')])
   t.same(readdirSync(folder), ['0.png'], 'a second attempt replaces the first one')
 
-  await outputs.save({ ...job, id: other }, [image(0)])
+  await save(outputs, { ...job, id: other }, [image(0)])
   await outputs.remove(job)
   t.same(readdirSync(join(root, '2026-03-04')), [other])
   await outputs.remove({ ...job, id: other })
@@ -49,7 +55,7 @@ t.test('when one image cannot be written none is kept', async t => {
   const root = t.testdir({})
   const outputs = new Outputs(root)
   const broken = { ...image(1), png: undefined as unknown as Buffer }
-  await t.rejects(outputs.save(job, [image(0), broken]), { code: 'ERR_INVALID_ARG_TYPE' })
+  await t.rejects(save(outputs, job, [image(0), broken]), { code: 'ERR_INVALID_ARG_TYPE' })
   t.same(readdirSync(root), [])
 })
 
@@ -59,7 +65,7 @@ t.test('no name leads out of the folder', async t => {
   for (const file of ['../secret', '', '.', '2026-03-04/../../secret', '..']) {
     await t.rejects(outputs.open(file), { name: 'RangeError' }, file)
   }
-  await t.rejects(outputs.save({ ...job, id: '../../x' }, [image(0)]), { name: 'RangeError' })
+  await t.rejects(save(outputs, { ...job, id: '../../x' }, [image(0)]), { name: 'RangeError' })
   await t.rejects(outputs.remove({ ...job, id: '..' }), { name: 'RangeError' })
   t.equal(inside('/data', 'a', 'b'), '/data/a/b')
   t.throws(() => inside('/data', '../data2/x'), { name: 'RangeError' })

@@ -78,13 +78,13 @@ t.test('a job is accepted, drawn and delivered', async t => {
     attempts: 1,
     images: [{ index: 0, url: `/api/queue/job/${job.id}/images/0`, width: 3, height: 2, seed: job.parameters['seed'] }]
   })
-  const { handle, size, image } = await queue.image(job.id, 0)
+  const { handle, size } = await queue.openImage(finished, 0)
   const bytes = await handle.readFile()
   await handle.close()
   t.equal(size, bytes.length)
-  t.equal(image.bytes, bytes.length)
+  t.equal(finished.images[0]!.bytes, bytes.length)
   t.ok(bytes.includes('parameters\0a cat\nSteps: 2, '))
-  await t.rejects(queue.image(job.id, 1), { code: 'SDR_IMAGE_NOT_FOUND' })
+  await t.rejects(queue.openImage(finished, 1), { code: 'SDR_IMAGE_NOT_FOUND' })
   t.match(queue.status, {
     queued: 0, running: 0, completed: 1, capacity: 1000, scheduler: { state: 'idle', loaded_model: 'checkpoint/a' }
   })
@@ -135,7 +135,6 @@ t.test("somebody else's job does not exist", async t => {
     t.throws(() => queue.get(id, { owner }), { code: 'SDR_JOB_NOT_FOUND', statusCode: 404 })
     t.throws(() => queue.subscribe(id, { owner }), { code: 'SDR_JOB_NOT_FOUND' })
     await t.rejects(queue.cancel(id, { owner }), { code: 'SDR_JOB_NOT_FOUND' })
-    await t.rejects(queue.image(id, 0, { owner }), { code: 'SDR_JOB_NOT_FOUND' })
     await t.rejects(queue.waitFor(id, 1, { owner }), { code: 'SDR_JOB_NOT_FOUND' })
   }
   t.same(queue.list({ owner }), { jobs: [], next_cursor: null })
@@ -545,7 +544,7 @@ t.test('images that take too much room go, and their jobs stay', async t => {
   const cids = await draw('cid')
   await until(() => queue.get(bobs.id).images.length === 0)
   t.same(queue.list().jobs.map(({ images }) => images.length), [1, 1, 0, 0])
-  await t.rejects(queue.image(bobs.id, 0), { code: 'SDR_IMAGE_NOT_FOUND' })
+  await t.rejects(queue.openImage(bobs, 0), { code: 'SDR_IMAGE_NOT_FOUND' })
   const [day] = readdirSync(join(dataDir, 'outputs'))
   await until(() => readdirSync(join(dataDir, 'outputs', day!)).length === 2)
   t.same(readdirSync(join(dataDir, 'outputs', day!)).sort(), [anns.id, cids.id].sort())

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { Inputs } from '../../../lib/jobs/inputs.ts'
 import { JobEvents } from '../../../lib/jobs/job-events.ts'
 import { JobStore } from '../../../lib/jobs/job-store.ts'
-import { Outputs } from '../../../lib/jobs/outputs.ts'
+import { Outputs, type OutputOwner } from '../../../lib/jobs/outputs.ts'
 import { Scheduler, type SchedulerParts } from '../../../lib/jobs/scheduler.ts'
 import { ScriptedEngine } from './fixtures/scripted-engine.ts'
 import { until } from './fixtures/until.ts'
@@ -47,10 +47,14 @@ t.test('a full disk fails the job, leaves nothing behind, and the next one runs'
   const { store, root } = all
   let isFull = true
   class FullDisk extends Outputs {
-    override async save (...[job, images]: Parameters<Outputs['save']>) {
-      if (!isFull) return await super.save(job, images)
-      await super.save(job, images.slice(0, 1))
-      throw diskFull()
+    override keep (job: OutputOwner) {
+      const kept = super.keep(job)
+      if (!isFull) return kept
+      kept.finish = async () => {
+        await kept.settled()
+        throw diskFull()
+      }
+      return kept
     }
   }
   const outputs = new FullDisk(join(root, 'outputs'))
