@@ -156,7 +156,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   app.get('/job/:id/events', {
     config,
-    sse: 'only',
+    sse: 'manual', // whatever Accept says: there is nothing else to send
     schema: {
       operationId: 'followJob',
       tags,
@@ -168,9 +168,15 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: { description: 'What happens to the job', content: EventStream } }
     }
   }, async (request, reply) => {
+    const { id } = request.params
+    const owner = visibleOwner(request.principal)
+    if (request.method === 'HEAD') { // which gets no events, and would wait for them
+      app.jobs.get(id, { owner })
+      return await reply.type('text/event-stream').send('')
+    }
     const disconnected = new AbortController()
-    const events = app.jobs.subscribe(request.params.id, {
-      owner: visibleOwner(request.principal),
+    const events = app.jobs.subscribe(id, {
+      owner,
       lastEventId: Number(request.headers['last-event-id'] ?? NaN) || undefined,
       signal: disconnected.signal
     })
