@@ -4,6 +4,7 @@ import fp from 'fastify-plugin'
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
 import { apiError } from '../errors.ts'
 import { nearest } from '../lib/nearest.ts'
+import { shortened } from '../lib/shortened.ts'
 
 /** What ajv adds to a problem with `verbose`. */
 interface Problem extends FastifySchemaValidationError {
@@ -44,7 +45,9 @@ export default fp(async (app) => {
   const build = AjvCompiler()
   app.setValidatorCompiler(route => {
     const coerceTypes = route.httpPart !== 'body'
-    return build(app.getSchemas() as never, { customOptions: { ...common, coerceTypes } } as never)(route as never)
+    // Of what is converted ajv asks neither its type nor, when it is strict, the bounds of a number that is infinite (1e400).
+    const options = { ...common, coerceTypes, strictNumbers: !coerceTypes }
+    return build(app.getSchemas() as never, { customOptions: options } as never)(route as never)
   })
   app.setSchemaErrorFormatter((problems, part) => {
     const explanation = explain(problems[0] as Problem, part)
@@ -99,5 +102,5 @@ function shorten (value: unknown): string {
   const text = typeof value === 'object' && value !== null
     ? inspect(value, { depth: 2, maxArrayLength: 5, maxStringLength: 80, breakLength: Infinity })
     : JSON.stringify(value) ?? String(value)
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text
+  return shortened(text)
 }

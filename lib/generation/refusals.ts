@@ -1,4 +1,5 @@
 import { apiError, type ApiError, type ErrorCode } from '../../errors.ts'
+import { shortened } from '../shortened.ts'
 import type { Capability, EngineInfo } from '../engine/engine.ts'
 
 /** The value of a field is not what it has to be; said in the words of the schema's own refusals. */
@@ -38,5 +39,5 @@ export function aboutField<Result> (field: string, work: () => Result): Result {
 
 function shorten (value: unknown): string {
   const text = typeof value === 'string' ? value : JSON.stringify(value) ?? String(value)
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text
+  return shortened(text)
 }

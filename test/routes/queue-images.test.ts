@@ -84,6 +84,7 @@ t.test('images in every format and size', async t => {
       (await app.inject(`${url}?format=jpeg&quality=90`)).rawPayload,
       (await app.inject(`${url}?format=jpeg`)).rawPayload
     )
+    expectError(t, await app.inject(`${url}?format=jpeg&quality=1e400`), 400, 'SDR_INVALID_REQUEST', /quality/)
     expectError(t, await app.inject(`${url}?quality=50`), 400, 'SDR_INVALID_REQUEST', /quality.*PNG/)
   })
 
