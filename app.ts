@@ -15,8 +15,9 @@ import auth from './plugins/auth.ts'
 import config from './plugins/config.ts'
 import documentation from './plugins/documentation.ts'
 import engine from './plugins/engine.ts'
-import errors, { sendError } from './plugins/errors.ts'
+import errors, { refuseConnection, sendError } from './plugins/errors.ts'
 import jobs from './plugins/jobs.ts'
+import json from './plugins/json.ts'
 import keys from './plugins/keys.ts'
 import login from './plugins/login.ts'
 import metrics from './plugins/metrics.ts'
@@ -77,7 +78,8 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
     keepAliveTimeout: 72_000,
     // As long as a URL can be: the router would say before the guard that there is a route. Schemas are stricter.
     routerOptions: { maxParamLength: 16 * 1024 },
-    frameworkErrors: sendError
+    frameworkErrors: sendError,
+    clientErrorHandler: refuseConnection
   }).withTypeProvider<TypeBoxTypeProvider>() as unknown as FastifyInstance
 
   // Nothing here takes plain text, and a parser for it would turn a wrong Content-Type into a riddle.
@@ -97,6 +99,7 @@ async function registerParts (app: FastifyInstance, options: Options, storeOptio
   await app.register(config, { config: options })
   await app.register(errors)
   await app.register(metrics)
+  await app.register(json)
   await app.register(validation)
   await app.register(security)
   await app.register(rateLimit)

@@ -1,3 +1,6 @@
+import { randomUUID } from 'node:crypto'
+import { STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
 import fp from 'fastify-plugin'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { apiError, errorTable, type ApiError, type ErrorCode } from '../errors.ts'
@@ -7,6 +10,12 @@ import { EngineError, type EngineErrorCode } from '../lib/engine/engine.ts'
 const frameworkCodes: Readonly<Record<string, ErrorCode>> = {
   FST_ERR_CTP_INVALID_JSON_BODY: 'SDR_INVALID_JSON',
   FST_ERR_CTP_EMPTY_JSON_BODY: 'SDR_INVALID_JSON'
+}
+
+/** What the parser of HTTP says of more than a wrong byte. */
+const parserCodes: Readonly<Record<string, ErrorCode>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: 'SDR_REQUEST_TIMEOUT',
+  HPE_HEADER_OVERFLOW: 'SDR_HEADERS_TOO_LARGE'
 }
 
 /** The status decides when the code says nothing, for example for what a plugin refuses. */
@@ -44,6 +53,22 @@ export function sendError (thrown: Error, request: FastifyRequest, reply: Fastif
   return reply.code(status).type('application/json; charset=utf-8').send({
     error: { code: error.code, message: error.message, details: error.details, request_id: request.id }
   })
+}
+
+/** For what the parser of HTTP refuses before there is a request: the same shape on the bare connection, which ends then. */
+export function refuseConnection (error: Error & { code?: string, reason?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed) return
+  const code = parserCodes[error.code ?? ''] ?? 'SDR_INVALID_REQUEST'
+  const [status, known] = errorTable[code]
+  const message = code === 'SDR_INVALID_REQUEST' ? `This is no valid HTTP/1.1: ${error.reason ?? error.message}` : known
+  const body = JSON.stringify({ error: { code, message, request_id: randomUUID() } })
+  if (socket.writable) {
+    socket.write([
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}`, 'Connection: close', 'Content-Type: application/json; charset=utf-8',
+      `Content-Length: ${Buffer.byteLength(body)}`, '', body
+    ].join('\r\n'))
+  }
+  socket.destroy(error)
 }
 
 function toApiError (error: Error & Partial<ApiError>): ApiError {

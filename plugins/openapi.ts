@@ -17,7 +17,8 @@ declare module 'fastify' {
 /** What any route can answer besides what it says itself. */
 const commonErrors: readonly ErrorCode[] = [
   'SDR_INVALID_REQUEST', 'SDR_INVALID_JSON', 'SDR_AMBIGUOUS_CREDENTIALS', 'SDR_UNAUTHENTICATED', 'SDR_INVALID_TOKEN',
-  'SDR_TOKEN_EXPIRED', 'SDR_URI_TOO_LONG', 'SDR_HOST_NOT_ALLOWED', 'SDR_RATE_LIMITED', 'SDR_INTERNAL', 'SDR_UNAVAILABLE'
+  'SDR_TOKEN_EXPIRED', 'SDR_REQUEST_TIMEOUT', 'SDR_URI_TOO_LONG', 'SDR_HOST_NOT_ALLOWED', 'SDR_RATE_LIMITED',
+  'SDR_HEADERS_TOO_LARGE', 'SDR_INTERNAL', 'SDR_UNAVAILABLE'
 ]
 
 /** What any route with a body can answer. */

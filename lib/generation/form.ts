@@ -1,4 +1,6 @@
 import { apiError } from '../../errors.ts'
+import { hasHalfCharacter } from '../json.ts'
+import { checkDepth } from './depth.ts'
 import { isImage, isImageList, type Parameter } from './parameters.ts'
 import { badValue } from './refusals.ts'
 
@@ -55,12 +57,18 @@ export async function readForm (
     const [, what] = /^FST_(FILES|FIELDS|PARTS)_LIMIT$/.exec(code) ?? []
     if (what !== undefined) throw apiError('SDR_BODY_TOO_LARGE', `The form has too many ${what.toLowerCase()}.`, { cause: error })
     // What the parser says about a form that is none has no status of its own.
+    if (code === 'FST_INVALID_JSON_FIELD_ERROR') throw badValue('the form', 'JSON where a part says it is', 'something else')
     if (statusCode !== undefined) throw error
     throw apiError('SDR_INVALID_REQUEST', `The form can't be read: ${(error as Error).message}`, { cause: error })
   }
   const { [manyFields]: many, ...single } = Object.fromEntries(fields)
+  const all: Record<string, unknown> = { ...many as object, ...single }
+  checkDepth(all)
+  for (const [name, value] of Object.entries(all)) {
+    if (hasHalfCharacter(JSON.stringify(value))) throw badValue(name, 'text of whole characters', 'half of one')
+  }
   return {
-    fields: Object.fromEntries(Object.entries({ ...many as object, ...single }).filter(([, value]) => value !== '')),
+    fields: Object.fromEntries(Object.entries(all).filter(([, value]) => value !== '')),
     files: Object.fromEntries([...files].map(([name, [first, ...more]]) =>
       [name, isImageList(name) ? [first!, ...more] : first!]))
   }

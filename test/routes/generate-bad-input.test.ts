@@ -168,6 +168,28 @@ t.test('bad fields are named', async t => {
       'SDR_INVALID_REQUEST',
       /body/
     )
+    for (const [body, reason] of [
+      ['', /it is empty/],
+      ["{'prompt':'a'}", /JSON: Expected property name .* position 1/],
+      ['{"prompt":"a","steps":NaN}', /JSON: Unexpected token 'N'\.$/],
+      ['{"prompt":"a","seed":7}x', /position 23/],
+      ['hello', /JSON: Unexpected token 'h'\.$/],
+      ['{"prompt":"a","__proto__":{}}', /no field may be called __proto__/],
+      [Buffer.from('{"prompt":"caf\xe9"}', 'latin1'), /not UTF-8/],
+      ['{"prompt":"\\ud83d"}', /no other half/],
+      ['{"prompt":"\\\\\\uDE00\\ud83d"}', /no other half/]
+    ] as const) {
+      const response = await post(app, 'txt2img', body)
+      expectError(t, response, 400, 'SDR_INVALID_JSON', reason)
+      t.notMatch(response.body, /prompt/, 'without a piece of the body')
+    }
+    for (const prompt of ['\\ud83d\\ude00 \\\\ud800', '\\u0041', '😀']) {
+      const response = await post(app, 'txt2img', `{"prompt":"${prompt}","steps":0}`)
+      expectError(t, response, 400, 'SDR_INVALID_REQUEST', /steps/)
+    }
+    expectError(t, await post(app, 'txt2img', '{}', { 'content-type': 'application/json', 'content-encoding': 'gzip' }), 415, 'SDR_UNSUPPORTED_MEDIA_TYPE', /compressed/)
+    const cut = await post(app, 'txt2img', { prompt: 'a', steps: `${'x'.repeat(78)}😀` })
+    t.notMatch(cut.body, /\\ud/, 'a refusal is whole, too')
     expectError(t, await post(app, 'txt2img', Buffer.alloc(9 * 1024 * 1024, ' ')), 413, 'SDR_BODY_TOO_LARGE')
     for (const [open, close] of [
       ['{"a":', '}'],

@@ -80,6 +80,8 @@ t.test('forms', async t => {
       ['a list that is none', 'txt2img', [...all(), field('loras', '{}')], 400, /array.* for loras/],
       ['an object that is none', 'txt2img', [...all(), field('vae_tiling', 'true')], 400, /object for vae_tiling/],
       ['JSON that is none', 'txt2img', [field('parameters', '{')], 400, /an object in JSON for parameters/],
+      ['half a character', 'txt2img', [field('parameters', '{"prompt":"\\ud83d"}')], 400, /whole characters for prompt/],
+      ['a part that says it is JSON', 'txt2img', [{ name: 'parameters', value: '{', type: 'application/json' }], 400, /JSON where a part says/],
       ['nothing that is needed', 'txt2img', all({ prompt: '' }), 400, /a value for prompt but received nothing/],
       ['an empty file', 'img2img', [...all(), { ...image, value: '' }], 400, /PNG, JPEG or WebP image for init_image but received nothing/],
       ['many files', 'img2img', Array.from({ length: 40 }, (_, n) => ({ ...image, name: `f${n}` })), 413, /too many files/],

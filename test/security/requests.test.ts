@@ -104,7 +104,7 @@ t.test('content types: no spelling gets a body past its schema', async t => {
   t.ok([400, 415].includes((await send(openPort, '/api/generate/txt2img', { method: 'POST', body })).status), 'none at all')
   const twice = await send(openPort, '/api/generate/txt2img', { method: 'POST', headers: ['Content-Type: text/plain', json], body })
   t.ok([400, 415].includes(twice.status), 'two')
-  t.equal((await send(openPort, '/api/generate/txt2img', { method: 'POST', headers: [json, 'Content-Encoding: gzip'], body: gzipSync(body) })).status, 400, 'nothing is unpacked')
+  t.equal((await send(openPort, '/api/generate/txt2img', { method: 'POST', headers: [json, 'Content-Encoding: gzip'], body: gzipSync(body) })).status, 415, 'nothing is unpacked')
   t.equal((await send(openPort, '/api/generate/txt2img', { method: 'POST', headers: [json], body: Buffer.from(body, 'utf16le') })).status, 400)
 })
 
@@ -126,6 +126,19 @@ t.test('bodies', async t => {
   const chunk = `1000\r\n${' '.repeat(4096)}\r\n`
   t.equal((await sendBytes(closedPort, Buffer.from(`POST /api/auth/login HTTP/1.1\r\nHost: 127.0.0.1\r\n${json}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n${chunk.repeat(5)}0\r\n\r\n`))).status, 413)
   t.equal((await send(closedPort, '/api/generate/txt2img', { method: 'POST', headers: [json], body: '{' })).status, 401, 'who may not come in is not read')
+})
+
+t.test('what the parser of HTTP refuses has the shape of every error', async t => {
+  for (const [what, bytes, status, code, message] of [
+    ['no method', 'FOO /api/health HTTP/1.1\r\nHost: x\r\n\r\n', 400, 'SDR_INVALID_REQUEST', /HTTP\/1\.1: Invalid method/],
+    ['TLS', '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03', 400, 'SDR_INVALID_REQUEST', /HTTP\/1\.1/],
+    ['two lengths', `POST /api/auth/login HTTP/1.1\r\nHost: x\r\n${json}\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}`, 400, 'SDR_INVALID_REQUEST', /Content-Length/],
+    ['a long header', `GET /api/health HTTP/1.1\r\nHost: x\r\nX-Long: ${'x'.repeat(20_000)}\r\n\r\n`, 431, 'SDR_HEADERS_TOO_LARGE', /headers/]
+  ] as const) {
+    const answer = await sendBytes(closedPort, Buffer.from(bytes, 'latin1'))
+    t.equal(answer.status, status, what)
+    t.match(JSON.parse(answer.body), { error: { code, message, request_id: String } }, what)
+  }
 })
 
 t.test('two credentials are one too many', async t => {
