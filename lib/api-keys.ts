@@ -1,7 +1,8 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { apiError } from '../errors.ts'
 import { apiKeyPrefix } from './credentials.ts'
-import type { Database } from './database.ts'
+import { transaction, type Database } from './database.ts'
+import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from './page.ts'
 import { rolePermissions, type AccountRole, type AccountSource, type Permission, type Principal } from './principals.ts'
 import { Remembered, type Versioned } from './remembered.ts'
 import { isoTime } from './iso-time.ts'
@@ -16,6 +17,11 @@ export interface ApiKey {
   created_at: string
   expires_at: string | null
   last_used_at: string | null
+}
+
+export interface KeyPage {
+  keys: ApiKey[]
+  next_cursor: string | null
 }
 
 interface KeyRow {
@@ -36,6 +42,10 @@ interface KeyRow {
 export const keyNamePattern = '^[^\\p{C}\\p{Zl}\\p{Zp}]{1,64}$'
 
 const keysPerUser = 100
+
+const cursorShape = /^(\d{1,15})\n([0-9a-f]{16})$/
+
+const selectKeys = 'SELECT api_keys.*, users.username FROM api_keys JOIN users ON users.id = api_keys.user_id'
 
 /** Keys in memory, of some 500 bytes each. */
 const mostRemembered = 10_000
@@ -74,23 +84,45 @@ export class ApiKeyStore {
     const excess = granted.filter(permission => !owned.includes(permission))
     if (excess.length > 0) throw apiError('SDR_FORBIDDEN', `A key cannot have more permissions than its owner; the owner lacks ${excess.join(', ')}.`)
     if (expiresAt !== undefined && !(expiresAt > Date.now())) throw apiError('SDR_INVALID_REQUEST', 'Expected a time in the future for expires_at')
-    this.#database.prepare('DELETE FROM api_keys WHERE expires_at <= ?').run(Date.now())
-    if (this.list(userId).length >= keysPerUser) throw apiError('SDR_CONFLICT', `An account has at most ${keysPerUser} keys; revoke one first.`)
     const id = randomBytes(8).toString('hex')
     const key = `${apiKeyPrefix}${id}_${randomBytes(32).toString('base64url')}`
-    this.#database.prepare(`
-      INSERT INTO api_keys (id, user_id, name, hash, permissions, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)`)
-      .run(id, userId, name, hashOf(key), JSON.stringify(granted), Date.now(), expiresAt ?? null)
-    return { ...this.list(userId).find(other => other.id === id)!, key }
+    return transaction(this.#database, () => {
+      const now = Date.now()
+      this.#database.prepare('DELETE FROM api_keys WHERE expires_at <= ?').run(now)
+      const { count } = this.#database.prepare('SELECT count(*) AS count FROM api_keys WHERE user_id = ?').get(userId) as { count: number }
+      if (count >= keysPerUser) throw apiError('SDR_CONFLICT', `An account has at most ${keysPerUser} keys; revoke one first.`)
+      this.#database.prepare(`
+        INSERT INTO api_keys (id, user_id, name, hash, permissions, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)`)
+        .run(id, userId, name, hashOf(key), JSON.stringify(granted), now, expiresAt ?? null)
+      const row = this.#database.prepare(`${selectKeys} WHERE api_keys.id = ?`).get(id) as unknown as KeyRow
+      return { ...toKey(row), key }
+    })
   }
 
-  /** The keys of one account, or of all, the newest first; revoked and expired ones are gone. */
-  list (userId?: string): ApiKey[] {
-    const rows = this.#database.prepare(`
-      SELECT api_keys.*, users.username FROM api_keys JOIN users ON users.id = api_keys.user_id
-      WHERE (expires_at IS NULL OR expires_at > ?) AND (? IS NULL OR user_id = ?)
-      ORDER BY api_keys.created_at DESC, api_keys.id`).all(Date.now(), userId ?? null, userId ?? null) as unknown as KeyRow[]
-    return rows.map(toKey)
+  /**
+   * A page of the keys of one account, or of all, the newest first; revoked and expired ones are gone.
+   * @throws SDR_INVALID_REQUEST for a cursor that no page gave.
+   */
+  list ({ userId, limit, cursor }: PageQuery & { userId?: string } = {}): KeyPage {
+    const most = boundedLimit(limit)
+    const [createdAt, id = ''] = cursor === undefined ? [] : decodeCursor(cursor, cursorShape)
+    const found = this.#select({ userId, before: createdAt === undefined ? undefined : [Number(createdAt), id], limit: most + 1 })
+    const { rows, next_cursor } = pageOf(found, most, last => encodeCursor(String(last.created_at), last.id))
+    return { keys: rows.map(toKey), next_cursor }
+  }
+
+  /** All keys of one account, or of all accounts, in the same order. */
+  all (userId?: string): ApiKey[] {
+    return this.#select({ userId }).map(toKey)
+  }
+
+  #select ({ userId, before, limit = -1 }: { userId?: string, before?: [createdAt: number, id: string], limit?: number }): KeyRow[] {
+    // Condition by condition, because an index does not help with `? IS NULL OR …`.
+    return this.#database.prepare(`
+      ${selectKeys} WHERE (expires_at IS NULL OR expires_at > ?)
+      ${userId === undefined ? '' : 'AND user_id = ?'} ${before === undefined ? '' : 'AND (api_keys.created_at, api_keys.id) < (?, ?)'}
+      ORDER BY api_keys.created_at DESC, api_keys.id DESC LIMIT ?`)
+      .all(Date.now(), ...(userId === undefined ? [] : [userId]), ...(before ?? []), limit) as unknown as KeyRow[]
   }
 
   /** Revokes a key of that account, or of any when `userId` is undefined. @throws SDR_KEY_NOT_FOUND */

@@ -58,6 +58,11 @@ const migrations = [`
     reason TEXT
   ) STRICT;
   CREATE INDEX audit_by_outcome ON audit (outcome, id);
+`, `
+  CREATE INDEX users_by_name ON users (username, source);
+  CREATE INDEX api_keys_by_age ON api_keys (created_at, id);
+  CREATE INDEX api_keys_of_user_by_age ON api_keys (user_id, created_at, id);
+  DROP INDEX api_keys_of_user;
 `]
 
 /**

@@ -2,6 +2,7 @@ import { uuidv7 } from 'uuidv7'
 import { apiError } from '../errors.ts'
 import { transaction, type Database } from './database.ts'
 import { isoTime } from './iso-time.ts'
+import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from './page.ts'
 import { passwordLength, type PasswordHasher } from './passwords.ts'
 import { accountSources, type AccountRole, type AccountSource } from './principals.ts'
 
@@ -13,6 +14,11 @@ export interface User {
   disabled: boolean
   created_at: string
   last_login_at: string | null
+}
+
+export interface UserPage {
+  users: User[]
+  next_cursor: string | null
 }
 
 interface UserRow {
@@ -35,6 +41,8 @@ export interface AccountChanges {
 
 /** What a user name may be. Nothing that could break a log line, a terminal or a path. */
 export const usernamePattern = '^[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}$'
+
+const cursorShape = new RegExp(`^(.+)\n(${accountSources.join('|')})$`, 's')
 
 /** Accounts. What locks somebody out also ends the sessions, in the same transaction. */
 export class UserStore {
@@ -85,7 +93,18 @@ export class UserStore {
     return rows.map(toUser)
   }
 
-  list (): User[] {
+  /** A page of accounts in the order of their names. @throws SDR_INVALID_REQUEST for a cursor that no page gave. */
+  list ({ limit, cursor }: PageQuery = {}): UserPage {
+    const most = boundedLimit(limit)
+    const [username = '', source = ''] = cursor === undefined ? [] : decodeCursor(cursor, cursorShape)
+    const found = this.#database.prepare('SELECT * FROM users WHERE (username, source) > (?, ?) ORDER BY username, source LIMIT ?')
+      .all(username, source, most + 1) as unknown as UserRow[]
+    const { rows, next_cursor } = pageOf(found, most, last => encodeCursor(last.username, last.source))
+    return { users: rows.map(toUser), next_cursor }
+  }
+
+  /** All of them, in the order of their names. */
+  all (): User[] {
     const rows = this.#database.prepare('SELECT * FROM users ORDER BY username, source').all() as unknown as UserRow[]
     return rows.map(toUser)
   }

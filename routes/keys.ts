@@ -4,10 +4,15 @@ import { Type } from 'typebox'
 import { apiError } from '../errors.ts'
 import { keyNamePattern } from '../lib/api-keys.ts'
 import { permissions, type AccountRole } from '../lib/principals.ts'
-import { Key, Named, None, OneOf } from './schemas.ts'
+import { Key, Named, named, NextCursor, None, OneOf, PageQuery } from './schemas.ts'
 
 const tags = ['authentication']
 const config = { needsAccount: true } as const
+
+const KeyPage = named('KeyPage', Type.Object({
+  keys: Type.Array(Named(Key)),
+  next_cursor: NextCursor
+}, { description: 'A page of API keys' }))
 
 /** Whoever manages users may see and revoke every key; everybody else their own. */
 function keysOf ({ principal }: FastifyRequest): string | undefined {
@@ -22,9 +27,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'List your API keys; administrators see all',
       description: 'The newest first, without their secrets; expired and revoked ones are gone.',
-      response: { 200: Type.Object({ keys: Type.Array(Named(Key)) }, { description: 'The API keys' }) }
+      querystring: Type.Object(PageQuery, { additionalProperties: false }),
+      response: { 200: Named(KeyPage) }
     }
-  }, async request => ({ keys: app.keys.list(keysOf(request)) }))
+  }, async request => app.keys.list({ ...request.query, userId: keysOf(request) }))
 
   app.post('', {
     bodyLimit: 16 * 1024,

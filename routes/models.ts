@@ -6,7 +6,7 @@ import { toLoad } from '../lib/generation/engine-terms.ts'
 import { describe, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
 import { Remembered } from '../lib/remembered.ts'
-import { Model as ModelSchema, Named, named, None, Nullable, OneOf } from './schemas.ts'
+import { Model as ModelSchema, Named, named, NextCursor, None, Nullable, OneOf, PageQuery } from './schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
@@ -18,7 +18,7 @@ const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.
 const ModelPage = named('ModelPage', Type.Object({
   models: Type.Array(Named(ModelSchema)),
   total: Type.Integer({ description: 'Of all pages' }),
-  next_cursor: Nullable(Type.String({ description: 'For the cursor of the next request; null on the last page' }))
+  next_cursor: NextCursor
 }, { description: 'A page of models' }))
 
 const ModelTypes = named('ModelTypes', Type.Object({
@@ -81,8 +81,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         type: Type.Optional(OneOf(modelTypes)),
         architecture: Type.Optional(Type.String({ maxLength: 64 })),
         search: Type.Optional(Type.String({ maxLength: 255, description: 'Part of the id, name or title' })),
-        limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500, default: 100 })),
-        cursor: Type.Optional(Type.String({ maxLength: 2048, description: 'next_cursor of the page before' }))
+        ...PageQuery
       }, { additionalProperties: false }),
       response: { 200: Named(ModelPage) }
     }

@@ -11,7 +11,7 @@ import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
 import { laneStates } from '../lib/jobs/lane.ts'
 import type { OpenImage } from '../lib/jobs/outputs.ts'
 import { visibleOwner } from '../lib/principals.ts'
-import { Id, Job, Named, named, Nullable, OneOf, Time } from './schemas.ts'
+import { Id, Job, Named, named, NextCursor, Nullable, OneOf, Time } from './schemas.ts'
 
 const tags = ['queue']
 const config = { permission: 'queue:read' } as const
@@ -64,7 +64,7 @@ const Queue = named('Queue', Type.Object({
 
 const JobPage = named('JobPage', Type.Object({
   jobs: Type.Array(Named(Job)),
-  next_cursor: Nullable(Type.String({ description: 'For the cursor of the next request; null on the last page' }))
+  next_cursor: NextCursor
 }, { description: 'A page of jobs' }))
 
 const ImageName = Type.Object({

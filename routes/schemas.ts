@@ -4,6 +4,7 @@ import { errorTable } from '../errors.ts'
 import { accountRoles, permissions, rolePermissions, roles, type Permission } from '../lib/principals.ts'
 import { jobPhases, jobStatuses, jobTypes } from '../lib/jobs/job.ts'
 import { modelTypes } from '../lib/models/types.ts'
+import { longestCursor, pageSize } from '../lib/page.ts'
 import { passwordLength } from '../lib/passwords.ts'
 import { usernamePattern } from '../lib/users.ts'
 
@@ -45,6 +46,14 @@ const longestWait = 600
 export const Wait = Type.Object({
   wait: Type.Optional(Type.Integer({ minimum: 0, maximum: longestWait, description: 'Seconds to wait for the end of the job' }))
 }, { additionalProperties: false })
+
+/** What the query of a list has beside its filters. */
+export const PageQuery = {
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: pageSize.maximum, default: pageSize.default })),
+  cursor: Type.Optional(Type.String({ maxLength: longestCursor, description: 'next_cursor of the page before' }))
+}
+
+export const NextCursor = Nullable(Type.String({ description: 'For the cursor of the next request; null on the last page' }))
 
 /** A reference by name that keeps the type of what it names. */
 export const Named = <Schema extends TSchema & { $id: string }>(schema: Schema, description?: string) =>

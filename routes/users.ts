@@ -1,11 +1,16 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
 import { accountRoles } from '../lib/principals.ts'
-import { Id, Named, NewPassword, None, OneOf, User, Username } from './schemas.ts'
+import { Id, Named, named, NewPassword, NextCursor, None, OneOf, PageQuery, User, Username } from './schemas.ts'
 
 const tags = ['users']
 const config = { permission: 'users:manage', needsAccount: true } as const
 const bodyLimit = 16 * 1024
+
+const UserPage = named('UserPage', Type.Object({
+  users: Type.Array(Named(User)),
+  next_cursor: NextCursor
+}, { description: 'A page of accounts' }))
 
 const UserId = Type.Object({ id: Id('Id of the account') })
 
@@ -15,11 +20,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     schema: {
       operationId: 'listUsers',
       tags,
-      summary: 'List the accounts',
+      summary: 'List the accounts, in the order of their names',
       description: 'Local ones, and those of the operating system that have logged in.',
-      response: { 200: Type.Object({ users: Type.Array(Named(User)) }, { description: 'The accounts' }) }
+      querystring: Type.Object(PageQuery, { additionalProperties: false }),
+      response: { 200: Named(UserPage) }
     }
-  }, async () => ({ users: app.users.list() }))
+  }, async request => app.users.list(request.query))
 
   app.post('', {
     bodyLimit,

@@ -43,7 +43,7 @@ export const key: CommandModule = {
       own,
       builder: yargs => yargs.option('user', { type: 'string', requiresArg: true, describe: 'Only the keys of this account' }),
       work: ({ users, keys }, argv) => {
-        for (const one of keys.list(argv.user === undefined ? undefined : findUser(users, argv.user).id)) {
+        for (const one of keys.all(argv.user === undefined ? undefined : findUser(users, argv.user).id)) {
           say([one.id, one.username, one.name, one.permissions.join(','), `expires ${one.expires_at ?? 'never'}`, `last used ${one.last_used_at ?? 'never'}`].join('\t'))
         }
       }

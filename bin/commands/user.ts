@@ -37,7 +37,7 @@ export const user: CommandModule = {
     .command(accountCommand({
       command: 'list',
       describe: 'List the accounts',
-      work: ({ users }) => users.list().forEach(one => say(line(one)))
+      work: ({ users }) => users.all().forEach(one => say(line(one)))
     }))
     .command(accountCommand<Arguments>({
       command: 'passwd <name>',

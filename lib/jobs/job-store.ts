@@ -2,6 +2,7 @@ import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
 import { openDatabase, transaction, type Database } from '../database.ts'
 import { isoTime } from '../iso-time.ts'
+import { pageOf, wrongCursor } from '../page.ts'
 import type { LaneKind, Outcome } from './executor.ts'
 import { residentOf, type Job, type JobError, type JobFilter, type JobPage, type JobStatus, type JobType, type NewJob } from './job.ts'
 import { Line, type Choice } from './line.ts'
@@ -201,12 +202,9 @@ export class JobStore {
     `).all({
       ...Object.fromEntries([...given, ...times]), ...(cursor === undefined ? {} : { before: parseCursor(cursor) }), limit: limit + 1
     }) as unknown as JobRow[]
-    const page = rows.slice(0, limit)
+    const { rows: page, next_cursor } = pageOf(rows, limit, ({ sequence }) => String(sequence))
     const images = this.#imagesOf(page)
-    return {
-      jobs: page.map(row => this.#toJob(row, images)),
-      next_cursor: rows.length > limit ? String(page.at(-1)!.sequence) : null
-    }
+    return { jobs: page.map(row => this.#toJob(row, images)), next_cursor }
   }
 
   counts (): Readonly<Record<JobStatus, number>> {
@@ -561,8 +559,6 @@ function oldestBeyond (kept: unknown[], excess: number): Array<Pick<Job, 'id' | 
 }
 
 function parseCursor (cursor: string): number {
-  if (!/^\d{1,15}$/.test(cursor)) {
-    throw apiError('SDR_INVALID_REQUEST', 'The cursor is not one that a page of this list gave as next_cursor.')
-  }
+  if (!/^\d{1,15}$/.test(cursor)) throw wrongCursor(cursor)
   return Number(cursor)
 }

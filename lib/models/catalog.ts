@@ -3,6 +3,7 @@ import { lstat, realpath } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { apiError } from '../../errors.ts'
 import type { ModelFiles } from '../engine/engine.ts'
+import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from '../page.ts'
 import { collectModels, compareModels } from './collect.ts'
 import { findModel } from './find-model.ts'
 import { type HashOptions, hashFile } from './hash.ts'
@@ -18,15 +19,11 @@ export interface CatalogOptions {
   cacheFile?: string
 }
 
-export interface ModelQuery {
+export interface ModelQuery extends PageQuery {
   type?: ModelType
   architecture?: string
   /** Part of the id, name or title, in any case of letters. */
   search?: string
-  /** 1…500, default 100. */
-  limit?: number
-  /** `next_cursor` of the page before. */
-  cursor?: string
 }
 
 export interface ModelPage {
@@ -55,8 +52,7 @@ export interface RefreshResult {
   warnings: ScanWarning[]
 }
 
-const pageSize = { default: 100, maximum: 500 } as const
-const cursorLength = 2048
+const cursorShape = /^(.+)$/s
 
 /**
  * The models below the configured folders. It knows them after the first `refresh()`; every method that answers
@@ -177,16 +173,15 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   }
 
   /** A page of models in the order of their ids. @throws an API error when the cursor is not one of ours. */
-  list ({ type, architecture, search, limit = pageSize.default, cursor }: ModelQuery = {}): ModelPage {
+  list ({ type, architecture, search, limit, cursor }: ModelQuery = {}): ModelPage {
     const text = search?.toLowerCase()
     const found = [...this.#models.values()].filter(model =>
       (type === undefined || model.type === type) &&
       (architecture === undefined || model.architecture === architecture) &&
       (text === undefined || textsOf(model).some(value => value?.toLowerCase().includes(text))))
-    const after = cursor === undefined ? undefined : decodeCursor(cursor)
+    const [after] = cursor === undefined ? [] : decodeCursor(cursor, cursorShape)
     const rest = after === undefined ? found : found.filter(({ id }) => id > after)
-    const models = rest.slice(0, Math.min(Math.max(limit, 1), pageSize.maximum))
-    const next_cursor = rest.length > models.length ? encodeCursor(models.at(-1)!.id) : null
+    const { rows: models, next_cursor } = pageOf(rest, boundedLimit(limit), ({ id }) => encodeCursor(id))
     return { models, total: found.length, next_cursor }
   }
 
@@ -386,18 +381,6 @@ function partsOf (model: Model): ModelFiles {
 
 function textsOf ({ id, name, summary }: Model): Array<string | undefined> {
   return [id, name, summary?.metadata?.title]
-}
-
-function encodeCursor (id: string): string {
-  return Buffer.from(id).toString('base64url')
-}
-
-function decodeCursor (cursor: string): string {
-  const id = Buffer.from(cursor, 'base64url').toString('utf8')
-  if (cursor.length <= cursorLength && encodeCursor(id) === cursor) return id
-  throw apiError('SDR_INVALID_REQUEST', 'The cursor is not one that this server gave. Start again without it.', {
-    details: { field: 'cursor' }
-  })
 }
 
 function sizeOf (items: ReadonlyArray<{ size: number }>): number {

@@ -38,7 +38,7 @@ t.test('users', async t => {
   const admin = await users.create({ username: 'root', password, role: 'admin' })
   const alice = await users.create({ username: 'alice', password, role: 'user' })
   t.equal(users.isEmpty, false)
-  t.same(users.list().map(({ username, role }) => [username, role]), [['alice', 'user'], ['root', 'admin']])
+  t.same(users.all().map(({ username, role }) => [username, role]), [['alice', 'user'], ['root', 'admin']])
 
   await t.rejects(users.create({ username: 'ALICE', password, role: 'user' }), { code: 'SDR_CONFLICT' }, 'names differ by more than case')
   await t.rejects(users.create({ username: 'a\nb', password, role: 'user' }), { code: 'SDR_INVALID_REQUEST' })
@@ -117,8 +117,8 @@ t.test('API keys', async t => {
   const created = keys.create({ userId: id, role: 'user', name: 'laptop' })
   t.match(created.key, /^sdr_[0-9a-f]{16}_[\w-]{43}$/)
   t.match(keys.principal(created.key), { id, username: 'alice', via: 'api-key', permissions: ['models:read', 'generate', 'queue:read'] })
-  t.not(JSON.stringify(keys.list(id)).includes(created.key), 'a list never shows the key')
-  t.type(keys.list(id)[0]?.last_used_at, 'string')
+  t.not(JSON.stringify(keys.list({ userId: id }).keys).includes(created.key), 'a list never shows the key')
+  t.type(keys.list({ userId: id }).keys[0]?.last_used_at, 'string')
 
   for (const wrong of ['', 'sdr_', `${created.key}x`, created.key.slice(0, -1) + (created.key.endsWith('A') ? 'B' : 'A'), `sdr_${'0'.repeat(16)}_${'a'.repeat(43)}`]) {
     t.equal(keys.principal(wrong), undefined, wrong)
@@ -134,6 +134,104 @@ t.test('API keys', async t => {
   t.equal(keys.principal(created.key), undefined)
   await users.update(id, { disabled: true })
   t.equal(keys.principal(narrow.key), undefined, 'the keys of a disabled account do not count')
+})
+
+t.test('pages of accounts and of keys', async t => {
+  const { users, keys, database } = open(t)
+  const names = ['bob', 'Zoe', 'alice', 'mona.lisa', '_x', 'bobby']
+  for (const username of names) await users.create({ username, password, role: 'user' })
+  for (const source of ['unix', 'pam'] as const) users.external(source, 'bob', 'user')
+  const seenUsers = everyPage(cursor => users.list({ limit: 3, cursor }), ({ users }) => users)
+  t.same(seenUsers, users.all(), 'the pages together are the list')
+  t.same(seenUsers.map(({ username, source }) => `${username} ${source}`),
+    ['Zoe local', '_x local', 'alice local', 'bob local', 'bob pam', 'bob unix', 'bobby local', 'mona.lisa local'])
+  t.same(users.list({ limit: 8 }).next_cursor, null, 'a page that ends with the list is the last')
+
+  const { next_cursor: cursor } = users.list({ limit: 3 })
+  users.remove(users.find('alice')!.id)
+  await users.create({ username: 'aaa', password, role: 'user' })
+  t.equal(users.list({ limit: 1, cursor: cursor! }).users[0]?.username, 'bob', 'the place is kept though the account is gone')
+
+  const [bob, zoe] = [users.find('bob')!.id, users.find('Zoe')!.id]
+  for (let count = 0; count < 10; count++) keys.create({ userId: count % 3 === 0 ? zoe : bob, role: 'user', name: `key ${count}` })
+  database.exec("UPDATE api_keys SET created_at = created_at / 1000 * 1000 WHERE name < 'key 7'") // several of the same time
+  const expired = keys.create({ userId: bob, role: 'user', name: 'expired', expiresAt: Date.now() + 60_000 })
+  database.prepare('UPDATE api_keys SET expires_at = 1 WHERE id = ?').run(expired.id)
+  for (const userId of [undefined, bob, zoe]) {
+    const seen = everyPage(cursor => keys.list({ userId, limit: 2, cursor }), ({ keys }) => keys)
+    t.same(seen, keys.all(userId))
+    t.same(seen.length, { [bob]: 6, [zoe]: 4 }[userId ?? ''] ?? 10)
+    t.same(seen.map(key => key.created_at), seen.map(key => key.created_at).sort().reverse(), 'the newest first')
+  }
+  t.equal(everyPage(cursor => keys.list({ limit: 1000, cursor }), ({ keys }) => keys).length, 10)
+
+  const wrong = ['', '%%%', 'x', Buffer.from('bob\nldap').toString('base64url'), `${cursor}=`, 'A'.repeat(4000)]
+  for (const cursor of [...wrong, keys.list({ limit: 1 }).next_cursor!]) {
+    t.throws(() => users.list({ cursor }), { code: 'SDR_INVALID_REQUEST', message: /for cursor/, details: [{ field: 'cursor' }] }, `accounts: ${cursor.slice(0, 80)}`)
+  }
+  for (const other of [...wrong, cursor!]) t.throws(() => keys.list({ cursor: other }), { code: 'SDR_INVALID_REQUEST' }, `keys: ${other.slice(0, 80)}`)
+})
+
+function everyPage<Page extends { next_cursor: string | null }, Entry> (get: (cursor?: string) => Page, entriesOf: (page: Page) => Entry[]): Entry[] {
+  const entries: Entry[] = []
+  for (let page = get(); ; page = get(page.next_cursor)) {
+    entries.push(...entriesOf(page))
+    if (page.next_cursor === null) return entries
+  }
+}
+
+t.test('a page is read from an index, however many there are', async t => {
+  const { users, keys, database } = open(t)
+  database.exec(`
+    WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 50000)
+    INSERT INTO users (id, username, source, role, created_at) SELECT 'id ' || n, 'user' || n, 'unix', 'user', n FROM numbers;
+    INSERT INTO api_keys (id, user_id, name, hash, permissions, created_at)
+      SELECT printf('%016x', rowid), id, 'x', x'00', '[]', created_at FROM users`)
+  const lists = {
+    accounts: (cursor?: string) => users.list({ cursor }),
+    keys: (cursor?: string) => keys.list({ cursor }),
+    'keys of one account': (cursor?: string) => keys.list({ userId: 'id 7', cursor })
+  }
+  const all = cost(() => users.all())
+  for (const [name, list] of Object.entries(lists)) {
+    const pages = [list(), list(list().next_cursor ?? undefined)]
+    t.equal(pages[0]!.next_cursor === null, name === 'keys of one account')
+    const page = cost(() => list(pages[0]!.next_cursor ?? undefined))
+    t.ok(page * 10 < all, `${name}: a page of 100 takes ${page} ms, all 50,000 take ${all} ms`)
+  }
+})
+
+/** Milliseconds that the fastest of some calls takes. */
+function cost (work: () => unknown): number {
+  return Math.min(...Array.from({ length: 5 }, () => {
+    const start = performance.now()
+    work()
+    return performance.now() - start
+  }))
+}
+
+t.test('an account has a hundred keys, and those that have expired do not count', async t => {
+  const { users, keys, database } = open(t)
+  const { id: userId } = await users.create({ username: 'alice', password, role: 'user' })
+  const make = () => keys.create({ userId, role: 'user', name: 'x' })
+  for (let count = 0; count < 100; count++) make()
+  t.throws(make, { code: 'SDR_CONFLICT', message: /at most 100 keys/ })
+  database.prepare('UPDATE api_keys SET expires_at = 1 WHERE id = ?').run(keys.all(userId)[0]!.id)
+  t.equal(make().user_id, userId)
+  t.throws(make, { code: 'SDR_CONFLICT' })
+})
+
+t.test('a database of the release before gets what is new', async t => {
+  const folder = join(t.testdir(), 'auth')
+  const database = openAuthDatabase(folder)
+  database.exec(`
+    DROP INDEX users_by_name; DROP INDEX api_keys_by_age; DROP INDEX api_keys_of_user_by_age;
+    CREATE INDEX api_keys_of_user ON api_keys (user_id); PRAGMA user_version = 1`)
+  database.close()
+  const again = openAuthDatabase(folder)
+  t.teardown(() => again.close())
+  t.same(new UserStore(again, hasher).list(), { users: [], next_cursor: null })
+  t.match(again.prepare('PRAGMA user_version').get(), { user_version: 2 })
 })
 
 t.test('a key loses what its owner loses', async t => {

@@ -91,12 +91,12 @@ t.test('sessions', async t => {
 
 t.test('keys', async t => {
   const { id } = (await alice({ method: 'POST', url: '/api/auth/keys', body: { name: 'of alice' } })).json<{ id: string }>()
-  t.same((await bob('/api/auth/keys')).json(), { keys: [] })
+  t.same((await bob('/api/auth/keys')).json(), { keys: [], next_cursor: null })
   expectError(t, await bob({ method: 'DELETE', url: `/api/auth/keys/${id}` }), 404, 'SDR_KEY_NOT_FOUND')
   t.match((await admin('/api/auth/keys')).json(), { keys: [{ id, username: 'alice' }] })
   t.equal((await alice('/api/auth/keys')).json().keys.length, 1)
   t.equal((await admin({ method: 'DELETE', url: `/api/auth/keys/${id}` })).statusCode, 204)
-  t.same((await alice('/api/auth/keys')).json(), { keys: [] })
+  t.same((await alice('/api/auth/keys')).json(), { keys: [], next_cursor: null })
 })
 
 t.test('administration', async t => {
