@@ -37,6 +37,14 @@ export interface OpenedSession {
   refreshToken: string
 }
 
+/** Why a known refresh token gets no next one: it was used before, or its account is not admitted at present. */
+export interface RefusedRefresh {
+  sessionId: string
+  userId: string
+  refreshToken: null
+  reason: 'reused' | 'not admitted'
+}
+
 const prefix = 'sdrr_'
 const sessionsPerUser = 100
 
@@ -97,24 +105,26 @@ export class SessionStore {
 
   /**
    * Takes a refresh token and gives the next one.
-   * @returns undefined when the token is unknown or its session has ended; no next token when it had been used before, in
-   * which case the session has been ended.
+   * @param admits whether the account may come in; while not, the token is not used up
+   * @returns undefined when the token is unknown or its session has ended; no next token when the account is not admitted, or
+   * the token had been used before, in which case the session has been ended.
    */
-  rotate (refreshToken: string): OpenedSession | Omit<OpenedSession, 'refreshToken'> & { refreshToken: null } | undefined {
+  rotate (refreshToken: string, admits: (account: Pick<SessionUser, 'id' | 'source'>) => boolean = () => true): OpenedSession | RefusedRefresh | undefined {
     const hash = hashOf(refreshToken)
     return transaction(this.#database, () => {
       const now = Date.now()
       const found = this.#database.prepare(`
-        SELECT sessions.id AS sessionId, users.id AS userId, refresh_tokens.used_at AS usedAt
+        SELECT sessions.id AS sessionId, users.id AS userId, users.source, refresh_tokens.used_at AS usedAt
         FROM refresh_tokens JOIN sessions ON sessions.id = refresh_tokens.session_id JOIN users ON users.id = sessions.user_id
         WHERE refresh_tokens.hash = ? AND sessions.expires_at > ? AND users.disabled = 0`).get(hash, now) as
-        { sessionId: string, userId: string, usedAt: number | null } | undefined
+        { sessionId: string, userId: string, source: AccountSource, usedAt: number | null } | undefined
       if (found === undefined) return undefined
-      const { sessionId, userId, usedAt } = found
+      const { sessionId, userId, source, usedAt } = found
       if (usedAt !== null) {
         this.#database.prepare('DELETE FROM sessions WHERE id = ?').run(sessionId)
-        return { sessionId, userId, refreshToken: null }
+        return { sessionId, userId, refreshToken: null, reason: 'reused' }
       }
+      if (!admits({ id: userId, source })) return { sessionId, userId, refreshToken: null, reason: 'not admitted' }
       this.#database.prepare('UPDATE refresh_tokens SET used_at = ? WHERE hash = ?').run(now, hash)
       this.#database.prepare(`
         DELETE FROM refresh_tokens WHERE session_id = ? AND hash IN (

@@ -35,7 +35,9 @@ declare module 'fastify' {
     /** Writes the one line of a request that --verbose asks for. */
     logDecision: (request: FastifyRequest, refusal?: Error) => void
     /** Whether the system still lets one of its accounts in; a method that asks no system leaves it undefined. */
-    vouchesFor?: (principal: Principal) => boolean
+    vouchesFor?: (account: Pick<Principal, 'id' | 'source'>) => boolean
+    /** Whether an account counts at present: one of the system only while the system lets it in. */
+    admits: (account: Pick<Principal, 'id' | 'source'>) => boolean
     /** Keys (`GET /api/health`) of the routes that are public; known when the application is ready. */
     publicRoutes: ReadonlySet<string>
   }
@@ -50,6 +52,11 @@ export type Identify = (credential: Credential) => Principal | undefined
 
 /** Tells @fastify/auth to ask the next one; nobody ever sees it. */
 const notOfThisKind = new Error('not a credential of this kind')
+
+/** For a credential that is valid, of an account that `admits` says no to. */
+export function notAdmitted (): ApiError {
+  return apiError('SDR_INVALID_TOKEN', 'The system account of this credential is not let in, or not any more.')
+}
 
 /** What holds until a verifier has answered. */
 const undecided = apiError('SDR_INTERNAL', 'Nobody decided about this request.')
@@ -99,6 +106,8 @@ export default fp(async (app) => {
     return url === undefined ? null : readablePattern(url)
   }
 
+  app.decorate('admits', account => account.source === 'local' || app.vouchesFor?.(account) === true)
+
   app.decorate('logDecision', (request, refusal) => {
     if (!app.config.verbose || request.isLogged) return
     request.isLogged = true
@@ -145,9 +154,7 @@ export default fp(async (app) => {
       try {
         const principal = identify(request.credential)
         if (principal === undefined) return done(notOfThisKind)
-        if (principal.source !== 'local' && app.vouchesFor?.(principal) !== true) {
-          throw apiError('SDR_INVALID_TOKEN', 'The system account of this credential is not let in, or not any more.')
-        }
+        if (!app.admits(principal)) throw notAdmitted()
         request.principal = principal
       } catch (error) {
         request.refusal = error as ApiError

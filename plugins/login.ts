@@ -2,7 +2,9 @@ import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
 import { apiError, type ApiError } from '../errors.ts'
 import { LoginThrottle } from '../lib/login-throttle.ts'
+import type { RefusedRefresh } from '../lib/sessions.ts'
 import type { User } from '../lib/users.ts'
+import { notAdmitted } from './auth.ts'
 import type { Login } from './tokens.ts'
 
 declare module 'fastify' {
@@ -18,6 +20,12 @@ declare module 'fastify' {
       changePassword: (request: FastifyRequest, current: string, next: string) => Promise<void>
     }
   }
+}
+
+const refreshRefusals: Record<RefusedRefresh['reason'] | 'unknown', () => ApiError> = {
+  unknown: () => apiError('SDR_INVALID_TOKEN', 'The refresh token is not valid; log in again.'),
+  reused: () => apiError('SDR_INVALID_TOKEN', 'This refresh token was used before, so its session has been ended; log in again.'),
+  'not admitted': notAdmitted
 }
 
 /** Login, refresh and password change, the same for every method that has them; `verifyLogin` is what differs. */
@@ -67,18 +75,15 @@ export default fp(async (app) => {
 
     refresh (refreshToken, request) {
       verifier()
-      const session = app.sessions.rotate(refreshToken)
+      const session = app.sessions.rotate(refreshToken, app.admits)
       const entry = { event: 'refresh', actor: session === undefined ? '' : app.users.get(session.userId).username, subject: session?.sessionId } as const
-      if (session === undefined) {
-        app.audit(request, { ...entry, outcome: 'failure', reason: 'unknown' })
-        throw apiError('SDR_INVALID_TOKEN', 'The refresh token is not valid; log in again.')
-      }
-      if (session.refreshToken === null) {
-        app.audit(request, { ...entry, outcome: 'failure', reason: 'reused' })
-        throw apiError('SDR_INVALID_TOKEN', 'This refresh token was used before, so its session has been ended; log in again.')
+      if (session === undefined || session.refreshToken === null) {
+        const reason = session?.reason ?? 'unknown'
+        app.audit(request, { ...entry, outcome: 'failure', reason })
+        throw refreshRefusals[reason]()
       }
       app.audit(request, entry)
-      return app.tokens.issue({ ...session, refreshToken: session.refreshToken })
+      return app.tokens.issue(session)
     },
 
     changePassword: async (request, current, next) => await recorded(request, 'user.password', request.principal.username, async () => {
@@ -89,4 +94,4 @@ export default fp(async (app) => {
       app.audit(request, { event: 'user.password', subject: username })
     })
   })
-}, { name: 'login', dependencies: ['store', 'tokens', 'audit', 'rate-limit'] })
+}, { name: 'login', dependencies: ['store', 'auth', 'tokens', 'audit', 'rate-limit'] })

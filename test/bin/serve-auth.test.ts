@@ -126,8 +126,9 @@ for (const method of ['unix', 'pam'] as const) {
     }
     const [mona, admin, stranger] = [makeAccount(t), makeAccount(t), makeAccount(t)]
     // Every account has a group of its own name.
-    const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--auth', method, '--auth-data-dir', accounts, '--admin-groups', admin.name, '--allowed-groups', mona.name,
-      '--jwt-expiration', '30', '--login-rate-limit', '1000', '--public-paths', '/api/models/types', '--verbose', ...(method === 'pam' ? ['--pam-service-name', service] : [])])
+    const options = ['--models-dir', models, '--data-dir', data, '--auth', method, '--auth-data-dir', accounts, ...(method === 'pam' ? ['--pam-service-name', service] : [])]
+    const server = await startServer(t, [...options, '--admin-groups', admin.name, '--allowed-groups', mona.name,
+      '--jwt-expiration', '30', '--login-rate-limit', '1000', '--public-paths', '/api/models/types', '--verbose'])
     t.equal(await status(server, '/api/models'), 401)
     t.equal(await status(server, '/api/models/types'), 200)
 
@@ -160,6 +161,17 @@ for (const method of ['unix', 'pam'] as const) {
     const log = JSON.stringify(server.log)
     for (const secret of [mona.password, admin.password, stranger.password, 'another password of hers', key]) t.notMatch(log, secret)
     t.match(await server.end(), { code: 0 })
+
+    const refresh = async (server: RunningServer) =>
+      await server.json('/api/auth/refresh', { method: 'POST', body: JSON.stringify({ refresh_token: user.body.refresh_token }) })
+    const stricter = await startServer(t, [...options, '--allowed-groups', admin.name])
+    await until(async () => stricter.log.some(({ msg, username }) => username === mona.name && String(msg).startsWith('The system does not let this account in')))
+    t.match(await refresh(stricter), { status: 401, body: { error: { code: 'SDR_INVALID_TOKEN', message: /not let in/ } } }, 'no new token for who is in none of the groups any more')
+    t.match((await runProgram(['audit', '--event', 'refresh', '--auth-data-dir', accounts])).stdout, 'not admitted')
+    await stricter.end()
+    const asBefore = await startServer(t, [...options, '--allowed-groups', mona.name])
+    t.match(await refresh(asBefore), { status: 200, body: { user: { username: mona.name } } }, 'let in again, the session goes on')
+    await asBefore.end()
   })
 }
 

@@ -86,9 +86,19 @@ t.test('sessions', async t => {
 
   t.equal(sessions.rotate('sdrr_unknown'), undefined)
   t.ok(sessions.activeUser(opened.sessionId, id), 'guessing does not end a session')
-  t.same(sessions.rotate(opened.refreshToken), { sessionId: opened.sessionId, userId: id, refreshToken: null })
+  t.same(sessions.rotate(opened.refreshToken), { sessionId: opened.sessionId, userId: id, refreshToken: null, reason: 'reused' })
   t.equal(sessions.activeUser(opened.sessionId, id), undefined, 'the reuse of a token ends the session')
   t.equal(sessions.rotate(rotated.refreshToken), undefined)
+
+  const barred = sessions.open(id, '127.0.0.1', 'barred')
+  const asked: unknown[] = []
+  const refused = sessions.rotate(barred.refreshToken, account => { asked.push(account); return false })
+  t.same(refused, { sessionId: barred.sessionId, userId: id, refreshToken: null, reason: 'not admitted' })
+  t.same(asked, [{ id, source: 'local' }])
+  const admitted = sessions.rotate(barred.refreshToken, () => true)
+  t.match(admitted, { sessionId: barred.sessionId, refreshToken: String }, 'a refusal does not use the token up')
+  t.match(sessions.rotate(barred.refreshToken, () => false), { reason: 'reused' }, 'a copy ends the session, admitted or not')
+  t.equal(sessions.rotate(admitted!.refreshToken!), undefined)
 
   const kept = sessions.open(id, '127.0.0.1', 'kept')
   const other = sessions.open(id, '127.0.0.1', 'other')

@@ -66,6 +66,18 @@ t.test('login, me, validate, refresh, logout', async t => {
   expectError(t, await app.inject({ url: '/api/health', headers: stale }), 401, 'SDR_INVALID_TOKEN')
 })
 
+t.test('an account of a system that is not asked gets no next token', async t => {
+  const app = await build(t, { auth: 'jwt' })
+  const { id } = app.users.external('unix', 'mona', 'user')
+  const { refreshToken, sessionId } = app.sessions.open(id, '127.0.0.1', 'test')
+  for (let count = 0; count < 2; count++) {
+    const refreshed = await app.inject({ method: 'POST', url: '/api/auth/refresh', body: { refresh_token: refreshToken } })
+    expectError(t, refreshed, 401, 'SDR_INVALID_TOKEN', /system account .* not let in/)
+    t.notMatch(refreshed.body, 'token":')
+  }
+  t.match(app.auditLog.list({ event: 'refresh', limit: 10 }), Array(2).fill({ outcome: 'failure', actor: 'mona', subject: sessionId, reason: 'not admitted' }))
+})
+
 t.test('a session survives a restart, and files are for their owner only', async t => {
   const app = await build(t, { auth: 'jwt' })
   const { token } = await as(app, 'alice')
