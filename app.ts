@@ -45,8 +45,8 @@ const authMethods = {
   none: authNone, jwt: authJwt, 'api-key': authApiKey, unix: authUnix, pam: authPam, optional: authOptional
 } as const
 
-/** Bytes of a body, where the route does not say; those that take images and those of accounts do. */
-const bodyLimit = 64 * 1024 * 1024
+/** Bytes of a body, where the route does not say: twice the longest that is valid, so that a refusal can name the field. */
+const bodyLimit = 16 * 1024
 
 export interface AppParts extends StoreOptions {
   logger?: FastifyBaseLogger

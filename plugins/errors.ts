@@ -44,7 +44,7 @@ export default fp(async (app) => {
 
 /** Also for what the router refuses before any hook runs. */
 export function sendError (thrown: Error, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const error = toApiError(thrown)
+  const error = toApiError(thrown, request)
   const status = errorTable[error.code as ErrorCode][0]
   if (status === 500) request.log.error({ err: thrown }, error.message)
   else if (status > 500) request.log.warn({ code: error.code }, error.message) // foreseen, and there may be many
@@ -71,16 +71,23 @@ export function refuseConnection (error: Error & { code?: string, reason?: strin
   socket.destroy(error)
 }
 
-function toApiError (error: Error & Partial<ApiError>): ApiError {
+function toApiError (error: Error & Partial<ApiError>, request: FastifyRequest): ApiError {
   if (error.code !== undefined && error.code in errorTable) return error as ApiError
   if (error instanceof EngineError) {
     return apiError(engineRefusals.includes(error.code) ? 'SDR_UNSUPPORTED_MODEL' : 'SDR_UNAVAILABLE', error.message, { cause: error })
   }
+  if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') return bodyTooLarge(request)
   const status = error.statusCode ?? 500
   const code = frameworkCodes[error.code ?? ''] ?? statusCodes[status] ?? (status < 500 ? 'SDR_INVALID_REQUEST' : 'SDR_INTERNAL')
   // The message of an unforeseen error may tell of the inside of the server; some of the framework's say less than the table.
   const isBetterSaidByTable = code === 'SDR_INTERNAL' || code === 'SDR_UNSUPPORTED_MEDIA_TYPE' || code === 'SDR_INVALID_JSON'
   return apiError(code, isBetterSaidByTable ? undefined : error.message, { cause: error })
+}
+
+function bodyTooLarge ({ routeOptions, headers }: FastifyRequest): ApiError {
+  const expected = `at most ${routeOptions.bodyLimit} bytes`
+  const received = headers['content-length'] ?? 'more' // of what comes in chunks nobody knows how much it is
+  return apiError('SDR_BODY_TOO_LARGE', `Expected ${expected} for body but received ${received}`, { details: [{ field: 'body', expected, received }] })
 }
 
 /** Browsers that navigate are asked for an API key; a script's request must not make them pop up a dialog. */

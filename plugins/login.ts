@@ -87,6 +87,7 @@ export default fp(async (app) => {
     },
 
     changePassword: async (request, current, next) => await recorded(request, 'user.password', request.principal.username, async () => {
+      verifier()
       const { id, username, sessionId } = request.principal
       if (app.users.get(id).source !== 'local') throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
       await check(username, current, request)

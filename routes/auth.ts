@@ -4,12 +4,8 @@ import { Id, Login, Me, Named, NewPassword, None, Password, Session } from './sc
 
 const tags = ['authentication']
 
-/** Bytes of a body: strangers may send these, and they need a few hundred. */
-const bodyLimit = 16 * 1024
-
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.post('/login', {
-    bodyLimit,
     config: { carriesCredentials: true, rateLimit: app.loginRateLimit },
     schema: {
       public: true,
@@ -27,7 +23,6 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.logins.login(request.body.username, request.body.password, request))
 
   app.post('/refresh', {
-    bodyLimit,
     config: { carriesCredentials: true, rateLimit: app.loginRateLimit },
     schema: {
       public: true,
@@ -64,7 +59,6 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   })
 
   app.post('/password', {
-    bodyLimit,
     config: { needsAccount: true, rateLimit: app.loginRateLimit },
     schema: {
       operationId: 'changePassword',

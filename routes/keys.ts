@@ -33,7 +33,6 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.keys.list({ ...request.query, userId: keysOf(request) }))
 
   app.post('', {
-    bodyLimit: 16 * 1024,
     config,
     schema: {
       operationId: 'createKey',
