@@ -10,7 +10,7 @@ import { prepareJob } from '../lib/generation/prepare.ts'
 import { requireFeature } from '../lib/generation/refusals.ts'
 import type { Uploads } from '../lib/generation/request.ts'
 import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
-import { Job, Named, Wait } from './schemas.ts'
+import { jobResponses, Wait } from './schemas.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -51,9 +51,6 @@ const submitErrors = [
   'SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_FEATURE', 'SDR_UNSUPPORTED_MODEL', 'SDR_IDEMPOTENCY_CONFLICT', 'SDR_QUEUE_FULL',
   'SDR_DRAINING', 'SDR_STORAGE_FULL'
 ] as const
-
-/** Of the answer. */
-const headers = { location: { type: 'string', description: 'Path of the job' } }
 
 const Headers = Type.Object({
   'idempotency-key': Type.Optional(Type.String({
@@ -110,10 +107,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         headers: Headers,
         querystring: Wait,
         body: bodySchema(type, parameters),
-        response: {
-          200: { ...Named(Job, 'The job has ended within ?wait='), headers },
-          202: { ...Named(Job, 'The job is accepted; Location says where to follow it'), headers }
-        }
+        response: jobResponses
       }
     }, async (request, reply) => {
       const accepted = await submit(type, request)

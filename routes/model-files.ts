@@ -6,14 +6,12 @@ import { prepareConvert, prepareHash, preparePull } from '../lib/models/prepare-
 import { longestSource } from '../lib/models/pull/source.ts'
 import { removeModel } from '../lib/models/remove.ts'
 import { modelTypes } from '../lib/models/types.ts'
-import { Job, Named, None, OneOf, Wait } from './schemas.ts'
+import { jobResponses, ModelId, ModelName, ModelPath, None, OneOf, Wait } from './schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:manage' } as const
 
-const modelName = Type.String({ minLength: 1, maxLength: 512, description: 'Id or name', examples: ['checkpoint/sd15.safetensors'] })
 const overwrite = Type.Optional(Type.Boolean({ description: 'Replace a file of that name; it is refused unless said' }))
-const response = { 200: Named(Job, 'The job has ended within ?wait='), 202: Named(Job, 'The job is accepted; Location says where to follow it') }
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   async function submit (request: FastifyRequest, reply: FastifyReply, job: Pick<NewJob, 'type' | 'model' | 'parameters'>) {
@@ -32,8 +30,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       description: 'A job, because the whole file is read. Afterwards GET /api/models/{id} shows it, until the file changes.',
       errors: ['SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_MODEL', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
       querystring: Wait,
-      body: Type.Object({ model: modelName }, { additionalProperties: false }),
-      response
+      body: Type.Object({ model: ModelName }, { additionalProperties: false }),
+      response: jobResponses
     }
   }, async (request, reply) => submit(request, reply, prepareHash(request.body, app.models)))
 
@@ -47,12 +45,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       errors: ['SDR_MODEL_NOT_FOUND', 'SDR_CONFLICT', 'SDR_UNSUPPORTED_MODEL', 'SDR_UNSUPPORTED_FEATURE', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
       querystring: Wait,
       body: Type.Object({
-        model: modelName,
+        model: ModelName,
         weight_type: Type.String({ minLength: 1, maxLength: 32, description: 'One that the engine knows', examples: ['q8_0'] }),
         name: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'File name, ends in .gguf; NAME-TYPE.gguf when absent', examples: ['sd15-q8_0.gguf'] })),
         overwrite
       }, { additionalProperties: false }),
-      response
+      response: jobResponses
     }
   }, async (request, reply) => {
     const job = await prepareConvert(request.body, app.models, app.engineInfo)
@@ -78,7 +76,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         sha256: Type.Optional(Type.String({ pattern: '^[0-9a-fA-F]{64}$', description: 'That the file must have' })),
         overwrite
       }, { additionalProperties: false }),
-      response
+      response: jobResponses
     }
   }, async (request, reply) => {
     const job = await preparePull(request.body, app.puller)
@@ -102,10 +100,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }
   app.delete('/:id', {
     config,
-    schema: { ...deletion, params: Type.Object({ id: Type.String({ maxLength: 1024, description: 'Id of the model, its slashes as %2F or as they are', examples: ['checkpoint/sd15.safetensors'] }) }) }
+    schema: { ...deletion, params: ModelId }
   }, async (request, reply) => remove(request, reply, request.params.id))
   app.delete('/*', {
-    config, schema: { hide: true, params: Type.Object({ '*': Type.String({ maxLength: 1024 }) }), response: { 204: None } }
+    config, schema: { hide: true, params: ModelPath, response: { 204: None } }
   }, async (request, reply) => remove(request, reply, request.params['*']))
 }
 

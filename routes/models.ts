@@ -6,7 +6,7 @@ import { toLoad } from '../lib/generation/engine-terms.ts'
 import { describe, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
 import { Remembered } from '../lib/remembered.ts'
-import { Model as ModelSchema, Named, named, NextCursor, None, Nullable, OneOf, PageQuery } from './schemas.ts'
+import { Model as ModelSchema, ModelId, ModelName, ModelPath, Named, named, NextCursor, None, Nullable, OneOf, PageQuery } from './schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
@@ -139,7 +139,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       description: 'Waits for the running job to end. Jobs load their models by themselves; this is for the first one.',
       errors: ['SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_MODEL', 'SDR_DRAINING'],
       body: Type.Object({
-        model: Type.String({ minLength: 1, maxLength: 512, description: 'Id or name', examples: ['checkpoint/sd15.safetensors'] }),
+        model: ModelName,
         device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; one that has room when absent' }))
       }, { additionalProperties: false }),
       response: { 200: Named(ModelSchema) }
@@ -170,7 +170,6 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     return reply.code(204).send(null)
   })
 
-  /** An id has slashes; clients that encode them and people who do not both get their model. */
   const getModel = async (request: FastifyRequest, id: string) => {
     const model = app.models.get(id)
     if (model === undefined) throw apiError('SDR_MODEL_NOT_FOUND')
@@ -188,10 +187,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }
   app.get('/:id', {
-    ...details, schema: { ...details.schema, params: Type.Object({ id: Type.String({ maxLength: 1024, description: 'Id of the model, its slashes as %2F or as they are', examples: ['checkpoint/sd15.safetensors'] }) }) }
+    ...details, schema: { ...details.schema, params: ModelId }
   }, async request => getModel(request, request.params.id))
   app.get('/*', {
-    ...details, schema: { hide: true, params: Type.Object({ '*': Type.String({ maxLength: 1024 }) }), response: { 200: Named(ModelSchema) } }
+    ...details, schema: { hide: true, params: ModelPath, response: { 200: Named(ModelSchema) } }
   }, async request => getModel(request, request.params['*']))
 }
 

@@ -233,6 +233,25 @@ export const Job = named('Job', Type.Object({
   }]
 }))
 
+/** An answer whose Location header is the path of `what`. */
+export function Located<Schema extends TSchema> (schema: Schema, what: string) {
+  return { ...schema, headers: { location: { type: 'string', description: `Path of ${what}` } } }
+}
+
+/** What a request that becomes a job is answered. */
+export const jobResponses = {
+  200: Located(Named(Job, 'The job has ended within ?wait='), 'the job'),
+  202: Located(Named(Job, 'The job is accepted; Location says where to follow it'), 'the job')
+}
+
+export const ModelName = Type.String({ minLength: 1, maxLength: 512, description: 'Id or name', examples: ['checkpoint/sd15.safetensors'] })
+
+/** An id has slashes; clients that encode them and people who do not both get their model. */
+export const ModelId = Type.Object({
+  id: Type.String({ maxLength: 1024, description: 'Id of the model, its slashes as %2F or as they are', examples: ['checkpoint/sd15.safetensors'] })
+})
+export const ModelPath = Type.Object({ '*': Type.String({ maxLength: 1024 }) })
+
 const Side = { width: Type.Integer(), height: Type.Integer() }
 
 export const Model = named('Model', Type.Object({

@@ -1,11 +1,10 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from 'typebox'
 import { accountRoles } from '../lib/principals.ts'
-import { Id, Named, named, NewPassword, NextCursor, None, OneOf, PageQuery, User, Username } from './schemas.ts'
+import { Id, Located, Named, named, NewPassword, NextCursor, None, OneOf, PageQuery, User, Username } from './schemas.ts'
 
 const tags = ['users']
 const config = { permission: 'users:manage', needsAccount: true } as const
-const bodyLimit = 16 * 1024
 
 const UserPage = named('UserPage', Type.Object({
   users: Type.Array(Named(User)),
@@ -28,7 +27,6 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.users.list(request.query))
 
   app.post('', {
-    bodyLimit,
     config,
     schema: {
       operationId: 'createUser',
@@ -41,7 +39,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         password: NewPassword,
         role: Type.Optional(OneOf(accountRoles, { default: 'user' }))
       }, { additionalProperties: false }),
-      response: { 201: Named(User, 'The account was made') }
+      response: { 201: Located(Named(User, 'The account was made'), 'the account') }
     }
   }, async (request, reply) => {
     const { username, password, role = 'user' } = request.body
@@ -64,7 +62,6 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.users.get(request.params.id))
 
   app.patch('/:id', {
-    bodyLimit,
     config,
     schema: {
       operationId: 'updateUser',

@@ -36,9 +36,9 @@ export async function build (
   return app
 }
 
-/** Fails the test when a route answers with a status that the OpenAPI document does not foresee for it. */
+/** Fails the test when a route answers with a status, or a Location, that the OpenAPI document does not foresee for it. */
 function holdToDocument (t: Test, app: FastifyInstance): void {
-  const { paths } = app.swagger() as unknown as { paths: Record<string, Record<string, { operationId: string, responses: object }>> }
+  const { paths } = app.swagger() as unknown as { paths: Record<string, Record<string, { operationId: string, responses: Record<string, { headers?: object }> }>> }
   const routes = Object.entries(paths).map(([path, operations]) => ({
     operations, pattern: new RegExp(`^${path.replaceAll(/\{\w+\}/g, '[^/]+')}$`)
   })).sort((a, b) => b.pattern.source.length - a.pattern.source.length)
@@ -48,8 +48,11 @@ function holdToDocument (t: Test, app: FastifyInstance): void {
     const { method = 'GET', url = request } = typeof request === 'string' ? {} : request
     const path = String(url).split('?', 1)[0]!
     const operation = routes.find(({ pattern }) => pattern.test(path))?.operations[method.toLowerCase()]
-    if (operation !== undefined && !(response.statusCode in operation.responses)) {
-      t.fail(`The document says of ${operation.operationId} nothing of ${response.statusCode}: ${response.body.slice(0, 500)}`)
+    if (operation === undefined) return response
+    const foreseen = operation.responses[response.statusCode]
+    if (foreseen === undefined) t.fail(`The document says of ${operation.operationId} nothing of ${response.statusCode}: ${response.body.slice(0, 500)}`)
+    else if ('location' in response.headers && !('location' in (foreseen.headers ?? {}))) {
+      t.fail(`The document says nothing of the Location of ${operation.operationId}, ${response.statusCode}`)
     }
     return response
   }) as typeof app.inject
