@@ -107,6 +107,29 @@ t.test('administration', async t => {
   t.equal((await alice('/api/auth/me')).json().role, 'user')
 })
 
+t.test('accounts and keys come in pages', async t => {
+  for (const name of ['first', 'second', 'third']) await alice({ method: 'POST', url: '/api/auth/keys', body: { name } })
+  const page = (await alice('/api/auth/keys?limit=2')).json()
+  t.match(page, { keys: [{ username: 'alice' }, { username: 'alice' }], next_cursor: String })
+  const rest = (await alice(`/api/auth/keys?limit=2&cursor=${page.next_cursor}`)).json()
+  t.equal(rest.keys.length, 1)
+  t.equal(rest.next_cursor, null)
+  t.same((await bob(`/api/auth/keys?cursor=${page.next_cursor}`)).json(), { keys: [], next_cursor: null }, 'the cursor of somebody else shows nothing of theirs')
+  t.same([...page.keys, ...rest.keys].map(({ name }) => name).sort(), ['first', 'second', 'third'])
+
+  const { users: everybody } = (await admin('/api/users')).json()
+  const first = (await admin('/api/users?limit=1')).json()
+  t.match(first, { users: [{ username: 'admin' }], next_cursor: String })
+  t.same((await admin(`/api/users?cursor=${first.next_cursor}`)).json(), { users: everybody.slice(1), next_cursor: null })
+
+  for (const url of ['/api/users', '/api/auth/keys', '/api/queue/jobs', '/api/models']) {
+    expectError(t, await admin(`${url}?cursor=nonsense`), 400, 'SDR_INVALID_REQUEST', /for cursor but received "nonsense"/)
+    expectError(t, await admin(`${url}?limit=501`), 400, 'SDR_INVALID_REQUEST', /limit/)
+    expectError(t, await admin(`${url}?page=2`), 400, 'SDR_INVALID_REQUEST', /page/)
+  }
+  for (const { id } of [...page.keys, ...rest.keys]) await alice({ method: 'DELETE', url: `/api/auth/keys/${id}` })
+})
+
 t.test('a key never does more than its owner, nor a narrow key more than it is for', async t => {
   const make = async (caller: typeof alice, body: object) => await caller({ method: 'POST', url: '/api/auth/keys', body })
   expectError(t, await make(alice, { name: 'wide', permissions: ['users:manage'] }), 403, 'SDR_FORBIDDEN', /users:manage/)
