@@ -1,4 +1,5 @@
-import sharp from 'sharp'
+import { formatOf, formats } from './format.ts'
+import sharp from './sharp.ts'
 
 export interface DecodedImage {
   /** Pixels. */
@@ -18,11 +19,6 @@ export interface DecodeOptions {
 
 /** Pixels of an image that is sent: more than any model draws, and 200 MB when it is unpacked. */
 const largest = 8192 * 8192
-const formats = ['png', 'jpeg', 'webp']
-
-// One image at a time is decoded, beside a model that wants the memory and the cores.
-sharp.cache(false)
-sharp.concurrency(1)
 
 /**
  * Unpacks a PNG, JPEG or WebP image, turned the way its camera was held. What is transparent becomes white in a colour
@@ -31,9 +27,9 @@ sharp.concurrency(1)
  */
 export async function decodeImage (bytes: Uint8Array, { channels, width, height }: DecodeOptions): Promise<DecodedImage> {
   try {
-    const image = sharp(bytes, { failOn: 'error', limitInputPixels: largest, autoOrient: true })
-    const { format } = await image.metadata()
+    const format = formatOf(bytes) ?? 'unknown'
     if (!formats.includes(format)) throw new Error(`its format is ${format}`)
+    const image = sharp(bytes, { failOn: 'error', limitInputPixels: largest, autoOrient: true })
     const background = channels === 1 ? 'black' : 'white'
     if (width !== undefined || height !== undefined) image.resize(width, height, { fit: 'fill' })
     const { data, info } = await image

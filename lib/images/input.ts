@@ -1,6 +1,7 @@
 import type { Metadata } from 'sharp'
 import { apiError, type ApiError } from '../../errors.ts'
 import { Gate } from '../gate.ts'
+import { formatOf, formats } from './format.ts'
 import sharp from './sharp.ts'
 
 /** Images that callers send. Nothing of them is trusted: neither what they say they are, nor how large. */
@@ -21,8 +22,6 @@ export interface PngOptions {
   over?: { width: number, height: number }
 }
 
-const formats = ['png', 'jpeg', 'webp']
-const signatures: ReadonlyArray<RegExp> = [/^\x89PNG\r\n/, /^\xff\xd8\xff/, /^RIFF[^]{4}WEBP/]
 /** Seconds; 64 megapixels take two. */
 const longestDecoding = 30
 /** zlib's scale: these files live as long as their job. */
@@ -141,10 +140,11 @@ function checkSize (field: string, bytes: number, maxBytes: number): void {
 }
 
 function checkSignature (field: string, bytes: Uint8Array): void {
-  const start = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, 16)).toString('latin1')
-  if (signatures.some(signature => signature.test(start))) return
-  const received = start === '' ? 'nothing' : `bytes that begin with ${JSON.stringify(start.slice(0, 8))}`
-  throw refuse(field, 'a PNG, JPEG or WebP image', received)
+  const format = formatOf(bytes)
+  if (format !== undefined && formats.includes(format)) return
+  const start = JSON.stringify(Buffer.from(bytes.subarray(0, 8)).toString('latin1'))
+  const begin = `bytes that begin with ${start}${format === undefined ? '' : ` (${format})`}`
+  throw refuse(field, 'a PNG, JPEG or WebP image', bytes.byteLength === 0 ? 'nothing' : begin)
 }
 
 function refuse (field: string, expected: string, received: string, cause?: unknown): ApiError {

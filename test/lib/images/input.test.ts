@@ -111,18 +111,18 @@ t.test('every way to send an image', async t => {
 t.test('what is none is refused before it is decoded, and said to be none', async t => {
   const gif = await plain(4, 4).gif().toBuffer()
   for (const [what, bytes, message] of [
-    ['SVG', Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"/>'), /begin with "<svg/],
+    ['SVG', Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"/>'), /begin with "<svg xml" \(svg\)/],
     [
       'XML',
       Buffer.from('<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>'),
-      /begin with "<\?xml/
+      /begin with "<\?xml ve" \(svg\)/
     ],
-    ['GIF', gif, /begin with "GIF89a/],
-    ['TIFF', await plain(4, 4).tiff().toBuffer(), /begin with/],
-    ['AVIF', await plain(4, 4).avif().toBuffer(), /begin with/],
-    ['PDF', Buffer.from('%PDF-1.7 ...'), /begin with "%PDF/],
+    ['GIF', gif, /begin with "GIF89a.*\(gif\)/],
+    ['TIFF', await plain(4, 4).tiff().toBuffer(), /begin with "(II|MM).*\(tiff\)/],
+    ['AVIF', await plain(4, 4).avif().toBuffer(), /begin with .*\(avif\)/],
+    ['PDF', Buffer.from('%PDF-1.7 ...'), /begin with "%PDF-1\.7"$/],
     ['RIFF that is no WebP', Buffer.from('RIFF\0\0\0\0AVI LIST'), /begin with "RIFF/],
-    ['zeros', Buffer.alloc(1000), /begin with/],
+    ['zeros', Buffer.alloc(1000), /begin with "(\\u0000){8}"$/],
     ['nothing', Buffer.alloc(0), /received nothing/],
     ['PNG signature alone', Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'), /cannot/],
     ['JPEG signature alone', Buffer.from('\xff\xd8\xff', 'latin1'), /cannot/],
