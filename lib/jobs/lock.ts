@@ -17,15 +17,23 @@ export function lock (file: string): Database {
     return database
   } catch (error) {
     database.close()
-    const { errcode, message } = error as { errcode?: number, message: string }
-    throw new CommandError(exitCodes.storage, errcode === sqliteBusy
+    throw new CommandError(exitCodes.storage, isBusy(error)
       ? `Another server works on this queue (${file} is locked). Stop it, or give this one a --data-dir of its own.`
-      : `The lock ${file} cannot be taken: ${message}. Check that there is room for it and that it is writable.`,
+      : `The lock ${file} cannot be taken: ${(error as Error).message}. Check that there is room for it and that it is writable.`,
     { cause: error })
   }
 }
 
-/** Whether `lock` has failed because another process holds it. */
-export function isLocked (error: unknown): boolean {
-  return error instanceof CommandError && (error.cause as { errcode?: number } | undefined)?.errcode === sqliteBusy
+/** As `lock`, but undefined when another process holds it. */
+export function tryLock (file: string): Database | undefined {
+  try {
+    return lock(file)
+  } catch (error) {
+    if (error instanceof CommandError && isBusy(error.cause)) return undefined
+    throw error
+  }
+}
+
+function isBusy (error: unknown): boolean {
+  return (error as { errcode?: number } | undefined)?.errcode === sqliteBusy
 }

@@ -1,11 +1,14 @@
 import { createHash } from 'node:crypto'
+import { rmSync } from 'node:fs'
 import { chmod, link, lstat, mkdir, open, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { setTimeout as wait } from 'node:timers/promises'
 import { type Static, Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { apiError } from '../../errors.ts'
+import type { Database } from '../database.ts'
 import { names, syncFolder, writeWhole } from '../jobs/files.ts'
-import { isLocked, lock } from '../jobs/lock.ts'
+import { tryLock } from '../jobs/lock.ts'
 
 /**
  * Files that come into being beside the models: under a name that no scan lists, in the folder of their target, so that
@@ -31,6 +34,9 @@ const validator = Compile(Note)
 const day = 24 * 60 * 60 * 1000
 /** Milliseconds after which nobody comes back for what was left half done. */
 const abandonedAfter = 7 * day
+/** Milliseconds to wait for a turn at the locks, which others have for less than one. */
+const longestWait = 5000
+const pause = 10
 
 export class StagingArea {
   readonly #folder: string
@@ -52,22 +58,53 @@ export class StagingArea {
    */
   async alone<Result> (key: string, work: () => Promise<Result>): Promise<Result> {
     await mkdir(this.#folder, { recursive: true, mode: 0o700 })
-    const held = this.#lock(key)
+    const held = await this.#take(key)
     if (held === undefined) throw apiError('SDR_CONFLICT', 'The same is being done already, by another job or command.')
     try {
       return await work()
     } finally {
-      held.close()
+      await this.#release(key, held)
     }
   }
 
-  #lock (key: string): { close: () => void } | undefined {
+  /** @returns undefined when somebody else has it. */
+  async #take (key: string): Promise<Database | undefined> {
+    return await this.#inTurn(() => tryLock(this.#file(key, 'lock')))
+  }
+
+  /** Leaves no lock file behind. One that a crash leaves goes with the note of its key, or with the next sweep. */
+  async #release (key: string, held: Database): Promise<void> {
     try {
-      return lock(this.#file(key, 'lock'))
-    } catch (error) {
-      if (isLocked(error)) return undefined
-      throw error
+      await this.#inTurn(() => {
+        held.close()
+        rmSync(this.#file(key, 'lock'), { force: true })
+      })
+    } finally {
+      if (held.isOpen) held.close()
     }
+  }
+
+  /**
+   * Lock files are opened and removed in here only, by one process at a time and without a pause. So nobody can have
+   * opened a lock file that is about to be removed, and lock what no longer has a name while the next one makes and
+   * locks another file of that name. The file of the turn itself stays, one for the folder.
+   * @throws {ApiError} SDR_UNAVAILABLE
+   */
+  async #inTurn<Result> (action: () => Result): Promise<Result> {
+    const file = join(this.#folder, 'turn.lock')
+    for (let waited = 0; waited < longestWait; waited += pause) {
+      const turn = tryLock(file)
+      if (turn === undefined) {
+        await wait(pause)
+        continue
+      }
+      try {
+        return action()
+      } finally {
+        turn.close()
+      }
+    }
+    throw apiError('SDR_UNAVAILABLE', `Another process keeps ${basename(this.#folder)}/turn.lock of the data folder locked. Is it stopped? Let it go on, or end it.`)
   }
 
   async read (key: string): Promise<StagingNote | undefined> {
@@ -94,24 +131,36 @@ export class StagingArea {
     await rm(this.#file(key, 'json'), { force: true })
   }
 
-  /** Deletes what has been half done for a week and is not being worked on. */
+  /** Deletes what has been half done for a week, or was never noted, and is not being worked on. */
   async sweep ({ now = Date.now() }: { now?: number } = {}): Promise<void> {
-    const keys = (await names(this.#folder)).map(name => /^([0-9a-f]{32})\.json$/.exec(name)?.[1]).filter(key => key !== undefined)
-    for (const key of keys) {
-      const { mtimeMs } = await stat(this.#file(key, 'json'))
-      if (now - mtimeMs < abandonedAfter) continue
-      const held = this.#lock(key)
+    const keys = (await names(this.#folder)).map(name => /^([0-9a-f]{32})\.(?:json|json\.tmp|lock)$/.exec(name)?.[1])
+    for (const key of new Set(keys.filter(key => key !== undefined))) {
+      if (!await this.#isAbandoned(key, now)) continue
+      const held = await this.#take(key)
       if (held === undefined) continue
       try {
-        const note = await this.read(key)
-        // The folder may have been written by somebody else: nothing but what is named like ours goes.
-        if (note !== undefined && basename(note.staging).startsWith(stagingName(key))) await rm(note.staging, { force: true })
-        await rm(this.#file(key, 'json'), { force: true })
-        await rm(this.#file(key, 'lock'), { force: true })
+        if (await this.#isAbandoned(key, now)) await this.#clear(key)
       } finally {
-        held.close()
+        await this.#release(key, held)
       }
     }
+  }
+
+  async #isAbandoned (key: string, now: number): Promise<boolean> {
+    try {
+      const { mtimeMs } = await stat(this.#file(key, 'json'))
+      return now - mtimeMs >= abandonedAfter
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return true
+      throw error
+    }
+  }
+
+  async #clear (key: string): Promise<void> {
+    const note = await this.read(key)
+    // The folder may have been written by somebody else: nothing but what is named like ours goes.
+    if (note !== undefined && basename(note.staging).startsWith(stagingName(key))) await rm(note.staging, { force: true })
+    for (const ending of ['json', 'json.tmp']) await rm(this.#file(key, ending), { force: true })
   }
 
   #file (key: string, ending: string): string {
