@@ -63,6 +63,12 @@ export interface LoadOptions {
   [option: string]: unknown
 }
 
+/** Seeds that every engine takes are 0…this. */
+export const maximumSeed = 2 ** 31 - 1
+
+/** Words for `cache.mode` that every engine with the capability `cache` knows. */
+export const cacheModes = ['disabled', 'easycache', 'ucache', 'dbcache', 'taylorseer', 'cache_dit']
+
 /** One image request in the engine's terms: names as clients see them, files resolved to absolute paths. */
 export interface ImageParameters {
   prompt: string
@@ -73,7 +79,7 @@ export interface ImageParameters {
   steps?: number
   cfg_scale?: number
   guidance?: number
-  /** 0…2³¹−1, always chosen by the server: an engine never picks one. */
+  /** 0…`maximumSeed`, always chosen by the server: an engine never picks one. */
   seed: number
   sampler?: string
   scheduler?: string
@@ -121,9 +127,18 @@ export interface EngineImage {
   png: Uint8Array
 }
 
+/** What an unfinished image looks like. */
+export interface Preview {
+  step: number
+  index: number
+  width: number
+  height: number
+  png: Uint8Array
+}
+
 export interface Observer {
   progress?: (progress: Progress) => void
-  preview?: (preview: { step: number, index: number, width: number, height: number, png: Uint8Array }) => void
+  preview?: (preview: Preview) => void
   image?: (image: EngineImage) => void
 }
 

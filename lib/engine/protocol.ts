@@ -1,4 +1,4 @@
-import { type EngineErrorCode, type EngineImage, type EngineInfo, type OperationName, type Progress } from './engine.ts'
+import { type EngineErrorCode, type EngineImage, type EngineInfo, type OperationName, type Preview, type Progress } from './engine.ts'
 
 /**
  * What the server and an engine process say to each other over one socket (file descriptor 3 of the process).
@@ -33,7 +33,6 @@ export class ProtocolError extends Error {
 }
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
-export type Preview = Omit<EngineImage, 'seed'> & { step: number }
 
 export type HostMessage =
   | { type: 'hello', protocol: number, info: EngineInfo }

@@ -1,5 +1,5 @@
 import { Type, type TSchema } from 'typebox'
-import type { Capability, EngineInfo } from '../engine/engine.ts'
+import { cacheModes, maximumSeed, type Capability, type EngineInfo } from '../engine/engine.ts'
 import { imageTypes, type ImageType } from '../jobs/job.ts'
 import { components, componentNames } from '../models/components.ts'
 import type { Options } from '../options.ts'
@@ -10,9 +10,6 @@ import { choice, group, integer, modelName, number, object, settings } from './s
 export type Limits = Pick<Options,
   'maxWidth' | 'maxHeight' | 'maxPixels' | 'maxSteps' | 'maxBatch' | 'maxWork' | 'maxPromptLength' | 'maxLoras' |
   'maxUploadSize' | 'maxUploadPixels' | 'maxUpscaledPixels'>
-
-/** Seeds that every engine takes. */
-export const maximumSeed = 2 ** 31 - 1
 
 /** Smallest side in pixels that any supported model draws. */
 export const smallestSide = 64
@@ -31,8 +28,6 @@ export const hiresMethods = [
 
 /** How an unfinished image is made visible: by a projection, which costs next to nothing, by a TAESD, or by the VAE. */
 const previewModes = ['none', 'proj', 'tae', 'vae']
-
-const cacheModes = ['disabled', 'easycache', 'ucache', 'dbcache', 'taylorseer', 'cache_dit']
 
 export const imageNames = ['init_image', 'mask', 'control_image', 'ip_adapter_image'] as const
 export type ImageName = typeof imageNames[number]

@@ -1,6 +1,7 @@
+import { maximumSeed } from '../engine/engine.ts'
 import type { ImageLimits } from '../models/architectures.ts'
 import type { Model } from '../models/model.ts'
-import { maximumSeed, smallestSide, type Limits } from './parameters.ts'
+import { smallestSide, type Limits } from './parameters.ts'
 import { badValue } from './refusals.ts'
 
 export interface Size {

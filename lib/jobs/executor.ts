@@ -1,4 +1,4 @@
-import type { Device, RunOptions } from '../engine/engine.ts'
+import type { Device, Preview } from '../engine/engine.ts'
 import type { Job, JobProgress, JobType } from './job.ts'
 import type { LoadedModel } from './loaded-model.ts'
 import type { StoredImage } from './outputs.ts'
@@ -30,7 +30,7 @@ export interface EngineAttempt extends Attempt {
   device: Device
   /** What that engine holds in memory. */
   loadedModel: LoadedModel
-  preview: NonNullable<RunOptions['preview']>
+  preview: (preview: Preview) => void
 }
 
 /**

@@ -1,5 +1,6 @@
 import { createHash, randomInt } from 'node:crypto'
 import { apiError } from '../../errors.ts'
+import { maximumSeed } from '../engine/engine.ts'
 import { imageTypes, jobTypes, type Attachments, type NewJob } from './job.ts'
 
 /** The rules that every submission keeps to, whoever checked it before, and what is derived from it. */
@@ -12,8 +13,6 @@ const mostAttachments = 16
 /** Bytes of all attachments of one job; what crosses to an engine may have 256 MiB. */
 const mostAttachmentBytes = 128 * 1024 * 1024
 const attachmentName = /^[a-z][a-z0-9_]{0,47}(\.\d{1,2})?$/
-/** Seeds that every engine takes: 0…2³¹−1. */
-const seedBound = 2 ** 31
 
 /** An Idempotency-Key and what it stands for. */
 export interface Idempotency {
@@ -43,7 +42,7 @@ export function checkNewJob (job: NewJob, attachments: Attachments): void {
 export function withSeed ({ type, parameters }: NewJob): Record<string, unknown> {
   const { seed } = parameters
   const isGiven = seed !== undefined && seed !== null && seed !== -1
-  return type === 'upscale' || !imageTypes.some(drawn => drawn === type) || isGiven ? parameters : { ...parameters, seed: randomInt(seedBound) }
+  return type === 'upscale' || !imageTypes.some(drawn => drawn === type) || isGiven ? parameters : { ...parameters, seed: randomInt(maximumSeed + 1) }
 }
 
 export function toIdempotency (job: NewJob, attachments: Attachments): Idempotency | undefined {

@@ -1,5 +1,5 @@
 import { apiError } from '../../errors.ts'
-import type { Device, RunOptions } from '../engine/engine.ts'
+import type { Device, Preview } from '../engine/engine.ts'
 import type { Executor, Outcome } from './executor.ts'
 import type { JobEvents } from './job-events.ts'
 import type { Job, JobProgress } from './job.ts'
@@ -65,5 +65,3 @@ export class Run {
     this.#events.publish(this.job.id, 'preview', { ...preview, format: 'png', image: Buffer.from(png).toString('base64') })
   }
 }
-
-type Preview = Parameters<NonNullable<RunOptions['preview']>>[0]

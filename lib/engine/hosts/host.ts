@@ -1,9 +1,9 @@
 import {
-  EngineError, phases, type EngineImage, type EngineInfo, type OperationName, type Operations, type Progress
+  EngineError, phases, type EngineImage, type EngineInfo, type OperationName, type Operations, type Preview, type Progress
 } from '../engine.ts'
 import {
   FrameDecoder, decodeServerMessage, encodeHostMessage, protocolVersion,
-  type HostMessage, type LogLevel, type Preview, type ServerMessage
+  type HostMessage, type LogLevel, type ServerMessage
 } from '../protocol.ts'
 
 /** The half of an engine process that all hosts share. Runs under Node.js and under Bare: no `node:` imports here. */

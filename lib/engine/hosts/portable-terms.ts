@@ -1,4 +1,6 @@
-import { EngineError, type Capability, type ImageParameters, type LoadOptions, type ModelFiles } from '../engine.ts'
+import {
+  EngineError, cacheModes, maximumSeed, type Capability, type ImageParameters, type LoadOptions, type ModelFiles
+} from '../engine.ts'
 import { checked, flag, group, integer, number, oneOf, refuse, text, type Check, type Checks } from './checks.ts'
 import type { Attachments } from './host.ts'
 import { pngSize } from './png-size.ts'
@@ -21,7 +23,6 @@ export const weightTypes = [
   'f32', 'f16', 'bf16', 'q2_k', 'q3_k', 'q4_0', 'q4_1', 'q4_k', 'q5_0', 'q5_1', 'q5_k', 'q6_k', 'q8_0'
 ]
 const predictions = ['eps', 'v', 'edm_v', 'flow', 'flux2_flow']
-const cacheModes = ['disabled', 'easycache', 'ucache', 'dbcache', 'taylorseer', 'cache_dit']
 
 export const capabilities: Capability[] = [
   'txt2img', 'img2img', 'upscale', 'lora', 'vae_tiling', 'cache', 'device_list'
@@ -78,7 +79,7 @@ const imageChecks: Checks = {
   img_cfg_scale: number(0, 100),
   guidance: number(0, 100),
   // The addon takes −1 for the second of the clock, and never says which that was.
-  seed: integer(0, 2 ** 31 - 1),
+  seed: integer(0, maximumSeed),
   sampler: oneOf(samplers),
   scheduler: oneOf(schedulers),
   eta: number(0, 10),
