@@ -1,6 +1,6 @@
 import type { Argv, Options as YargsOption } from 'yargs'
 import { loadOptions } from '../lib/configuration.ts'
-import { optionTable, type OptionName, type Options, type TracedOptions } from '../lib/options.ts'
+import { optionNames, optionTable, type OptionName, type Options, type TracedOptions } from '../lib/options.ts'
 
 /** Values are checked by lib/options.ts, the same for every source; to yargs they are text. */
 function toYargs (name: OptionName): YargsOption {
@@ -15,7 +15,7 @@ function toYargs (name: OptionName): YargsOption {
 }
 
 /** Adds `names` of the option table, and `--config`, to a command. */
-export function withOptions<T> (yargs: Argv<T>, names = Object.keys(optionTable) as OptionName[]): Argv<T> {
+export function withOptions<T> (yargs: Argv<T>, names: readonly OptionName[] = optionNames): Argv<T> {
   for (const name of names) yargs.option(name, toYargs(name))
   return yargs.option('config', { group: 'Output:', type: 'string', requiresArg: true, describe: 'Configuration file (YAML or JSON) with the same names' })
 }

@@ -1,11 +1,11 @@
 import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../errors.ts'
-import { dataFolders, modelRoots, prepareFolder, modelCacheFile, stagingFolder } from '../lib/folders.ts'
+import { dataFolders, modelFolderOptions, modelRoots, prepareFolder, modelCacheFile, stagingFolder } from '../lib/folders.ts'
 import { isStorageFull } from '../lib/jobs/files.ts'
 import { ModelCatalog } from '../lib/models/catalog.ts'
 import { mebibytes } from '../lib/models/free-space.ts'
 import { StagingArea } from '../lib/models/staging.ts'
-import type { Options, OptionName } from '../lib/options.ts'
+import { camelCase, optionNames, type OptionName, type Options } from '../lib/options.ts'
 import { ProgressBar } from '../lib/progress-bar.ts'
 import { optionsOf, withOptions } from './command-options.ts'
 
@@ -31,10 +31,7 @@ interface ModelsCommand<Arguments> {
   work: (collection: Collection, argv: Arguments) => Promise<void>
 }
 
-const folderOptions: OptionName[] = [
-  'models-dir', 'checkpoints-dir', 'diffusion-dir', 'lora-dir', 'vae-dir', 'controlnet-dir', 'upscaler-dir',
-  'embeddings-dir', 'text-encoders-dir', 'data-dir'
-]
+const folderOptions = optionNames.filter(name => name === 'data-dir' || modelFolderOptions.some(option => option === camelCase(name)))
 
 /** A command that looks at the models folders of the options and works on what is there. */
 export function modelsCommand<Arguments> (

@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { parse as parseYaml, stringify } from 'yaml'
 import { CommandError, exitCodes } from '../errors.ts'
-import { camelCase, optionTable, traceOptions, type OptionName, type TracedOptions } from './options.ts'
+import { camelCase, optionNames, optionTable, traceOptions, type TracedOptions } from './options.ts'
 
 /** Bytes of a configuration file; a real one has hundreds. */
 const maximumSize = 1024 * 1024
@@ -34,7 +34,7 @@ function readConfigFile (file: string): unknown {
  */
 export function describeOptions ({ options, origins }: TracedOptions): string {
   const values = options as Readonly<Record<string, unknown>>
-  return (Object.keys(optionTable) as OptionName[]).map(name => {
+  return optionNames.map(name => {
     const value = values[camelCase(name)]
     const origin = origins.get(name) ?? 'default'
     if (value === undefined) return `# ${name}:\n`

@@ -103,6 +103,7 @@ export const optionTable = {
 } as const satisfies Record<string, Definition>
 
 export type OptionName = keyof typeof optionTable
+export const optionNames = Object.keys(optionTable) as OptionName[]
 
 type CamelCase<Name extends string> = Name extends `${infer Head}-${infer Tail}` ? `${Head}${Capitalize<CamelCase<Tail>>}` : Name
 type ValueOf<D> = D extends { kind: 'integer' } ? number
@@ -137,8 +138,6 @@ export function environmentName (name: string): string {
 /** Variables that belong to this program but are no options of the server. */
 const environmentNotOptions = ['SDREST_CONFIG', 'SDREST_TOKEN', 'SDREST_SERVER']
 
-const names = Object.keys(optionTable) as OptionName[]
-
 /**
  * Merges the sources (command line, then environment, then file, then defaults) into one frozen object.
  * @throws {CommandError} (usage) naming the option, where it came from, what was expected and what was received.
@@ -152,14 +151,14 @@ export function resolveOptions (sources: OptionSources): Options {
  * @returns also where each value came from, in words (`--port`, `SDREST_PORT`, `port in server.yaml`); undefined is the default
  */
 export function traceOptions ({ commandLine = {}, environment = {}, file }: OptionSources): TracedOptions {
-  refuseUnknown(Object.keys(commandLine), names, name => `--${name}`)
+  refuseUnknown(Object.keys(commandLine), optionNames, name => `--${name}`)
   refuseUnknown(
     Object.keys(environment).filter(name => name.startsWith('SDREST_') && !environmentNotOptions.includes(name) && !name.startsWith('SDREST_TEST_')),
-    names.map(environmentName), name => `the environment variable ${name}`)
+    optionNames.map(environmentName), name => `the environment variable ${name}`)
   const fileValues = checkFile(file)
 
   const origins: TracedOptions['origins'] = new Map()
-  const options = Object.freeze(Object.fromEntries(names.map(name => {
+  const options = Object.freeze(Object.fromEntries(optionNames.map(name => {
     const variable = environmentName(name)
     const definition: Definition = optionTable[name]
     const [value, source] =
@@ -194,7 +193,7 @@ function checkFile (file: OptionSources['file']): Record<string, unknown> {
   if (typeof file.values !== 'object' || Array.isArray(file.values)) {
     throw usage(`Expected an object with options in ${file.name} but received ${shown(file.values)}`)
   }
-  refuseUnknown(Object.keys(file.values!), names, name => `${name} in ${file.name}`)
+  refuseUnknown(Object.keys(file.values!), optionNames, name => `${name} in ${file.name}`)
   return file.values as Record<string, unknown>
 }
 

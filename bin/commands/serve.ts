@@ -10,7 +10,7 @@ import { CommandError, exitCodes } from '../../errors.ts'
 import { describeOptions } from '../../lib/configuration.ts'
 import { modelFolderOptions, modelRoots } from '../../lib/folders.ts'
 import { createLogger } from '../../lib/logger.ts'
-import { environmentName, optionTable, type OptionName, type Options } from '../../lib/options.ts'
+import { environmentName, optionNames, optionTable, type Options } from '../../lib/options.ts'
 import { readablePattern } from '../../lib/public-paths.ts'
 import { tellServiceManager } from '../../lib/service-manager.ts'
 import { collectGarbage, compileTicks } from '../../lib/warm-up.ts'
@@ -47,7 +47,7 @@ async function checkConfig (options: Options): Promise<void> {
   })
 }
 
-const secretOptions = (Object.keys(optionTable) as OptionName[]).filter(name => 'secret' in optionTable[name])
+const secretOptions = optionNames.filter(name => 'secret' in optionTable[name])
 
 /** Seconds beyond --shutdown-timeout for closing connections and files before the process ends itself. */
 const closingTime = 40
