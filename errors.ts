@@ -45,7 +45,7 @@ export const errorTable = {
 
 export type ErrorCode = keyof typeof errorTable
 
-export interface ErrorExtra {
+interface ErrorExtra {
   /** Machine-readable detail for the client, for example the field, what was expected and what came. */
   details?: unknown
   /** Seconds after which a retry makes sense; becomes the Retry-After header. */

@@ -10,7 +10,7 @@ import { UserStore, type User } from '../lib/users.ts'
 import { accountOptions, optionsOf, withOptions } from './command-options.ts'
 
 /** The stores that a command works on, while the server may have them open too. */
-export interface Accounts {
+interface Accounts {
   users: UserStore
   keys: ApiKeyStore
   log: AuditLog

@@ -10,7 +10,7 @@ import { ProgressBar } from '../lib/progress-bar.ts'
 import { optionsOf, withOptions } from './command-options.ts'
 
 /** What the commands on models work with; a server may have the same folders at the same time. */
-export interface Collection {
+interface Collection {
   options: Options
   /** As the folders are now. */
   catalog: ModelCatalog

@@ -8,7 +8,7 @@ import { Remembered, type Versioned } from './remembered.ts'
 import { isoTime } from './iso-time.ts'
 
 /** A key as its owner sees it: everything but the secret. */
-export interface ApiKey {
+interface ApiKey {
   id: string
   name: string
   user_id: string

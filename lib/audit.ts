@@ -7,10 +7,10 @@ export const auditEvents = [
   'key.create', 'key.revoke',
   'model.pull', 'model.convert', 'model.remove'
 ] as const
-export type AuditEvent = typeof auditEvents[number]
+type AuditEvent = typeof auditEvents[number]
 
 export const auditOutcomes = ['success', 'failure'] as const
-export type AuditOutcome = typeof auditOutcomes[number]
+type AuditOutcome = typeof auditOutcomes[number]
 
 export interface AuditEntry {
   event: AuditEvent
@@ -28,7 +28,7 @@ export interface AuditRecord extends Required<AuditEntry> {
   at: string
 }
 
-export interface AuditFilter {
+interface AuditFilter {
   /** Only records after this id. */
   after?: number
   event?: string

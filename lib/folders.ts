@@ -43,7 +43,7 @@ export function stagingFolder (data: string): string {
   return join(data, 'staging')
 }
 
-export interface ModelRoot {
+interface ModelRoot {
   path: string
   /** Set for folders that hold one type only; the others are told apart by folder name and header. */
   type?: ModelType

@@ -5,7 +5,7 @@ import type { JobObserver } from './jobs/observer.ts'
 import { RequestMetrics } from './request-metrics.ts'
 
 /** What is looked up when somebody asks for the metrics. */
-export interface ServerState {
+interface ServerState {
   queue: { queued: number, running: number, capacity: number }
   engines: Array<Pick<EngineStatus, 'state' | 'restarts'> & { device: string }>
   models: Array<{ type: string, count: number }>

@@ -117,7 +117,7 @@ export type Options = Readonly<{
   [Name in OptionName as CamelCase<Name>]: ValueOf<typeof optionTable[Name]> | OrUndefined<typeof optionTable[Name]>
 }>
 
-export interface OptionSources {
+interface OptionSources {
   /** What yargs found, by option name. */
   commandLine?: Record<string, unknown>
   environment?: Record<string, string | undefined>

@@ -4,7 +4,7 @@ export const authMethods = ['none', 'jwt', 'api-key', 'unix', 'pam', 'optional']
 export type AuthMethod = typeof authMethods[number]
 
 export const roles = ['admin', 'user', 'guest'] as const
-export type Role = typeof roles[number]
+type Role = typeof roles[number]
 
 /** Roles that an account can be given; `guest` is what a caller without an account is. */
 export const accountRoles = ['admin', 'user'] as const

@@ -7,7 +7,7 @@ import { Remembered, type Versioned } from './remembered.ts'
 import { isoTime } from './iso-time.ts'
 
 /** A session as its owner sees it. */
-export interface Session {
+interface Session {
   id: string
   address: string
   user_agent: string
@@ -55,7 +55,7 @@ const mostRemembered = 10_000
 const rememberedTokens = 100
 
 /** The account of a session, as it is now. */
-export interface SessionUser {
+interface SessionUser {
   id: string
   username: string
   role: AccountRole

@@ -10,7 +10,7 @@ const refusalFloor = 300
 /** Seconds after which it is worth coming back when all places are taken. */
 const busyRetry = 2
 
-export interface SystemAccountsOptions {
+interface SystemAccountsOptions {
   /** Checks that run at once, 1…64. Each has a thread of its own. */
   concurrency?: number
   /** Checks that wait for a place, 0…10 000. */
@@ -28,7 +28,7 @@ export type AccountCheck =
     message: string
   }
 
-export interface SystemAccountsSupport {
+interface SystemAccountsSupport {
   /** true, or why it can't be used and what to do. */
   pam: true | string
   unix: true | string

@@ -6,7 +6,7 @@ import type { AccountRole, Principal } from './principals.ts'
 import type { AccountCheck, SystemAccounts } from './system-accounts.ts'
 import type { User, UserStore } from './users.ts'
 
-export interface SystemLoginParts {
+interface SystemLoginParts {
   source: 'unix' | 'pam'
   accounts: SystemAccounts
   users: UserStore

@@ -1,7 +1,7 @@
 import { basename } from 'node:path'
 
 /** How a terminal is told to show an image. */
-export type TerminalProtocol = 'kitty' | 'iterm2'
+type TerminalProtocol = 'kitty' | 'iterm2'
 
 /** Bytes of base64 in one escape sequence of kitty's protocol. */
 const chunkSize = 4096

@@ -33,7 +33,7 @@ interface UserRow {
 }
 
 /** What changes of an account at once; what is left out stays. */
-export interface AccountChanges {
+interface AccountChanges {
   role?: AccountRole
   disabled?: boolean
   password?: string

@@ -3,7 +3,7 @@ import type { Addon } from './types.ts'
 /** Mirror of what engine.node exports (native/engine/). A change there changes this file in the same commit. */
 
 /** The library that the addon is linked with. Names and defaults are its own. */
-export interface EngineLibrary {
+interface EngineLibrary {
   readonly version: string
   readonly commit: string
   /** The file that was loaded. */
@@ -81,7 +81,7 @@ export interface ContextParameters {
   force_sdxl_vae_conv_scale?: boolean
 }
 
-export interface UpscalerParameters {
+interface UpscalerParameters {
   /** Path. */
   esrgan: string
   threads?: number
@@ -227,7 +227,7 @@ export type EngineEvent =
   | { type: 'preview', step: number, image: RawImage }
   | { type: 'log', level: 'info' | 'warn' | 'error', message: string }
 
-export interface EngineOutcome {
+interface EngineOutcome {
   /** Of the operation, without the way through JavaScript. */
   milliseconds: number
   images: RawImage[]

@@ -44,7 +44,7 @@ export interface PamRequest extends UnixRequest {
   confDir?: string
 }
 
-export interface SystemAccount { name: string, uid: number, gid: number }
+interface SystemAccount { name: string, uid: number, gid: number }
 
 /** `name` is null for a group that has only a number. */
 export interface SystemGroup { gid: number, name: string | null }

@@ -9,7 +9,7 @@ declare module 'fastify' {
   }
 }
 
-export interface ConfigOptions {
+interface ConfigOptions {
   config: Options
 }
 

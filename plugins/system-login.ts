@@ -3,7 +3,7 @@ import { CommandError, exitCodes } from '../errors.ts'
 import { SystemAccounts } from '../lib/system-accounts.ts'
 import { SystemLogin } from '../lib/system-login.ts'
 
-export interface SystemLoginOptions {
+interface SystemLoginOptions {
   source: 'unix' | 'pam'
 }
 

@@ -16,7 +16,7 @@ export interface EngineCommand {
   args: string[]
 }
 
-export interface ChildListener {
+interface ChildListener {
   message: (message: HostMessage) => void
   /** Any message and any output: proof that the process is not hung. */
   life: () => void

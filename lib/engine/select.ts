@@ -7,7 +7,7 @@ import { packageRoot } from '../package-root.ts'
 import type { EngineCommand } from './child.ts'
 import type { EngineName } from './engine.ts'
 
-export interface SelectedEngine extends EngineCommand {
+interface SelectedEngine extends EngineCommand {
   /** One line for people: why this one. */
   reason: string
 }

@@ -15,7 +15,7 @@ import type { HiresRequest } from './request.ts'
 /** Embeddings that an engine is told of, the first in the order of their ids. */
 const mostEmbeddings = 500
 
-export interface EngineTermsParts {
+interface EngineTermsParts {
   catalog: ModelCatalog
   /** Idle: it makes the edge drawing of a control image here. */
   engine: Engine

@@ -9,7 +9,7 @@ export type FormPart =
   | { type: 'field', fieldname?: string, value: unknown, valueTruncated?: boolean }
   | { type: 'file', fieldname?: string, file: { truncated?: boolean }, toBuffer: () => Promise<Buffer> }
 
-export interface Form {
+interface Form {
   /** As the same request in JSON has them; the value of an image that came as a file is a stand-in. */
   fields: Record<string, unknown>
   files: Record<string, Buffer | Buffer[]>

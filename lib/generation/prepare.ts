@@ -16,7 +16,7 @@ import { resolveSubject } from './subject.ts'
 import type { HiresRequest, ImageRequest, Setting, Uploads } from './request.ts'
 import { checkWork, chooseSize } from './size.ts'
 
-export interface PreparedJob {
+interface PreparedJob {
   job: Pick<NewJob, 'type' | 'model' | 'priority' | 'parameters' | 'request' | 'webhookUrl'>
   attachments: Attachments
 }

@@ -6,7 +6,7 @@ export interface LoraRequest {
   weight: number
 }
 
-export interface PromptParts {
+interface PromptParts {
   /** Without the LoRAs. */
   text: string
   loras: LoraRequest[]

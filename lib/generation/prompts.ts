@@ -2,7 +2,7 @@ import { checkNegativePrompt, readPrompt, replaceEmbeddings, type LoraRequest } 
 import { aboutField, badValue, requireFeature } from './refusals.ts'
 import type { ImageRequest, Setting } from './request.ts'
 
-export interface Prompts {
+interface Prompts {
   prompt: string
   negative_prompt: string
   /** By their ids; absent when there are none. */

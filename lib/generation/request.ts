@@ -40,7 +40,7 @@ export interface HiresRequest extends Hires {
 }
 
 /** Images as they came: a text that holds one, or the bytes of a file. */
-export type Upload = string | Uint8Array
+type Upload = string | Uint8Array
 export type Uploads = Partial<Record<ImageName, Upload> & Record<ImageListName, Upload[]>>
 
 /** What a request is judged by. */

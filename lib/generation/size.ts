@@ -42,7 +42,7 @@ export function chooseSize (
 }
 
 /** What bounds a job: its size, and how long it will take. */
-export interface Work extends Size {
+interface Work extends Size {
   seed: number
   steps: number
   batch_count: number

@@ -16,7 +16,7 @@ const withPhotoMaker = ['sdxl']
 /** The word that PhotoMaker puts the person in place of, with the word before it. */
 const trigger = /(?:^|[^\p{L}\p{N}_])img(?:$|[^\p{L}\p{N}_])/u
 
-export interface Subject {
+interface Subject {
   /** Ids. */
   ip_adapter?: string
   photo_maker?: string

@@ -1,7 +1,7 @@
 import { formatOf, formats } from './format.ts'
 import sharp from './sharp.ts'
 
-export interface DecodedImage {
+interface DecodedImage {
   /** Pixels. */
   width: number
   height: number
@@ -10,7 +10,7 @@ export interface DecodedImage {
   data: Buffer
 }
 
-export interface DecodeOptions {
+interface DecodeOptions {
   channels: 1 | 3
   /** Pixels to scale to, without keeping the proportions; the image's own size by default. */
   width?: number

@@ -6,13 +6,13 @@ import sharp from './sharp.ts'
 
 /** Images that callers send. Nothing of them is trusted: neither what they say they are, nor how large. */
 
-export interface InputBounds {
+interface InputBounds {
   /** Bytes of the file. */
   maxBytes: number
   maxPixels: number
 }
 
-export interface PngOptions {
+interface PngOptions {
   /** Pixels of the result. */
   width: number
   height: number

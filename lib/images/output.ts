@@ -8,12 +8,12 @@ import sharp from './sharp.ts'
 /** The images that callers get: as they are kept, or in another format or size. */
 
 export const outputFormats = ['png', 'jpeg', 'webp'] as const
-export type OutputFormat = typeof outputFormats[number]
+type OutputFormat = typeof outputFormats[number]
 
 /** Pixels. */
 export const thumbnailWidth = { minimum: 16, maximum: 2048 } as const
 
-export interface Wanted {
+interface Wanted {
   format?: OutputFormat
   /** 1…100, of JPEG and WebP. */
   quality?: number
@@ -21,7 +21,7 @@ export interface Wanted {
   width?: number
 }
 
-export interface Variant {
+interface Variant {
   format: OutputFormat
   quality?: number
   width?: number

@@ -11,7 +11,7 @@ const filterUp = 2
 
 const compress = promisify(deflate)
 
-export interface RawPixels {
+interface RawPixels {
   /** Pixels. */
   width: number
   height: number

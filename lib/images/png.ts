@@ -7,7 +7,7 @@ const largest = 0x7fffffff
 /** Where the header chunk (13 bytes of data) ends. */
 const headerEnd = signature.length + 4 + 4 + 13 + 4
 
-export interface PngHeader {
+interface PngHeader {
   width: number
   height: number
   /** Bits of one sample. */

@@ -23,7 +23,7 @@ export interface ResolvedJob {
  * Turns a job into an engine's terms: finds its files, prepares the images that came with it. What it throws fails the
  * job; the code of an ApiError becomes that of the job (`SDR_MODEL_NOT_FOUND` → `model_not_found`).
  */
-export type Resolve = (job: Job, attachments: Attachments, device: Device) => ResolvedJob | Promise<ResolvedJob>
+type Resolve = (job: Job, attachments: Attachments, device: Device) => ResolvedJob | Promise<ResolvedJob>
 
 export interface DrawingParts {
   inputs: Inputs

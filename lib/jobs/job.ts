@@ -17,7 +17,7 @@ const modelJobTypes = ['hash', 'convert', 'pull'] as const
 export const jobTypes = [...imageTypes, ...modelJobTypes] as const
 export type JobType = typeof jobTypes[number]
 
-export interface JobImage {
+interface JobImage {
   index: number
   url: string
   width: number

@@ -91,7 +91,7 @@ export class Outputs {
 }
 
 /** The images of one job on their way to the disk: written as they come, and kept all or none. */
-export class Keeping {
+class Keeping {
   readonly #folder: string
   readonly #name: string
   readonly #remove: () => Promise<void>

@@ -29,14 +29,14 @@ export interface JobQueueOptions extends Omit<JobStoreOptions, 'laneOf'>, JobEve
   webhooks?: WebhookOptions
 }
 
-export interface QueueStatus extends Record<JobStatus, number> {
+interface QueueStatus extends Record<JobStatus, number> {
   /** Jobs that may wait. */
   capacity: number
   scheduler: SchedulerStatus
 }
 
 /** Whose jobs are meant: those of a user id, or everybody's when there is none. */
-export interface Viewer {
+interface Viewer {
   owner?: string
 }
 

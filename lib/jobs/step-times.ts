@@ -58,7 +58,7 @@ interface WatchParts {
 }
 
 /** Follows one job. */
-export class StepWatch {
+class StepWatch {
   readonly #parts: WatchParts
   readonly #startedAt: number
   #steps: number

@@ -27,7 +27,7 @@ export interface ImageLimits {
 
 export type Part = 'clip_l' | 'clip_g' | 't5xxl' | 'llm' | 'vae'
 
-export interface Architecture {
+interface Architecture {
   title: string
   defaults: ImageDefaults
   /** Changes to `defaults` for variants of the family. */

@@ -13,26 +13,26 @@ import { type CachedFile, type ScanCache, type ScanProgress, type ScanResult, ty
 import { type ModelType, drawingTypes, modelTypes } from './types.ts'
 import { FolderWatcher } from './watch.ts'
 
-export interface CatalogOptions {
+interface CatalogOptions {
   roots: readonly ScanRoot[]
   /** Where what was read of files is remembered between starts; without it every start reads every header. */
   cacheFile?: string
 }
 
-export interface ModelQuery extends PageQuery {
+interface ModelQuery extends PageQuery {
   type?: ModelType
   architecture?: string
   /** Part of the id, name or title, in any case of letters. */
   search?: string
 }
 
-export interface ModelPage {
+interface ModelPage {
   models: Model[]
   total: number
   next_cursor: string | null
 }
 
-export interface ModelDirectory {
+interface ModelDirectory {
   path: string
   name: string
   type: ModelType | null
@@ -43,7 +43,7 @@ export interface ModelDirectory {
   warnings: ScanWarning[]
 }
 
-export interface RefreshResult {
+interface RefreshResult {
   models: number
   added: number
   removed: number

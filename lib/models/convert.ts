@@ -51,7 +51,7 @@ export async function checkConvert (
   return { model, target }
 }
 
-export interface ConvertParts {
+interface ConvertParts {
   catalog: ModelCatalog
   /** Idle, and this conversion's alone. */
   engine: Engine

@@ -7,7 +7,7 @@ const reserve = 256 * 1024 * 1024
 /** Tells how many bytes there are for this user on the disk of a folder. */
 export type FreeSpace = (folder: string) => Promise<number>
 
-export const freeSpace: FreeSpace = async folder => {
+const freeSpace: FreeSpace = async folder => {
   const { bavail, bsize } = await statfs(folder)
   return bavail * bsize
 }

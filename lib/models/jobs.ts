@@ -6,7 +6,7 @@ import { mebibytes } from './free-space.ts'
 import type { Puller, PullRequest } from './pull/pull.ts'
 import type { StagingArea } from './staging.ts'
 
-export interface ModelJobParts {
+interface ModelJobParts {
   catalog: ModelCatalog
   puller: Puller
   staging: StagingArea

@@ -37,7 +37,7 @@ export interface Model {
 }
 
 /** A model as clients see it. */
-export interface ModelDescription {
+interface ModelDescription {
   id: string
   type: ModelType
   name: string

@@ -8,7 +8,7 @@ import { isInside } from './scan.ts'
 
 const shown = 5
 
-export interface InUse {
+interface InUse {
   /** Real paths. */
   files: readonly string[]
   /** Ids. */

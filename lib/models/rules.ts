@@ -21,7 +21,7 @@ export interface Rule {
 }
 
 /** The first tensor of `of` that exists has the length `is` at `axis` (0 is the outermost). */
-export interface Length {
+interface Length {
   of: readonly string[]
   axis: number
   is: number

@@ -15,7 +15,7 @@ export interface ScanRoot {
 }
 
 /** What a file's header says, or why it can't be used. */
-export type FileContent = Summary | { blocked: string } | { error: string }
+type FileContent = Summary | { blocked: string } | { error: string }
 
 export interface ScannedFile {
   /** Index of its root in the list that was given. */

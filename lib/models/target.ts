@@ -7,7 +7,7 @@ import { type ScanRoot, isInside } from './scan.ts'
 import { type ModelType, folderOfType, typeOfFolder } from './types.ts'
 
 /** Where a new model is to lie, as the one who asks says it. */
-export interface TargetRequest {
+interface TargetRequest {
   /** Chooses the folder: that of `--lora-dir` and the like, else the one in the first `--models-dir` that is named so. */
   type?: ModelType
   /** Below that, separated by `/`. */

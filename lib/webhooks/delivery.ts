@@ -8,13 +8,13 @@ import { version } from '../version.ts'
 
 export const longestUrl = 2048
 
-export interface Message {
+interface Message {
   /** The same for each try, so that a receiver knows what it has had already. */
   id: string
   body: string
 }
 
-export interface Receiver {
+interface Receiver {
   url: string
   hosts: AllowList
   secret: string
@@ -40,7 +40,7 @@ export function checkUrl (url: string, hosts: AllowList): URL {
 }
 
 /** The signature of Standard Webhooks 1.0: HMAC-SHA256 of id, time and body. */
-export function sign (secret: string, id: string, timestamp: number, body: string): string {
+function sign (secret: string, id: string, timestamp: number, body: string): string {
   return `v1,${createHmac('sha256', secret).update(`${id}.${timestamp}.${body}`).digest('base64')}`
 }
 

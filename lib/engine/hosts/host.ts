@@ -34,7 +34,7 @@ export interface HostEngine {
 }
 
 /** The duplex stream to the server: a `net.Socket` of Node.js or a `Pipe` of Bare. */
-export interface Channel {
+interface Channel {
   write (bytes: Uint8Array): unknown
   on (event: 'data', listener: (chunk: Uint8Array) => void): unknown
   on (event: 'close' | 'error' | 'end', listener: (error?: Error) => void): unknown

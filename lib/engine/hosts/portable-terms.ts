@@ -102,7 +102,7 @@ const mostUpscaledPixels = 8192 * 8192
 /** Both sides grow by this factor at most in one pass of an upscaler. */
 const largestScale = 4
 
-export interface AddonRun {
+interface AddonRun {
   parameters: Record<string, unknown>
   /** LoRA files: the addon leaves out silently what is not there. */
   files: string[]
@@ -237,7 +237,7 @@ const loadChecks: Checks = {
   clip_on_cpu: flag
 }
 
-export type AddonConfig = Record<string, string | number | boolean>
+type AddonConfig = Record<string, string | number | boolean>
 
 /**
  * @param devices of this machine, in the addon's own words.

@@ -23,13 +23,13 @@ export interface DownloadOptions extends RequestParts {
 }
 
 /** What there is of a file already, and how to ask for the rest. */
-export interface PartialFile {
+interface PartialFile {
   file: string
   etag?: string
   sha256?: string
 }
 
-export interface Downloaded {
+interface Downloaded {
   bytes: number
   sha256: string
   /** SHA-256 that the hub promised. */

@@ -39,7 +39,7 @@ export interface PullerOptions {
   patience?: Pick<DownloadOptions, 'stallTimeout' | 'leastBytes' | 'delays' | 'freeSpace'>
 }
 
-export interface Pulled {
+interface Pulled {
   /** Real path of the new file. */
   path: string
   size: number

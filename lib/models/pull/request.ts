@@ -20,7 +20,7 @@ export interface RequestParts {
   hub: URL
 }
 
-export interface Answer {
+interface Answer {
   response: IncomingMessage
   /** SHA-256 of the file, as the hub tells it before it sends us to where the file lies. */
   sha256: string | undefined
