@@ -81,7 +81,9 @@ export const exitCodes = {
   /** A defect of this program. */
   internal: 70,
   /** Ctrl-C, as shells number it. */
-  interrupted: 130
+  interrupted: 130,
+  /** Who read the output has closed it before its end, as `head` does: SIGPIPE, as shells number it. */
+  closed_pipe: 141
 } as const
 
 /** A failure with one clear line for the terminal and an exit code; the command line prints no stack for it. */

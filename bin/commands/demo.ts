@@ -10,6 +10,7 @@ import { CommandError, exitCodes } from '../../errors.ts'
 import { ApiClient } from '../../lib/client.ts'
 import { followJob } from '../../lib/follow-job.ts'
 import { writeCheckpoint } from '../../test/fixtures/checkpoints.ts'
+import { say } from '../say.ts'
 
 /** Milliseconds that a server may take to listen; it takes one second. */
 const startTimeout = 60_000
@@ -48,34 +49,34 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
     const models = join(folder, 'models')
     mkdirSync(models)
     await writeCheckpoint('minit2i', join(models, 'minit2i.safetensors'))
-    say('model', 'minit2i.safetensors: the right shapes, random weights, 2.4 MB. Expect a pattern, not a fox')
+    tell('model', 'minit2i.safetensors: the right shapes, random weights, 2.4 MB. Expect a pattern, not a fox')
 
     const data = join(folder, 'data')
     const password = randomBytes(12).toString('base64url')
     await runItself(['user', 'add', username, '--password-stdin', '--data-dir', data], password)
-    say('account', `${username}, by: stable-diffusion-rest user add ${username}`)
+    tell('account', `${username}, by: stable-diffusion-rest user add ${username}`)
 
     const started = await startServer(['--models-dir', models, '--auth', 'jwt', '--port', '0', '--threads', '1', '--data-dir', data])
     server = started.server
     const { url } = started
-    say('server', `${url}, by: stable-diffusion-rest --models-dir DIR --auth jwt`)
+    tell('server', `${url}, by: stable-diffusion-rest --models-dir DIR --auth jwt`)
 
     const client = new ApiClient(url)
-    say('public', `GET /api/health → ${await client.statusOf('/api/health')}`)
-    say('closed', `GET /api/models → ${await client.statusOf('/api/models')} without a token`)
+    tell('public', `GET /api/health → ${await client.statusOf('/api/health')}`)
+    tell('closed', `GET /api/models → ${await client.statusOf('/api/models')} without a token`)
     await client.login(username, password)
-    say('login', `POST /api/auth/login → a token; with it GET /api/models → ${await client.statusOf('/api/models')}`)
+    tell('login', `POST /api/auth/login → a token; with it GET /api/models → ${await client.statusOf('/api/models')}`)
 
     const job = await followJob(client, await client.submit('txt2img', request))
     const image = job.images[0]
     if (image === undefined) throw new CommandError(exitCodes.failure, `The job ${job.status}: ${job.error?.message ?? 'no image came'}`)
     const file = resolve(output)
     writeFileSync(file, await client.image(image.url))
-    say('picture', `${file} (${image.width}×${image.height}, seed ${image.seed}, ${image.bytes} bytes)`)
+    tell('picture', `${file} (${image.width}×${image.height}, seed ${image.seed}, ${image.bytes} bytes)`)
 
-    process.stdout.write(`\n${byHand(url, keep ? password : '…')}\n`)
+    say(`\n${byHand(url, keep ? password : '…')}`)
     if (keep) {
-      process.stdout.write(`\nThe server stays up until Ctrl-C. Swagger UI: ${url}/api/docs\n`)
+      say(`\nThe server stays up until Ctrl-C. Swagger UI: ${url}/api/docs`)
       await once(server, 'exit')
     }
   } finally {
@@ -83,8 +84,8 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
   }
 }
 
-function say (what: string, text: string): void {
-  process.stdout.write(`  ${what.padEnd(8)} ${text}\n`)
+function tell (what: string, text: string): void {
+  say(`  ${what.padEnd(8)} ${text}`)
 }
 
 /** Runs this program with other arguments, the way a user would, and without options of the caller's environment. */

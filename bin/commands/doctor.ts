@@ -12,6 +12,7 @@ import type { Options } from '../../lib/options.ts'
 import { SystemAccounts } from '../../lib/system-accounts.ts'
 import { findEngineAddon } from '../../native/index.ts'
 import { optionsOf, withOptions } from '../command-options.ts'
+import { say } from '../say.ts'
 
 interface Finding {
   /** `FAIL` is what keeps the server from working with these options; `warn` is worth knowing. */
@@ -45,7 +46,7 @@ export const doctor: CommandModule = {
     const options = optionsOf(argv)
     for (const [part, check] of checks) {
       const { verdict, text } = await Promise.resolve().then(() => check(options)).catch((error: Error) => fail(error.message))
-      process.stdout.write(`${verdict.padEnd(5)} ${part.padEnd(14)} ${text}\n`)
+      say(`${verdict.padEnd(5)} ${part.padEnd(14)} ${text}`)
       if (verdict === 'FAIL') process.exitCode = exitCodes.failure
     }
   }

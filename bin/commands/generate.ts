@@ -8,6 +8,7 @@ import { followJob } from '../../lib/follow-job.ts'
 import type { Job } from '../../lib/jobs/job.ts'
 import { numbered, refuseExisting, saveNew } from '../../lib/new-file.ts'
 import { inlineImage, terminalProtocol } from '../../lib/terminal-image.ts'
+import { say } from '../say.ts'
 
 /** What a request says, by option: the name is that of the field, with `-` for `_`. */
 const fields = {
@@ -96,9 +97,9 @@ async function run (argv: Arguments): Promise<void> {
     const bytes = await client.image(url, accept)
     saveNew(file, bytes, argv.force)
     // Terminals take PNG, whatever was asked for the file.
-    if (protocol !== undefined) process.stdout.write(`${inlineImage(protocol, accept === 'image/png' ? bytes : await client.image(url), file)}\n`)
+    if (protocol !== undefined) say(inlineImage(protocol, accept === 'image/png' ? bytes : await client.image(url), file))
     process.stderr.write(`  ${width}×${height}, seed ${seed}\n`)
-    process.stdout.write(`${file}\n`)
+    say(file)
   }
 }
 

@@ -1,5 +1,6 @@
 import type { CommandModule } from 'yargs'
 import { optionsOf, withOptions } from '../command-options.ts'
+import { say } from '../say.ts'
 import { withThrowawayApp } from '../throwaway-app.ts'
 
 /** `openapi`: prints the document that the server would serve with the same options. */
@@ -8,6 +9,6 @@ export const openapi: CommandModule = {
   describe: 'Print the OpenAPI document without starting a server',
   builder: yargs => withOptions(yargs),
   handler: async argv => {
-    await withThrowawayApp(optionsOf(argv), app => process.stdout.write(`${JSON.stringify(app.swagger(), null, 2)}\n`))
+    await withThrowawayApp(optionsOf(argv), app => say(JSON.stringify(app.swagger(), null, 2)))
   }
 }

@@ -15,6 +15,7 @@ import { readablePattern } from '../../lib/public-paths.ts'
 import { tellServiceManager } from '../../lib/service-manager.ts'
 import { collectGarbage, compileTicks } from '../../lib/warm-up.ts'
 import { tracedOptionsOf, withOptions } from '../command-options.ts'
+import { say } from '../say.ts'
 import { withThrowawayApp } from '../throwaway-app.ts'
 
 export const serve: CommandModule = {
@@ -29,7 +30,7 @@ export const serve: CommandModule = {
     const [word] = argv._.filter(word => word !== 'serve')
     if (word !== undefined) throw new CommandError(exitCodes.usage, `There is no command ${JSON.stringify(word)}. Try --help.`)
     const traced = tracedOptionsOf(argv, ['check-config', 'print-config'])
-    if (argv['print-config'] === true) process.stdout.write(describeOptions(traced))
+    if (argv['print-config'] === true) say(describeOptions(traced).trimEnd())
     else if (argv['check-config'] === true) await checkConfig(traced.options)
     else await startServer(traced.options)
   }
@@ -43,7 +44,7 @@ async function checkConfig (options: Options): Promise<void> {
   const withoutModels = Object.fromEntries(modelFolderOptions.map(name => [name, []]))
   await withThrowawayApp({ ...options, ...withoutModels }, app => {
     const open = [...app.publicRoutes].map(readablePattern).sort().join(', ')
-    process.stdout.write(`The configuration is good. ${options.host}:${options.port}, --auth ${options.auth}, public: ${open}\n`)
+    say(`The configuration is good. ${options.host}:${options.port}, --auth ${options.auth}, public: ${open}`)
   })
 }
 

@@ -1,11 +1,12 @@
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { workspace } from '../helper.ts'
-import { runProgram } from '../server-process.ts'
+import { environment, program, runProgram } from '../server-process.ts'
 
 t.test('what is wrong at the start is one clear line and an exit code', async t => {
   const { folder, models, data } = workspace(t, { models: false })
@@ -117,3 +118,31 @@ t.test('the demo draws and leaves nothing behind but the picture', async t => {
 function demoFolders (): string[] {
   return readdirSync(tmpdir()).filter(name => name.startsWith('stable-diffusion-rest-demo-'))
 }
+
+t.test('an output that nobody reads to its end is no defect', { skip: process.platform === 'win32' && 'pipes are other things there' }, async t => {
+  const { folder, models, data } = workspace(t, { models: false })
+  const temporary = join(folder, 'temporary')
+  mkdirSync(temporary)
+  const run = async (parameters: string[], output: 'pipe' | number) => {
+    const child = spawn(process.execPath, [program, ...parameters], {
+      stdio: ['ignore', output, 'pipe'], env: { ...environment, TMPDIR: temporary }, timeout: 60_000
+    })
+    child.stdout?.destroy()
+    let stderr = ''
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => { stderr += text })
+    const [code] = await once(child, 'close') as [number | null]
+    return { code, stderr }
+  }
+  const folders = ['--models-dir', models, '--data-dir', data]
+  t.equal((await runProgram(['user', 'add', 'ann', '--password-stdin', '--data-dir', data], { input: 'a long password' })).code, 0)
+  for (const parameters of [['doctor', '--port', '0', ...folders], ['user', 'list', '--data-dir', data], ['--print-config'], ['openapi']]) {
+    t.strictSame(await run(parameters, 'pipe'), { code: 141, stderr: '' }, String(parameters[0]))
+  }
+  t.match(await run(['--help'], 'pipe'), { stderr: '' })
+  t.strictSame(readdirSync(temporary), [], 'what a command makes for itself is cleared away')
+
+  if (!existsSync('/dev/full')) return
+  const full = openSync('/dev/full', 'w')
+  t.teardown(() => closeSync(full))
+  t.match(await run(['user', 'list', '--data-dir', data], full), { code: 4, stderr: /^stable-diffusion-rest: .* cannot be printed: .*ENOSPC.*\n$/ })
+})
