@@ -44,7 +44,6 @@ export interface ModelFiles {
   control_net?: string
   ip_adapter?: string
   photo_maker?: string
-  embeddings_dir?: string
   esrgan?: string
 }
 
@@ -60,6 +59,8 @@ export interface LoadOptions {
   offload_to_cpu?: boolean
   vae_on_cpu?: boolean
   clip_on_cpu?: boolean
+  /** Textual inversions, by the names that prompts call them. Needs the capability `embeddings`. */
+  embeddings?: Array<{ name: string, path: string }>
   [option: string]: unknown
 }
 

@@ -53,5 +53,5 @@ export class LoadedModel {
 }
 
 function pathsOf ({ files, options: { embeddings = [] } }: Operations['load']['parameters']): string[] {
-  return [...Object.values(files), ...(embeddings as Array<{ path: string }>).map(({ path }) => path)]
+  return [...Object.values(files), ...embeddings.map(({ path }) => path)]
 }

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { setTimeout as wait } from 'node:timers/promises'
@@ -205,10 +205,8 @@ t.test('pictures are packed as PNG without a loss', async (t) => {
 
 t.test('loads what the options say, and a ControlNet without the rest', { skip: noCompiler }, async (t) => {
   const { engine, load, calls, file, generate } = await start(t)
-  const embeddings = join(t.testdirName, 'embeddings')
-  mkdirSync(embeddings)
-  for (const name of ['easy.safetensors', 'bad.pt', 'notes.txt']) writeFileSync(join(embeddings, name), '')
-  await load({ model: file('model'), vae: file('vae'), embeddings_dir: embeddings }, {
+  await load({ model: file('model'), vae: file('vae') }, {
+    embeddings: [{ name: 'easy', path: file('easy.safetensors') }],
     threads: 2,
     device: 'REC0',
     vae_on_cpu: true,
@@ -226,7 +224,7 @@ t.test('loads what the options say, and a ControlNet without the rest', { skip: 
     n_threads: 2,
     wtype: 1,
     prediction: 1,
-    embeddings: [{ name: 'easy', path: join(embeddings, 'easy.safetensors') }],
+    embeddings: [{ name: 'easy', path: file('easy.safetensors') }],
     backend: 'all=REC0,vae=cpu,te=cpu',
     params_backend: 'cpu',
     flash_attn: true,

@@ -1,7 +1,6 @@
-import { readdir } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { Socket } from 'node:net'
-import { basename, extname, join, parse } from 'node:path'
+import { basename } from 'node:path'
 import type {
   CannyParameters, ContextParameters, ConvertParameters, EngineAddon, EngineEvent, GenerationParameters, NativeEngine,
   RawImage
@@ -107,7 +106,7 @@ class NativeHost implements HostEngine {
     const { esrgan, control_net: controlNet, ...others } = files
     const begin = performance.now()
     const device = this.#deviceFor(options.device)
-    const parameters = await contextParameters(others, options)
+    const parameters = contextParameters(others, options)
     const context = JSON.stringify(parameters)
     this.#listener = (event) => {
       if (event.type !== 'progress') return
@@ -275,30 +274,19 @@ function isGraphics (name: string): boolean {
   return !/^(CPU|BLAS|RPC|none)/i.test(name)
 }
 
-async function contextParameters (files: ModelFiles, options: LoadOptions): Promise<ContextParameters> {
-  const { embeddings_dir: embeddings, ...paths } = files
-  const {
-    device, offload_to_cpu: offload, vae_on_cpu: vae, clip_on_cpu: clip, control_net_on_cpu: controlNet, ...others
-  } = options
+function contextParameters (files: ModelFiles, options: LoadOptions): ContextParameters {
+  const { device, offload_to_cpu: offload, vae_on_cpu: vae, clip_on_cpu: clip, ...others } = options
   // For example `all=CUDA0,vae=cpu`: the library's notation, in which single modules leave the device of the others.
   const modules = [
     ...(device === undefined ? [] : [`all=${device}`]),
-    ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : []), ...(controlNet ? ['controlnet=cpu'] : [])
+    ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : [])
   ]
   return {
     ...(modules.length > 0 ? { backend: modules.join(',') } : {}),
     ...(offload ? { params_backend: 'cpu' } : {}),
-    ...(embeddings === undefined ? {} : { embeddings: await listEmbeddings(embeddings) }),
     ...others, // whatever else the addon knows; it refuses the rest by name
-    ...paths
+    ...files
   }
-}
-
-/** Textual inversions are called in a prompt by the names of their files. */
-async function listEmbeddings (folder: string): Promise<Array<{ name: string, path: string }>> {
-  const names = await readdir(folder)
-  return names.filter(name => ['.safetensors', '.gguf'].includes(extname(name).toLowerCase()))
-    .map(name => ({ name: parse(name).name, path: join(folder, name) }))
 }
 
 /** Names are the addon's already, but for the pictures: those come beside the parameters. */

@@ -238,6 +238,8 @@ const loadChecks: Checks = {
 }
 
 type AddonConfig = Record<string, string | number | boolean>
+/** What the addon calls otherwise. */
+type NamedOptions = Pick<LoadOptions, 'device' | 'weight_type' | 'prediction' | 'flash_attention' | 'vae_on_cpu' | 'clip_on_cpu'>
 
 /**
  * @param devices of this machine, in the addon's own words.
@@ -246,7 +248,7 @@ type AddonConfig = Record<string, string | number | boolean>
 export function toAddonConfig (options: LoadOptions, devices: string[]): AddonConfig {
   const {
     device = 'gpu', weight_type: type, prediction, flash_attention: flash, vae_on_cpu: vae, clip_on_cpu: clip, ...others
-  } = checked(options, loadChecks, unknown) as LoadOptions & AddonConfig
+  } = checked(options, loadChecks, unknown) as NamedOptions & AddonConfig
   const isNamed = device !== 'cpu' && device !== 'gpu'
   const named = devices.find(name => name.toLowerCase() === device.toLowerCase())
   if (isNamed && named === undefined) throw refuse('device', `one of cpu, gpu, ${devices.join(', ')}`, device)
