@@ -5,8 +5,8 @@ let isLost = false
 
 /**
  * A line on standard output: what a command was asked for. When it can't be written, because who reads has seen enough
- * (`… | head -1`) or the disk is full, the command goes on without a word, so that what it has begun is finished and
- * tidied up, and its exit code says what happened.
+ * (`… | head -1`) or the disk is full, the command goes on and prints no more, so that what it has begun is finished and
+ * tidied up; its exit code says what happened.
  */
 export function say (message: string): void {
   if (isFirst) process.stdout.on('error', lose)
