@@ -13,6 +13,7 @@ import authPam from './plugins/auth-pam.ts'
 import authUnix from './plugins/auth-unix.ts'
 import auth from './plugins/auth.ts'
 import config from './plugins/config.ts'
+import departure from './plugins/departure.ts'
 import documentation from './plugins/documentation.ts'
 import engine from './plugins/engine.ts'
 import errors, { refuseConnection, sendError } from './plugins/errors.ts'
@@ -98,6 +99,7 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
 async function registerParts (app: FastifyInstance, options: Options, storeOptions: StoreOptions): Promise<void> {
   await app.register(config, { config: options })
   await app.register(errors)
+  await app.register(departure)
   await app.register(metrics)
   await app.register(json)
   await app.register(validation)

@@ -113,7 +113,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       const accepted = await submit(type, request)
       reply.header('location', `/api/queue/job/${accepted.id}`)
       const { wait = 0 } = request.query
-      const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: request.signal })
+      const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure })
       return reply.code(job.finished_at === null ? 202 : 200).send(job)
     })
   }

@@ -1,17 +1,23 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import type { FastifyRequest } from 'fastify'
-import { Type } from 'typebox'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { Type, type Static } from 'typebox'
 import { apiError } from '../errors.ts'
 import { toLoad } from '../lib/generation/engine-terms.ts'
 import { describe, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
 import { Remembered } from '../lib/remembered.ts'
-import { Model as ModelSchema, ModelId, ModelName, ModelPath, Named, named, NextCursor, None, Nullable, OneOf, PageQuery } from './schemas.ts'
+import { Model as ModelSchema, ModelId, ModelName, ModelPath, Named, named, NextCursor, None, Nullable, OneOf, PageQuery, waitBounds } from './schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
 
 const deviceName = { minLength: 1, maxLength: 64, examples: ['cuda0'] }
+
+/** Of what is done between two jobs. */
+const Turn = Type.Object({
+  wait: Type.Optional(Type.Integer({ ...waitBounds, default: 60, description: 'Seconds to wait for the running job to end' }))
+}, { additionalProperties: false })
+const turn = 'Waits for the running job to end, up to `wait` seconds: after these it is withdrawn and 503, as it is when the caller goes. '
 
 const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.String() })
 
@@ -61,6 +67,8 @@ const Refresh = named('Refresh', Type.Object({
 }))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
+  const patienceOf = ({ wait }: Static<typeof Turn>, { departure: signal }: FastifyReply) => ({ timeout: wait! * 1000, signal })
+
   /** Where files lie is for those who manage them. */
   const isAdmin = ({ principal }: FastifyRequest) => principal.permissions.includes('models:manage')
   const onWire = (model: Model, request: FastifyRequest) => ({
@@ -136,19 +144,20 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'loadModel',
       tags,
       summary: 'Load a model into the memory of the engine, so that its next job starts sooner',
-      description: 'Waits for the running job to end. Jobs load their models by themselves; this is for the first one.',
+      description: `${turn}Jobs load their models by themselves; this is for the first one.`,
       errors: ['SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_MODEL', 'SDR_DRAINING'],
+      querystring: Turn,
       body: Type.Object({
         model: ModelName,
         device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; one that has room when absent' }))
       }, { additionalProperties: false }),
       response: { 200: Named(ModelSchema) }
     }
-  }, async request => {
+  }, async (request, reply) => {
     const model = app.models.resolve(request.body.model)
     await app.jobs.loadModel(model.id, ({ name, engine }) => toLoad(model, {
       catalog: app.models, engine, options: { threads: app.config.threads, device: name }
-    }), request.body.device)
+    }), request.body.device, patienceOf(request.query, reply))
     return onWire(model, request)
   })
 
@@ -158,15 +167,16 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'unloadModel',
       tags,
       summary: 'Free the memory of the loaded model',
-      description: 'Waits for the running job to end. The next job loads its model again.',
+      description: `${turn}The next job loads its model again.`,
       errors: ['SDR_DRAINING'],
+      querystring: Turn,
       body: Nullable(Type.Object({
         device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; everywhere when absent' }))
       }, { additionalProperties: false })),
       response: { 204: None }
     }
   }, async (request, reply) => {
-    await app.jobs.unloadModel(request.body?.device)
+    await app.jobs.unloadModel(request.body?.device, patienceOf(request.query, reply))
     return reply.code(204).send(null)
   })
 

@@ -40,11 +40,11 @@ const laterTime = '2026-08-01T12:00:07.250Z'
 
 export const Id = (description: string) => Type.String({ format: 'uuid', description, examples: [exampleId] })
 
-/** Longest `?wait=` in seconds; proxies and clients give up not much later. */
-const longestWait = 600
+/** Of `?wait=` in seconds; proxies and clients give up not much later. */
+export const waitBounds = { minimum: 0, maximum: 600 }
 
 export const Wait = Type.Object({
-  wait: Type.Optional(Type.Integer({ minimum: 0, maximum: longestWait, description: 'Seconds to wait for the end of the job' }))
+  wait: Type.Optional(Type.Integer({ ...waitBounds, description: 'Seconds to wait for the end of the job' }))
 }, { additionalProperties: false })
 
 /** What the query of a list has beside its filters. */

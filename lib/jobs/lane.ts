@@ -1,7 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { apiError } from '../../errors.ts'
-import type { Device } from '../engine/engine.ts'
+import type { Device, Operations } from '../engine/engine.ts'
 import { isoTime } from '../iso-time.ts'
+import { Errands, type Patience } from './errands.ts'
 import type { Executors, LaneKind } from './executor.ts'
 import type { Inputs } from './inputs.ts'
 import type { JobEvents } from './job-events.ts'
@@ -72,14 +73,6 @@ export interface LaneStatus {
   blocked: { reason: string, retry_at: string | null } | null
 }
 
-/** Something else than a job that is to be done on the engine. */
-interface Errand {
-  work: () => Promise<void>
-  resolve: () => void
-  reject: (reason: unknown) => void
-}
-
-const mostErrands = 10
 const longestBackOff = 60_000
 /** Milliseconds that a timer takes. */
 const longestTimer = 2 ** 31 - 1
@@ -90,7 +83,7 @@ export class Lane {
   readonly #device: Device | undefined
   readonly #parts: LaneParts
   readonly #loadedModel: LoadedModel | undefined
-  readonly #errands: Errand[] = []
+  readonly #errands = new Errands()
   #loop: Promise<void> | undefined
   #run: Run | undefined
   #blocked: LaneStatus['blocked'] = null
@@ -140,7 +133,7 @@ export class Lane {
 
   /** Whether it would begin the next job at once. */
   get isFree (): boolean {
-    return this.#state === 'idle' && this.#errands.length === 0 && this.#isReady
+    return this.#state === 'idle' && this.#errands.isEmpty && this.#isReady
   }
 
   start (): void {
@@ -156,15 +149,15 @@ export class Lane {
   /**
    * Loads a model between two jobs.
    * @throws {EngineError}
-   * @throws {ApiError} SDR_DRAINING, SDR_UNAVAILABLE
+   * @throws {ApiError} SDR_DRAINING; SDR_UNAVAILABLE when the running job does not end in time: then it is never done
    */
-  async load (...[model, what]: Parameters<LoadedModel['load']>): Promise<void> {
-    await this.#between(async () => this.#loadedModel?.load(model, what, { signal: this.#parts.stop }))
+  async load (model: string, what: Operations['load']['parameters'], patience: Patience = {}): Promise<void> {
+    await this.#between(async () => this.#loadedModel?.load(model, what, { signal: this.#parts.stop }), patience)
   }
 
   /** Frees the memory of the loaded model between two jobs; throws as `load` does. */
-  async unload (): Promise<void> {
-    await this.#between(async () => this.#loadedModel?.unload())
+  async unload (patience: Patience = {}): Promise<void> {
+    await this.#between(async () => this.#loadedModel?.unload(), patience)
   }
 
   /** After `stop`: waits for the running job; after `timeout` milliseconds that one goes back to the queue. */
@@ -185,7 +178,7 @@ export class Lane {
   get #residency (): Residency | null {
     const since = this.#loadedModel?.since
     if (since === undefined) return null
-    const isIdle = this.#run === undefined && this.#errands.length === 0
+    const isIdle = this.#run === undefined && this.#errands.isEmpty
     return { loaded_at: isoTime(since), idle_since: isIdle ? isoTime(Date.now() - (this.#now() - this.#idleSince)) : null }
   }
 
@@ -215,12 +208,12 @@ export class Lane {
         await this.#backOff(error)
       }
     }
-    for (const { reject } of this.#errands.splice(0)) reject(apiError('SDR_DRAINING'))
+    this.#errands.refuse(apiError('SDR_DRAINING'))
   }
 
   async #workOnce (): Promise<void> {
     const { store, next } = this.#parts
-    if (this.#errands[0] !== undefined) return await this.#runErrand(this.#errands[0])
+    if (!this.#errands.isEmpty) return await this.#runErrand()
     if (store.waiting(this.kind) === 0) {
       this.#unblock()
       return await this.#sleep()
@@ -320,27 +313,17 @@ export class Lane {
   }
 
   /** Waits for the running job, keeps the next one waiting, and leaves the engine to `work` meanwhile. */
-  async #between (work: () => Promise<void>): Promise<void> {
+  async #between (work: () => Promise<void>, patience: Patience): Promise<void> {
     if (this.#isDraining || this.#loop === undefined) throw apiError('SDR_DRAINING')
-    if (this.#errands.length >= mostErrands) throw apiError('SDR_UNAVAILABLE', undefined, { retryAfter: 10 })
-    await new Promise<void>((resolve, reject) => {
-      this.#errands.push({ work, resolve, reject })
-      this.#parts.onChange(this)
-      this.wake()
-    })
+    const done = this.#errands.add(work, patience, () => this.#run === undefined ? 'the engine is not ready' : 'a job is running')
+    this.#parts.onChange(this)
+    this.wake()
+    await done
   }
 
-  async #runErrand ({ work, resolve, reject }: Errand): Promise<void> {
-    try {
-      await this.#makeReady()
-      await work()
-      resolve()
-    } catch (error) {
-      reject(error)
-    } finally {
-      this.#idleSince = this.#now()
-      this.#errands.shift()
-    }
+  async #runErrand (): Promise<void> {
+    await this.#errands.runFirst(async () => this.#makeReady())
+    this.#idleSince = this.#now()
   }
 
   async #sleep (): Promise<void> {
@@ -366,7 +349,7 @@ export class Lane {
   get #isIdleForLong (): boolean {
     const { idleUnload = 0, store } = this.#parts
     return idleUnload > 0 && this.loadedModel !== undefined && this.#now() - this.#idleSince >= idleUnload &&
-      this.#errands.length === 0 && store.waiting(this.kind) === 0 && !this.#isDraining
+      this.#errands.isEmpty && store.waiting(this.kind) === 0 && !this.#isDraining
   }
 
   async #unloadIdle (): Promise<void> {

@@ -241,13 +241,13 @@ export class JobQueue {
   }
 
   /** Loads a model between two jobs, so that the next job for it starts sooner; see `Scheduler.load`. */
-  async loadModel (...[model, toLoad, device]: Parameters<Scheduler['load']>): Promise<void> {
-    await this.#scheduler.load(model, toLoad, device)
+  async loadModel (...args: Parameters<Scheduler['load']>): Promise<void> {
+    await this.#scheduler.load(...args)
   }
 
   /** Frees the memory of loaded models between two jobs; see `Scheduler.unload`. */
-  async unloadModel (device?: string): Promise<void> {
-    await this.#scheduler.unload(device)
+  async unloadModel (...args: Parameters<Scheduler['unload']>): Promise<void> {
+    await this.#scheduler.unload(...args)
   }
 
   /** Takes no more jobs; the running ones have `milliseconds` to finish, or go back to the queue. */

@@ -1,6 +1,7 @@
 import { apiError } from '../../errors.ts'
 import type { Device, LoadOptions, ModelFiles } from '../engine/engine.ts'
 import { drawingExecutors, type DrawingParts } from './drawing.ts'
+import type { Patience } from './errands.ts'
 import type { Executors } from './executor.ts'
 import type { JobProgress } from './job.ts'
 import { Lane, laneStates, type LaneParts, type LaneStatus } from './lane.ts'
@@ -93,21 +94,30 @@ export class Scheduler {
    * @param toLoad what an engine is told, once it is known on which device.
    * @param device the one where it is there already, or that has nothing to lose by it, unless named.
    * @throws {EngineError}
-   * @throws {ApiError} SDR_INVALID_REQUEST for a device that there is not, SDR_DRAINING, SDR_UNAVAILABLE
+   * @throws {ApiError} SDR_INVALID_REQUEST for a device that there is not, SDR_DRAINING; SDR_UNAVAILABLE when the running job does
+   * not end in time: then it is never done
    */
   async load (
-    model: string, toLoad: (device: Device) => Promise<{ files: ModelFiles, options: LoadOptions }>, device?: string
+    model: string, toLoad: (device: Device) => Promise<{ files: ModelFiles, options: LoadOptions }>, device?: string, patience: Patience = {}
   ): Promise<void> {
     const lanes = this.#onDevice(device)
     const lane = lanes.find(({ loadedModel }) => loadedModel === model) ??
       lanes.find(({ isFree, loadedModel }) => isFree && loadedModel === undefined) ??
       lanes.find(({ isFree }) => isFree) ?? lanes[0]!
-    await lane.load(model, await toLoad(lane.device!), {})
+    await lane.load(model, await toLoad(lane.device!), patience)
   }
 
   /** Frees the memory of the loaded models between two jobs, of one device or of all; throws as `load` does. */
-  async unload (device?: string): Promise<void> {
-    await Promise.all(this.#onDevice(device).map(async lane => lane.unload()))
+  async unload (device?: string, { timeout, signal }: Patience = {}): Promise<void> {
+    // Where it was not begun when another device refuses it, it must not be done after the answer.
+    const refused = new AbortController()
+    const patience = { timeout, signal: AbortSignal.any([refused.signal, ...(signal === undefined ? [] : [signal])]) }
+    try {
+      await Promise.all(this.#onDevice(device).map(async lane => lane.unload(patience)))
+    } catch (error) {
+      refused.abort()
+      throw error
+    }
   }
 
   /**

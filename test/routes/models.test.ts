@@ -1,8 +1,10 @@
 import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
 import { writeCheckpoint } from '../fixtures/checkpoints.ts'
 import { as, build, expectError } from '../helper.ts'
+import { until } from '../lib/jobs/fixtures/until.ts'
 
 const body = (model: string) => ({ method: 'POST', url: '/api/models/load', body: { model } } as const)
 
@@ -58,4 +60,33 @@ t.test('load and unload', async t => {
   rmSync(join(folder, 'damaged.safetensors'))
   expectError(t, await admin(body('checkpoint/damaged.safetensors')), 422, 'SDR_UNSUPPORTED_MODEL', /gone/)
   t.match((await admin(body('minit2i'))).json(), { loaded: true }, 'a failure does no harm')
+})
+
+t.test('load and unload wait for the running job as long as they are told, or as their caller stays', async t => {
+  const app = await build(t, {})
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  writeCheckpoint('minit2i', join(app.config.modelsDir[0]!, 'second.safetensors'), { seed: 2 })
+  await app.models.refresh()
+  const { id } = (await app.inject({ method: 'POST', url: '/api/generate/txt2img', body: { model: 'minit2i', prompt: 'a fox', width: 256, steps: 150, batch_count: 4 } })).json<{ id: string }>()
+  await until(() => app.jobs.get(id).status === 'running')
+
+  for (const request of [body('second'), { method: 'POST', url: '/api/models/unload' } as const]) {
+    const refused = await app.inject({ ...request, query: { wait: '1' } })
+    expectError(t, refused, 503, 'SDR_UNAVAILABLE', /within 1 s .* a job is running/)
+    t.equal(refused.headers['retry-after'], '30')
+    expectError(t, await app.inject({ ...request, query: { wait: '601' } }), 400, 'SDR_INVALID_REQUEST', /from 0 to 600 for wait/)
+  }
+  const gone = new AbortController()
+  const left = t.rejects(fetch(`${url}/api/models/load`, {
+    method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: 'second' }), signal: gone.signal
+  }).then(async answer => answer.text()))
+  setTimeout(() => gone.abort(), 300)
+  await left
+  await delay(300) // until the server has noticed
+  t.equal(app.jobs.get(id).status, 'running')
+  await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}` })
+  await app.jobs.waitFor(id, 30_000)
+  t.match((await app.inject({ ...body('minit2i'), query: { wait: '30' } })).json(), { id: 'checkpoint/minit2i.safetensors', loaded: true })
+  const { body: metrics } = await app.inject('/metrics')
+  t.match(metrics, /^sdrest_model_load_seconds_count 1$/m, 'the second model was never loaded')
 })

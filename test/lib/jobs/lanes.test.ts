@@ -192,6 +192,24 @@ t.test('load and unload, on one device or wherever it fits', async t => {
   await t.rejects(queue.unloadModel('x'), { code: 'SDR_INVALID_REQUEST' })
 })
 
+t.test('an unload that one device refuses is done on no device after the answer', async t => {
+  const { queue, a, b } = await opened(t)
+  const load = async (device: string) => queue.loadModel('checkpoint/a', async () => ({ files: { model: 'checkpoint/a' }, options: {} }), device)
+  await Promise.all([load('gpu0'), load('gpu1')])
+  const held = hold()
+  a.script.generate = [held.step]
+  b.script.generate = [held.step]
+  const jobs = [await queue.submit(request('1')), await queue.submit(request('2'))]
+  await until(() => a.prompts.length === 1 && b.prompts.length === 1)
+  const waiting = Array.from({ length: 10 }, () => queue.unloadModel('gpu1', { timeout: 20_000 }))
+  await t.rejects(queue.unloadModel(), { code: 'SDR_UNAVAILABLE', retryAfter: 10 }, 'too many wait at one')
+  held.release()
+  for (const job of jobs) await ended(queue, job)
+  await Promise.all(waiting)
+  t.same(queue.loadedModels, ['checkpoint/a'], 'the other one keeps its model')
+  t.notOk(a.calls.some(({ operation }) => operation === 'unload'))
+})
+
 t.test('a hundred jobs for three models on two devices: each runs once, none is lost', async t => {
   const { queue, a, b } = await opened(t)
   const jobs: Job[] = []

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { apiError } from '../../../errors.ts'
 import { JobStore } from '../../../lib/jobs/job-store.ts'
+import type { Patience } from '../../../lib/jobs/errands.ts'
 import type { Job, JobEvent, NewJob } from '../../../lib/jobs/job.ts'
 import { JobQueue, type JobQueueOptions } from '../../../lib/jobs/queue.ts'
 import { ScriptedEngine } from './fixtures/scripted-engine.ts'
@@ -249,6 +250,51 @@ t.test('a model can be loaded and unloaded between jobs', async t => {
   await t.rejects(queue.loadModel('checkpoint/c', async () => ({ files: { model: 'c' }, options: {} })), { code: 'model_load_failed' })
   await queue.drain(1000)
   await t.rejects(queue.unloadModel(), { code: 'SDR_DRAINING' })
+})
+
+t.test('who waited in vain to load or unload a model can be sure that it is never done', async t => {
+  const { queue, engine } = await opened(t)
+  const held = hold()
+  engine.script.generate = [held.step]
+  const job = await queue.submit(request('x'))
+  await until(() => queue.status.running === 1)
+  const load = (model: string, patience: Patience) => queue.loadModel(model, async () => ({ files: { model }, options: {} }), undefined, patience)
+  const inVain = { code: 'SDR_UNAVAILABLE', statusCode: 503, retryAfter: 30, message: /within 0.05 s .* a job is running/ }
+  const gone = new AbortController()
+  const attempts = [
+    t.rejects(load('checkpoint/late', { timeout: 50 }), inVain),
+    t.rejects(queue.unloadModel(undefined, { timeout: 50 }), inVain),
+    t.rejects(load('checkpoint/gone', { signal: gone.signal }), { code: 'SDR_UNAVAILABLE', message: /nobody waits/ }),
+    t.rejects(load('checkpoint/gone before', { signal: AbortSignal.abort() }), { code: 'SDR_UNAVAILABLE' })
+  ]
+  const patient = load('checkpoint/b', { timeout: 20_000, signal: new AbortController().signal })
+  gone.abort()
+  await Promise.all(attempts)
+  t.same(queue.get(job.id).status, 'running', 'the job did not notice')
+  held.release()
+  await patient
+  t.match(await ended(queue, await queue.submit(request('y', { model: 'checkpoint/b' }))), { status: 'completed' })
+  t.same(engine.loads, ['checkpoint/a', 'checkpoint/b'])
+  t.notOk(engine.calls.some(({ operation }) => operation === 'unload'))
+
+  const slow = hold()
+  engine.script.load = [slow.step]
+  const late = new AbortController()
+  const loading = load('checkpoint/c', { timeout: 30, signal: late.signal })
+  await until(() => engine.loads.includes('checkpoint/c'))
+  await delay(60)
+  late.abort()
+  slow.release()
+  await loading
+  t.equal(queue.status.scheduler.loaded_model, 'checkpoint/c', 'what has begun takes its time')
+
+  const starting = hold()
+  await engine.stop()
+  engine.script.start = [starting.step]
+  await t.rejects(load('checkpoint/d', { timeout: 20 }), { code: 'SDR_UNAVAILABLE', message: /the engine is not ready/ }, 'waiting for the engine counts')
+  starting.release()
+  t.match(await ended(queue, await queue.submit(request('z'))), { status: 'completed' })
+  t.notOk(engine.loads.includes('checkpoint/d'))
 })
 
 t.test('attachments reach the engine and go when the job has ended', async t => {
