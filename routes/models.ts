@@ -17,7 +17,7 @@ const deviceName = { minLength: 1, maxLength: 64, examples: ['cuda0'] }
 const Turn = Type.Object({
   wait: Type.Optional(Type.Integer({ ...waitBounds, default: 60, description: 'Seconds to wait for the running job to end' }))
 }, { additionalProperties: false })
-const turn = 'Waits for the running job to end, up to `wait` seconds: after these it is withdrawn and 503, as it is when the caller goes. '
+const turn = 'Waits for the running job to end, up to `wait` seconds. After these, or when the caller goes, nothing is done and the answer is 503. '
 
 const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.String() })
 
