@@ -38,7 +38,7 @@ const parser = yargs(hideBin(process.argv))
   .strictCommands()
   .recommendCommands()
   .fail((message, error) => {
-    throw error ?? new CommandError(exitCodes.usage, `${message}. Try --help.`)
+    throw error ?? new CommandError(exitCodes.usage, `${message}${message.endsWith('?') ? '' : '.'} Try --help.`)
   })
 
 try {

@@ -74,7 +74,7 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
     writeFileSync(file, await client.image(image.url))
     tell('picture', `${file} (${image.width}×${image.height}, seed ${image.seed}, ${image.bytes} bytes)`)
 
-    say(`\n${byHand(url, keep ? password : '…')}`)
+    say(`\n${byHand(url, keep ? password : undefined)}`)
     if (keep) {
       say(`\nThe server stays up until Ctrl-C. Swagger UI: ${url}/api/docs`)
       await once(server, 'exit')
@@ -115,10 +115,11 @@ async function startServer (parameters: string[]): Promise<{ server: ChildProces
   throw new CommandError(exitCodes.failure, 'The server ended before it listened; its message is above')
 }
 
-function byHand (url: string, password: string): string {
+/** @param password undefined when the server has ended by then. */
+function byHand (url: string, password = '…'): string {
   const bearer = '-H "Authorization: Bearer $TOKEN"'
   return [
-    'The same by hand:',
+    password === '…' ? 'The same by hand, on the server that --keep leaves up:' : 'The same by hand:',
     '',
     `  TOKEN=$(curl -s ${url}/api/auth/login -H 'Content-Type: application/json' \\`,
     `    -d '${JSON.stringify({ username, password })}' | node -p 'JSON.parse(require("fs").readFileSync(0)).token')`,

@@ -29,7 +29,8 @@ t.test('what is wrong at the start is one clear line and an exit code', async t 
     [[...ok, '--auth', 'jwt', '--jwt-secret', 'short'], 2, /at least 32 bytes/],
     [[...ok, '--tls-cert', 'x'], 2, /both --tls-cert and --tls-key/],
     [[...ok, '--config', join(folder, 'missing.yaml')], 2, /configuration file .* cannot be read/],
-    [['server'], 2, /There is no command "server"/]
+    [['server'], 2, /There is no command "server"/],
+    [['user', 'ad'], 2, /Did you mean add\? Try --help\./]
   ] as const) {
     const { code: actual, stderr } = await runProgram([...parameters])
     t.equal(actual, code, `${parameters.slice(-2).join(' ')}: ${stderr}`)
