@@ -44,7 +44,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         name: Type.String({ maxLength: 64, pattern: keyNamePattern, description: 'What it is for', examples: ['laptop'] }),
         permissions: Type.Optional(Type.Array(OneOf(permissions), { maxItems: permissions.length, description: 'All of the owner when absent' })),
         expires_at: Type.Optional(Type.String({ format: 'date-time', maxLength: 40, description: 'Never when absent; a key that was made with a key ends with it at the latest' }))
-      }, { additionalProperties: false }),
+      }, { additionalProperties: false, examples: [{ name: 'laptop' }] }),
       response: { 201: Type.Intersect([Named(Key), Type.Object({ key: Type.String({ description: 'Shown this once' }) })], { description: 'The key was made' }) }
     }
   }, async (request, reply) => {

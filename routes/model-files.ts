@@ -75,7 +75,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         name: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'File name; that at the end of the source when absent', examples: ['taesd.safetensors'] })),
         sha256: Type.Optional(Type.String({ pattern: '^[0-9a-fA-F]{64}$', description: 'That the file must have' })),
         overwrite
-      }, { additionalProperties: false }),
+      }, { additionalProperties: false, examples: [{ source: 'hf:madebyollin/taesd/taesd_decoder.safetensors', type: 'taesd' }] }),
       response: jobResponses
     }
   }, async (request, reply) => {

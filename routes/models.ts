@@ -150,7 +150,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       body: Type.Object({
         model: ModelName,
         device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; one that has room when absent' }))
-      }, { additionalProperties: false }),
+      }, { additionalProperties: false, examples: [{ model: 'checkpoint/sd15.safetensors' }] }),
       response: { 200: Named(ModelSchema) }
     }
   }, async (request, reply) => {
@@ -172,7 +172,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       querystring: Turn,
       body: Nullable(Type.Object({
         device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; everywhere when absent' }))
-      }, { additionalProperties: false })),
+      }, { additionalProperties: false, examples: [{}] })),
       response: { 204: None }
     }
   }, async (request, reply) => {

@@ -74,7 +74,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         role: Type.Optional(OneOf(accountRoles)),
         disabled: Type.Optional(Type.Boolean()),
         password: Type.Optional(NewPassword)
-      }, { additionalProperties: false, minProperties: 1 }),
+      }, { additionalProperties: false, minProperties: 1, examples: [{ disabled: true }] }),
       response: { 200: Named(User) }
     }
   }, async request => {

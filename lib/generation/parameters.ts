@@ -134,11 +134,26 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
   }
 }
 
+/** PNG images of 64 × 64 pixels. */
+const [orange, white] = [
+  'iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAMAAACdt4HsAAAAA1BMVEXMiES9JMU0AAAAG0lEQVRYw+3BgQAAAADDoPlT3+AEVQEAAAB8AxBAAAEZszF2AAAAAElFTkSuQmCC',
+  'iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAAA1BMVEX///+nxBvIAAAAD0lEQVQoz2NgGAWjgHwAAAJAAAGMxat3AAAAAElFTkSuQmCC'
+]
+
+/** Requests that run as they are, on a server that has a model for them. */
+const examples: Record<ImageType, object> = {
+  txt2img: { prompt: 'a red fox in the snow', steps: 20, seed: 42 },
+  img2img: { prompt: 'an oil painting', init_image: orange, strength: 0.6, steps: 20 },
+  inpaint: { prompt: 'a red fox', init_image: orange, mask: white, steps: 20 },
+  controlnet: { prompt: 'a red fox', control_image: orange, steps: 20 },
+  upscale: { init_image: orange }
+}
+
 /** The schema of the body of a request. */
 export function bodySchema (type: ImageType, parameters: Record<string, Parameter>) {
   const own = Object.entries(parameters).filter(([, { types }]) => types.includes(type))
   return object(Object.fromEntries(own.map(([name, { schema }]) =>
-    [name, isRequired(type, name) ? schema : Type.Optional(schema)])))
+    [name, isRequired(type, name) ? schema : Type.Optional(schema)])), { examples: [examples[type]] })
 }
 
 function drawingSchemas (limits: Limits, { samplers, schedulers }: EngineInfo): Record<string, TSchema> {
