@@ -4,6 +4,7 @@
 #include <napi.h>
 
 #include <cctype>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -67,7 +68,9 @@ std::string ReadConfigDir(Napi::Env env, Napi::Value value) {
   return folder;
 }
 
-// Copies the password into memory that is wiped. From a string, Node-API writes straight into that memory.
+// Copies the password into memory that is wiped. From a string, Node-API writes straight into that memory. From bytes it
+// goes one by one: memcpy leaves it in vector registers, and the dynamic linker saves those on the stack, where nobody
+// wipes them, when Node next calls a function for the first time.
 Secret ReadPassword(Napi::Env env, Napi::Value value) {
   std::size_t size = 0;
   const bool is_string = value.IsString();
@@ -87,7 +90,9 @@ Secret ReadPassword(Napi::Env env, Napi::Value value) {
     const napi_status status = napi_get_value_string_utf8(env, value, password.data(), size + 1, &size);
     if (status != napi_ok) throw Napi::Error::New(env);
   } else {
-    std::memcpy(password.data(), value.As<Napi::Uint8Array>().Data(), size);
+    const std::uint8_t* from = value.As<Napi::Uint8Array>().Data();
+    volatile char* to = password.data();
+    for (std::size_t index = 0; index < size; index++) to[index] = static_cast<char>(from[index]);
   }
   // PAM and crypt(3) would silently take what comes before it.
   if (std::memchr(password.data(), '\0', size) != nullptr) Refuse(env, "Expected no NUL byte in password.");
