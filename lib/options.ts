@@ -71,6 +71,10 @@ export const optionTable = {
   threads: { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 256, describe: 'CPU threads of the engine; 0 leaves the choice to it' },
   device: { kind: 'string', group: 'Engine', default: 'auto', maxLength: 64, describe: 'Device of the engine: auto, cpu, gpu or a name that doctor lists' },
   devices: { kind: 'list', group: 'Engine', default: [], maxLength: 64, describe: 'Several devices instead of --device, for example cuda0,cuda1: an engine process runs on each, and they share the queue' },
+  'flash-attention': { kind: 'boolean', group: 'Engine', default: false, describe: 'Attention that needs less memory; faster on most graphics cards, slower on some' },
+  'offload-to-cpu': { kind: 'boolean', group: 'Engine', default: false, describe: 'Keep the weights in main memory and bring them to the graphics card while they are needed: slower, for models that it is too small for' },
+  'vae-on-cpu': { kind: 'boolean', group: 'Engine', default: false, describe: 'Decode images on the processor: slower, and leaves memory of the graphics card to the rest of the model' },
+  'clip-on-cpu': { kind: 'boolean', group: 'Engine', default: false, describe: 'Read prompts on the processor: slower, and leaves memory of the graphics card to the rest of the model' },
   'engine-timeout': { kind: 'integer', group: 'Engine', default: 600, minimum: 5, maximum: 86400, describe: 'Seconds without a sign of life after which a running engine counts as hung' },
   'cancel-grace': { kind: 'integer', group: 'Engine', default: 5, minimum: 0, maximum: 600, describe: 'Seconds an engine has to obey a cancel before it is killed' },
 

@@ -35,7 +35,7 @@ function openQueue (app: FastifyInstance): JobQueue {
     dataDir: app.folders.data,
     devices: app.devices,
     resolve: (job, attachments, device) => toEngineTerms(job, attachments, {
-      catalog: app.models, engine: device.engine, options: { threads: app.config.threads, device: device.name }
+      catalog: app.models, engine: device.engine, options: { ...app.config, device: device.name }
     }),
     logger: app.log,
     observer: app.metrics.jobs,

@@ -156,7 +156,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async (request, reply) => {
     const model = app.models.resolve(request.body.model)
     await app.jobs.loadModel(model.id, ({ name, engine }) => toLoad(model, {
-      catalog: app.models, engine, options: { threads: app.config.threads, device: name }
+      catalog: app.models, engine, options: { ...app.config, device: name }
     }), request.body.device, patienceOf(request.query, reply))
     return onWire(model, request)
   })

@@ -53,9 +53,7 @@ export interface LoadOptions {
   /** `cpu`, `gpu`, or a device name that the engine lists. */
   device?: string
   weight_type?: string
-  prediction?: string
   flash_attention?: boolean
-  mmap?: boolean
   offload_to_cpu?: boolean
   vae_on_cpu?: boolean
   clip_on_cpu?: boolean

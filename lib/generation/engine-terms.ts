@@ -15,11 +15,14 @@ import type { HiresRequest } from './request.ts'
 /** Embeddings that an engine is told of, the first in the order of their ids. */
 const mostEmbeddings = 500
 
+/** What the operator says about loading, for any model. */
+type LoadChoices = Pick<Options, 'threads' | 'device' | 'flashAttention' | 'offloadToCpu' | 'vaeOnCpu' | 'clipOnCpu'>
+
 interface EngineTermsParts {
   catalog: ModelCatalog
   /** Idle: it makes the edge drawing of a control image here. */
   engine: Engine
-  options: Pick<Options, 'threads' | 'device'>
+  options: LoadChoices
 }
 
 /** What of the parameters of a job an engine knows otherwise, or not at all. */
@@ -53,7 +56,7 @@ async function toUpscaling (
 ): Promise<ResolvedJob> {
   const files = await catalog.files(catalog.resolve(job.model, { types: ['upscaler'] }))
   const repeats = job.parameters.repeats as number
-  return { files, options: loadOptions(options), parameters: { repeats }, attachments }
+  return { files, options: machineOptions(options), parameters: { repeats }, attachments }
 }
 
 /** What the engine is told to hold in memory for a drawing model, the same for POST /api/models/load as for a job. */
@@ -62,7 +65,7 @@ export async function toLoad (
 ): Promise<{ files: ModelFiles, options: LoadOptions }> {
   return {
     files: await catalog.files(model),
-    options: { ...loadOptions(options), ...await embeddings(catalog, engine) }
+    options: { ...machineOptions(options), ...memoryOptions(options), ...await embeddings(catalog, engine) }
   }
 }
 
@@ -136,6 +139,16 @@ async function withEdges (
   return { ...attachments, control_image: edges! }
 }
 
-function loadOptions ({ threads, device }: Pick<Options, 'threads' | 'device'>): LoadOptions {
+function machineOptions ({ threads, device }: LoadChoices): LoadOptions {
   return { ...(threads > 0 && { threads }), ...(device !== 'auto' && { device }) }
+}
+
+/** Not of an upscaler, which has no such parts. */
+function memoryOptions ({ flashAttention, offloadToCpu, vaeOnCpu, clipOnCpu }: LoadChoices): LoadOptions {
+  return {
+    ...(flashAttention && { flash_attention: true }),
+    ...(offloadToCpu && { offload_to_cpu: true }),
+    ...(vaeOnCpu && { vae_on_cpu: true }),
+    ...(clipOnCpu && { clip_on_cpu: true })
+  }
 }

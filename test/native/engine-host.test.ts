@@ -213,9 +213,7 @@ t.test('loads what the options say, and a ControlNet without the rest', { skip: 
     clip_on_cpu: true,
     offload_to_cpu: true,
     weight_type: 'f16',
-    flash_attention: true,
-    mmap: true,
-    prediction: 'v'
+    flash_attention: true
   })
   t.match(calls().at(-1), {
     call: 'new_sd_ctx',
@@ -223,12 +221,10 @@ t.test('loads what the options say, and a ControlNet without the rest', { skip: 
     vae_path: file('vae'),
     n_threads: 2,
     wtype: 1,
-    prediction: 1,
     embeddings: [{ name: 'easy', path: file('easy.safetensors') }],
     backend: 'all=REC0,vae=cpu,te=cpu',
     params_backend: 'cpu',
-    flash_attn: true,
-    enable_mmap: true
+    flash_attn: true
   })
   t.equal(engine.info!.device, 'REC0')
   await load({ model: file('model') }, { device: 'cpu' })

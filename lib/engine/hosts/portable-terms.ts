@@ -22,7 +22,6 @@ export const schedulers = [
 export const weightTypes = [
   'f32', 'f16', 'bf16', 'q2_k', 'q3_k', 'q4_0', 'q4_1', 'q4_k', 'q5_0', 'q5_1', 'q5_k', 'q6_k', 'q8_0'
 ]
-const predictions = ['eps', 'v', 'edm_v', 'flow', 'flux2_flow']
 
 export const capabilities: Capability[] = [
   'txt2img', 'img2img', 'upscale', 'lora', 'vae_tiling', 'cache', 'device_list'
@@ -229,9 +228,7 @@ const loadChecks: Checks = {
   threads: integer(1, 256),
   device: text(1),
   weight_type: oneOf(weightTypes),
-  prediction: oneOf(predictions),
   flash_attention: flag,
-  mmap: flag,
   offload_to_cpu: flag,
   vae_on_cpu: flag,
   clip_on_cpu: flag
@@ -239,7 +236,7 @@ const loadChecks: Checks = {
 
 type AddonConfig = Record<string, string | number | boolean>
 /** What the addon calls otherwise. */
-type NamedOptions = Pick<LoadOptions, 'device' | 'weight_type' | 'prediction' | 'flash_attention' | 'vae_on_cpu' | 'clip_on_cpu'>
+type NamedOptions = Pick<LoadOptions, 'device' | 'weight_type' | 'flash_attention' | 'vae_on_cpu' | 'clip_on_cpu'>
 
 /**
  * @param devices of this machine, in the addon's own words.
@@ -247,7 +244,7 @@ type NamedOptions = Pick<LoadOptions, 'device' | 'weight_type' | 'prediction' | 
  */
 export function toAddonConfig (options: LoadOptions, devices: string[]): AddonConfig {
   const {
-    device = 'gpu', weight_type: type, prediction, flash_attention: flash, vae_on_cpu: vae, clip_on_cpu: clip, ...others
+    device = 'gpu', weight_type: type, flash_attention: flash, vae_on_cpu: vae, clip_on_cpu: clip, ...others
   } = checked(options, loadChecks, unknown) as NamedOptions & AddonConfig
   const isNamed = device !== 'cpu' && device !== 'gpu'
   const named = devices.find(name => name.toLowerCase() === device.toLowerCase())
@@ -261,7 +258,6 @@ export function toAddonConfig (options: LoadOptions, devices: string[]): AddonCo
     device: device === 'cpu' || devices.every(isProcessor) ? 'cpu' : 'gpu',
     ...(modules.length === 0 ? {} : { backend: modules.join(',') }),
     ...(type === undefined ? {} : { type }),
-    ...(prediction === undefined ? {} : { prediction }),
     ...(flash === undefined ? {} : { diffusion_fa: flash }),
     // The other modes leave a LoRA in the weights for later requests, and may crash.
     lora_apply_mode: 'at_runtime',

@@ -267,9 +267,9 @@ t.test('its terms', async (t) => {
   t.match(config({}), { device: 'gpu', lora_apply_mode: 'at_runtime', backend: undefined })
   t.match(config({}, ['CPU']), { device: 'cpu' }, 'an upscaler that is asked for a missing GPU fails')
   t.match(config({ device: 'Vulkan0', vae_on_cpu: true }), { device: 'gpu', backend: 'all=Vulkan0,vae=cpu' })
-  t.match(config({ clip_on_cpu: true, weight_type: 'q4_0', flash_attention: false, prediction: 'v', threads: 3 }),
-    { backend: 'te=cpu', type: 'q4_0', diffusion_fa: false, prediction: 'v', threads: 3 })
-  for (const options of [{ threads: 0 }, { device: '' }, { mmap: 'yes' }, { prediction: 'x' }]) {
+  t.match(config({ clip_on_cpu: true, weight_type: 'q4_0', flash_attention: false, threads: 3 }),
+    { backend: 'te=cpu', type: 'q4_0', diffusion_fa: false, threads: 3 })
+  for (const options of [{ threads: 0 }, { device: '' }, { offload_to_cpu: 'yes' }, { weight_type: 'x' }]) {
     t.throws(() => config(options as LoadOptions), { code: 'invalid_parameters' })
   }
 })

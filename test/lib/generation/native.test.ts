@@ -4,7 +4,7 @@ import pino from 'pino'
 import sharp from 'sharp'
 import t, { type Test } from 'tap'
 import { EngineProcess } from '../../../lib/engine/process.ts'
-import { toEngineTerms } from '../../../lib/generation/engine-terms.ts'
+import { toEngineTerms, toLoad } from '../../../lib/generation/engine-terms.ts'
 import { requestParameters } from '../../../lib/generation/parameters.ts'
 import { prepareJob } from '../../../lib/generation/prepare.ts'
 import type { ImageRequest, Uploads } from '../../../lib/generation/request.ts'
@@ -89,6 +89,8 @@ const models: Record<string, Buffer> = {
   }))
 }
 
+const choices = { threads: 1, device: 'auto', flashAttention: false, offloadToCpu: false, vaeOnCpu: false, clipOnCpu: false }
+
 async function start (t: Test) {
   const folder = t.testdir()
   for (const [name, bytes] of Object.entries(models)) {
@@ -107,7 +109,7 @@ async function start (t: Test) {
     dataDir: join(folder, 'data'),
     devices: [{ name: 'auto', engine }],
     resolve: (job, attachments) =>
-      toEngineTerms(job, attachments, { catalog, engine, options: { threads: 1, device: 'auto' } }),
+      toEngineTerms(job, attachments, { catalog, engine, options: choices }),
     logger: pino({ level: 'silent' }),
     capacity: 100,
     capacityPerOwner: 100
@@ -126,10 +128,17 @@ async function start (t: Test) {
     loadedModel: null,
     mayHurry: false
   }
+  /** What the library was told since the last look, by the name of the call. */
+  function calls (): Record<string, Call> {
+    const lines = readFileSync(join(folder, 'calls'), 'utf8').trim()
+    writeFileSync(join(folder, 'calls'), '')
+    return Object.fromEntries(lines.split('\n').map(line => JSON.parse(line) as Call).map(call => [call.call, call]))
+  }
   return {
     folder,
     catalog,
     engine,
+    calls,
     prepare: async (type: ImageType, request: ImageRequest, uploads: Uploads = {}) =>
       await prepareJob(type, request, uploads, setting),
     /** Runs a request to its end; returns its job and what the library was told. */
@@ -143,17 +152,7 @@ async function start (t: Test) {
       const job = await jobs.waitFor(id, 60_000)
       t.same(job.error, null)
       t.equal(job.status, 'completed')
-      const lines = readFileSync(join(folder, 'calls'), 'utf8').trim()
-      writeFileSync(join(folder, 'calls'), '')
-      return {
-        job,
-        calls: Object.fromEntries(
-          lines
-            .split('\n')
-            .map(line => JSON.parse(line) as Call)
-            .map(call => [call.call, call])
-        )
-      }
+      return { job, calls: calls() }
     }
   }
 }
@@ -161,7 +160,7 @@ async function start (t: Test) {
 const base = { width: 128, height: 64, steps: 3, seed: 5 }
 
 t.test('the features of the native engine', { skip: noCompiler }, async t => {
-  const { folder, catalog, engine, run, prepare } = await start(t)
+  const { folder, catalog, engine, calls, run, prepare } = await start(t)
   const path = (name: string) => join(folder, 'models', name)
 
   t.test('LoRAs with weights, from the list and the prompt', async t => {
@@ -340,13 +339,24 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
     })
   })
 
+  t.test('what the operator says about memory', async t => {
+    const options = { ...choices, flashAttention: true, offloadToCpu: true, vaeOnCpu: true, clipOnCpu: true }
+    const model = catalog.resolve('whole-flux')
+    const { files, options: told } = await toLoad(model, { catalog, engine, options })
+    t.match(told, { threads: 1, flash_attention: true, offload_to_cpu: true, vae_on_cpu: true, clip_on_cpu: true })
+    await engine.run('load', { files, options: told })
+    t.match(calls().new_sd_ctx, { flash_attn: true, params_backend: 'cpu', backend: 'vae=cpu,te=cpu' })
+    const upscaling = { id: 'x', type: 'upscale', model: 'esrgan', parameters: { repeats: 1 } } as unknown as Job
+    t.same((await toEngineTerms(upscaling, {}, { catalog, engine, options })).options, { threads: 1 }, 'an upscaler has no such parts')
+  })
+
   t.test('previews as they are asked for', async t => {
     const previews: number[] = []
     const observer = { preview: ({ step }: { step: number }) => previews.push(step) }
     const drawn = async (request: object) => {
       previews.length = 0
       const { job, attachments } = await prepare('txt2img', { ...base, prompt: 'step_ms=60', steps: 9, ...request })
-      const terms = await toEngineTerms({ ...job, parameters: job.parameters } as unknown as Job, attachments, { catalog, engine, options: { threads: 1, device: 'auto' } })
+      const terms = await toEngineTerms({ ...job, parameters: job.parameters } as unknown as Job, attachments, { catalog, engine, options: choices })
       await engine.run('load', { files: terms.files, options: terms.options })
       await engine.run('generate', terms.parameters as never, observer)
       return previews.length
