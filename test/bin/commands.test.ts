@@ -20,7 +20,7 @@ t.test('what is wrong at the start is one clear line and an exit code', async t 
     [[...ok, '--port', String(port)], 3, new RegExp(`Port ${port} on 127.0.0.1 is in use; choose another one with --port`)],
     [[...ok, '--host', '203.0.113.1', '--auth', 'jwt'], 3, /This machine has no address 203.0.113.1/],
     [[...ok, '--models-dir', join(folder, 'missing')], 4, /The models folder .*missing cannot be read/],
-    [['--models-dir', join(folder, 'file')], 4, /it is not a folder/],
+    [['--models-dir', join(folder, 'file'), '--data-dir', data], 4, /it is not a folder/],
     [['--models-dir', models, '--data-dir', join(folder, 'file', 'data')], 4, /is not writable: .*--data-dir/],
     [[...ok, '--host', '0.0.0.0'], 2, /everybody who reaches 0.0.0.0 can use this server/],
     [[...ok, '--portt', '1'], 2, /There is no option --portt; did you mean --port\?/],
