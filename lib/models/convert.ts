@@ -11,6 +11,7 @@ import { ModelFileError } from './header.ts'
 import type { Model } from './model.ts'
 import { readHeader } from './read-header.ts'
 import { type StagingArea, exists, finishedBefore, nameTaken, place, stagingName } from './staging.ts'
+import { requireWritable } from './target.ts'
 
 /** What is asked for; also the parameters of the job that does it. */
 export interface ConvertRequest {
@@ -47,6 +48,7 @@ export async function checkConvert (
   if (wrong !== undefined) throw badValue('name', wrong, file)
   const target = join(dirname(model.link ?? model.path), file)
   if (target === model.path) throw badValue('name', 'another name than that of the model itself', file)
+  await requireWritable(target)
   if (!overwrite && await exists(target)) throw nameTaken(target)
   return { model, target }
 }

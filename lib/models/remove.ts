@@ -5,6 +5,7 @@ import { syncFolder } from '../jobs/files.ts'
 import type { ModelCatalog } from './catalog.ts'
 import type { Model } from './model.ts'
 import { isInside } from './scan.ts'
+import { notWritable } from './target.ts'
 
 const shown = 5
 
@@ -19,7 +20,7 @@ interface InUse {
  * Deletes a model: its file, or the link that it is listed by, but never what that leads to; of a model made of several
  * files its description alone, because the files may be parts of others.
  * @param inUse what engines hold in memory and jobs work with.
- * @throws {ApiError} SDR_MODEL_NOT_FOUND; SDR_CONFLICT when it is in use, a part of another model, or not what it was.
+ * @throws {ApiError} SDR_MODEL_NOT_FOUND; SDR_CONFLICT when it is in use, a part of another model, not what it was, or lies where nothing may be changed.
  */
 export async function removeModel (id: string, catalog: ModelCatalog, inUse: InUse = { files: [], models: [] }): Promise<Model> {
   const model = catalog.get(id)
@@ -37,7 +38,7 @@ export async function removeModel (id: string, catalog: ModelCatalog, inUse: InU
   }
   const path = model.link ?? model.path
   await checkIsStillThere(model, path, catalog.realRoots)
-  await unlink(path)
+  await unlink(path).catch(error => { throw notWritable(dirname(path), error) })
   await syncFolder(dirname(path))
   await catalog.rescan()
   return model

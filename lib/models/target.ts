@@ -1,4 +1,4 @@
-import { chmod, mkdir, readdir, realpath, stat } from 'node:fs/promises'
+import { access, chmod, constants, mkdir, readdir, realpath, stat } from 'node:fs/promises'
 import { dirname, join, sep } from 'node:path'
 import { apiError } from '../../errors.ts'
 import { badValue } from '../generation/refusals.ts'
@@ -66,12 +66,34 @@ export async function openTarget (target: string, roots: readonly ScanRoot[]): P
   return join(path, target.slice(folder.length + 1))
 }
 
+/**
+ * Makes sure that the server may make files where the target is to lie.
+ * @throws {ApiError} SDR_CONFLICT
+ */
+export async function requireWritable (target: string): Promise<void> {
+  const folder = await nearestFolder(dirname(target))
+  await access(folder, constants.W_OK | constants.X_OK).catch(error => { throw notWritable(folder, error) })
+}
+
+/** What an error of the file system means to whoever wanted to change something in a folder with models. */
+export function notWritable (folder: string, error: NodeJS.ErrnoException): Error {
+  switch (error.code) {
+    case 'EROFS':
+      return apiError('SDR_CONFLICT', `The models folder ${folder} is mounted read-only, so nothing can be changed there.`, { cause: error })
+    case 'EACCES':
+    case 'EPERM':
+      return apiError('SDR_CONFLICT', `The user that the server runs as may not change anything in the models folder ${folder}.`, { cause: error })
+    default:
+      return error
+  }
+}
+
 async function nearestFolder (folder: string): Promise<string> {
   try {
     if ((await stat(folder)).isDirectory()) return folder
     throw apiError('SDR_CONFLICT', 'A file lies where a folder is needed.')
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    if (!['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
     return await nearestFolder(dirname(folder))
   }
 }

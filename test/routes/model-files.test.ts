@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Job } from '../../lib/jobs/job.ts'
@@ -143,6 +144,33 @@ t.test('delete', async t => {
   await admin({ method: 'POST', url: '/api/models/refresh' })
   t.equal((await admin(remove('checkpoint/other.safetensors'))).statusCode, 204)
   t.match(app.auditLog.list({ event: 'model.remove', limit: 10 }).map(({ subject }) => subject), ['lora/link.safetensors', 'lora/a b.safetensors', 'checkpoint/both.model.yaml', 'checkpoint/other.safetensors'])
+})
+
+t.test('a models folder that nothing may be written to', async t => {
+  const { app, admin, folder } = await setUp(t)
+  const files = await fileServer(t, (request, response) => { sendFile(request, response, model) })
+  const pull = { source: `${files.url}/new.safetensors` }
+  expectError(t, await admin(post('/api/models/pull', { ...pull, folder: 'minit2i.safetensors/x' })), 409, 'SDR_CONFLICT', /A file lies where a folder is needed/)
+
+  const isRoot = process.getuid?.() === 0 // whom modes do not stop
+  if (isRoot) {
+    execFileSync('mount', ['--bind', folder, folder])
+    execFileSync('mount', ['-o', 'remount,ro,bind', folder])
+  } else {
+    chmodSync(folder, 0o555)
+  }
+  try {
+    const why = isRoot ? /mounted read-only/ : /the user that the server runs as may not/i
+    expectError(t, await admin(post('/api/models/pull', pull)), 409, 'SDR_CONFLICT', why)
+    expectError(t, await admin(post('/api/models/pull', { ...pull, type: 'lora', folder: 'a/b' })), 409, 'SDR_CONFLICT', why)
+    expectError(t, await admin({ method: 'DELETE', url: '/api/models/checkpoint/minit2i.safetensors' }), 409, 'SDR_CONFLICT', why)
+    await t.rejects(app.puller.pull(pull), { code: 'SDR_CONFLICT', message: why }, 'also when it became so after the job was accepted')
+    t.strictSame([files.requests.length, readdirSync(folder)], [0, ['minit2i.safetensors']])
+    t.equal((await admin(post('/api/models/hash?wait=60', { model: 'minit2i' }))).json().status, 'completed')
+  } finally {
+    if (isRoot) execFileSync('umount', [folder])
+    else chmodSync(folder, 0o755)
+  }
 })
 
 t.test('who may see what is in memory', async t => {

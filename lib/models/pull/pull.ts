@@ -7,7 +7,7 @@ import { ModelFileError } from '../header.ts'
 import { readHeader } from '../read-header.ts'
 import type { ScanRoot } from '../scan.ts'
 import { type StagingArea, type StagingNote, exists, finishedBefore, nameTaken, place, stagingName } from '../staging.ts'
-import { chooseTarget, openTarget } from '../target.ts'
+import { chooseTarget, openTarget, requireWritable } from '../target.ts'
 import type { ModelType } from '../types.ts'
 import { type DownloadOptions, download } from './download.ts'
 import { DownloadError } from './download-error.ts'
@@ -60,16 +60,21 @@ export class Puller {
    * @throws {ApiError} SDR_INVALID_REQUEST, SDR_CONFLICT
    */
   async check (request: PullRequest): Promise<{ source: PullSource, target: string }> {
+    const { source, target } = await this.#locate(request)
+    await requireWritable(target)
+    if (request.overwrite !== true && await exists(target)) throw nameTaken(target)
+    return { source, target }
+  }
+
+  async #locate (request: PullRequest): Promise<{ source: PullSource, target: string }> {
     const source = parseSource(request.source, this.#options.hub)
-    const { sha256, overwrite = false } = request
+    const { sha256 } = request
     if (sha256 !== undefined && !/^[0-9a-f]{64}$/i.test(sha256)) throw badValue('sha256', '64 hexadecimal digits', sha256)
     const name = request.name ?? source.fileName
     if (name === undefined) {
       throw badValue('name', 'a file name that ends in .safetensors, .sft or .gguf, because the source does not end in one', 'none')
     }
-    const target = await chooseTarget({ ...request, name }, this.#options.roots)
-    if (!overwrite && await exists(target)) throw nameTaken(target)
-    return { source, target }
+    return { source, target: await chooseTarget({ ...request, name }, this.#options.roots) }
   }
 
   /**
@@ -127,7 +132,7 @@ export class Puller {
 
   /** Forgets what was fetched so far. */
   async discard (request: PullRequest): Promise<void> {
-    const { source, target } = await this.check({ ...request, overwrite: true })
+    const { source, target } = await this.#locate(request)
     const key = this.#options.staging.key(source.url.href, target)
     await this.#options.staging.alone(key, () => this.#options.staging.discard(key))
   }
