@@ -1,5 +1,8 @@
 import { EngineError, type Observer, type RunOptions } from './engine.ts'
 
+/** Milliseconds by which a timer is late only when this process was stopped itself (SIGSTOP, a paused container). */
+const stoppedFor = 1000
+
 /** One call of `run`, from its beginning to the settling of its promise. */
 export class Operation {
   readonly id: number
@@ -15,6 +18,7 @@ export class Operation {
   #reject!: (error: unknown) => void
   #failure: { error: unknown } | undefined
   #silence: NodeJS.Timeout | undefined
+  #heardAt = 0
   #grace: NodeJS.Timeout | undefined
 
   constructor (id: number, observer: RunOptions) {
@@ -51,12 +55,18 @@ export class Operation {
     }
   }
 
-  /** Calls `hung` when `life` was not called for so many milliseconds. */
+  /** Calls `hung` when `life` was not called for so many milliseconds, in which this process was there to hear it. */
   watchSilence (timeout: number, hung: () => void): void {
-    this.#silence = setTimeout(hung, timeout).unref()
+    this.#heardAt = performance.now()
+    this.#silence = setTimeout(() => {
+      // What was said meanwhile is still unread, and what stopped this process may have stopped the engine.
+      if (performance.now() - this.#heardAt > timeout + stoppedFor) this.life()
+      else hung()
+    }, timeout).unref()
   }
 
   life (): void {
+    this.#heardAt = performance.now()
     this.#silence?.refresh()
   }
 

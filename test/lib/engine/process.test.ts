@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { constants, getPriority } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { engineEnvironment } from '../../../lib/engine/environment.ts'
 import { OutputTail } from '../../../lib/engine/output-tail.ts'
@@ -159,6 +161,18 @@ t.test('a process that falls silent', async (t) => {
   t.notOk(isAlive(pid!))
   await failure(t, draw(engine, { prompt: 'hang' }, { silenceTimeout: 100 }), 'engine_timeout', /0\.1 seconds/)
   await draw(engine, { prompt: 'echo' })
+})
+
+t.test('when it is this process that was stopped, the engine is not to blame', async (t) => {
+  const engine = await started(t, { silenceTimeout: 400 })
+  const { pid } = engine.status
+  // A loop that is merely blocked reads before it looks at its timers, so it takes a real stop.
+  const stopped = promisify(execFile)('sh', ['-c', 'sleep 0.1; kill -STOP "$0"; sleep 2; kill -CONT "$0"', String(process.pid)])
+  const startedAt = performance.now()
+  await draw(engine, { prompt: 'slow' })
+  t.ok(performance.now() - startedAt > 1500, 'it stood still in the middle of it')
+  t.equal(engine.status.pid, pid)
+  await stopped
 })
 
 t.test('an observer that fails ends the operation with its error', async (t) => {
