@@ -2,7 +2,6 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { workspace } from '../helper.ts'
@@ -102,28 +101,24 @@ t.test('help, doctor and openapi', async t => {
 })
 
 t.test('the demo draws and leaves nothing behind but the picture', async t => {
-  const folder = t.testdir()
-  const before = demoFolders()
+  const folder = t.testdir({ temporary: {}, pictures: {} })
+  const temporary = join(folder, 'temporary')
   const pictureBefore = ownPicture()
-  const output = join(folder, 'fox.png')
-  const { code, stdout, stderr } = await runProgram(['demo', '--output', output], { env: { SDREST_AUTH: 'none' } })
+  const output = join(folder, 'pictures', 'fox.png')
+  const { code, stdout, stderr } = await runProgram(['demo', '--output', output], { env: { SDREST_AUTH: 'none', TMPDIR: temporary } })
   t.equal(code, 0, stderr)
   t.match(stdout, /GET \/api\/health → 200/)
   t.match(stdout, /GET \/api\/models → 401 without a token/)
   t.match(stdout, /curl -s/)
   t.same(readFileSync(output).subarray(1, 4).toString(), 'PNG')
-  t.same(readdirSync(folder), ['fox.png'])
-  t.same(demoFolders(), before)
+  t.same(readdirSync(join(folder, 'pictures')), ['fox.png'])
+  t.same(readdirSync(temporary), [])
   t.equal(ownPicture(), pictureBefore)
 })
 
 /** When the picture that `npm run demo` leaves here was written, if it was: the README runs it before the tests. */
 function ownPicture (): number | undefined {
   return statSync('stable-diffusion-rest-demo.png', { throwIfNoEntry: false })?.mtimeMs
-}
-
-function demoFolders (): string[] {
-  return readdirSync(tmpdir()).filter(name => name.startsWith('stable-diffusion-rest-demo-'))
 }
 
 t.test('an output that nobody reads to its end is no defect', { skip: process.platform === 'win32' && 'pipes are other things there' }, async t => {
