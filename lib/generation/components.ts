@@ -1,11 +1,11 @@
-import { apiError } from '../../errors.ts'
+import { apiError, type ApiError } from '../../errors.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import {
   components, componentNames, compose, featuresOf, objectionTo, type ComponentName, type Components
 } from '../models/components.ts'
 import type { Model } from '../models/model.ts'
 import { drawingTypes } from '../models/types.ts'
-import { aboutField, badValue, requireFeature } from './refusals.ts'
+import { aboutField, badValue, lackOf } from './refusals.ts'
 import type { EngineInfo } from '../engine/engine.ts'
 
 /** A model that is put together for one request. */
@@ -41,7 +41,14 @@ export function composeModel (
 
 /** @throws {ApiError} SDR_UNSUPPORTED_FEATURE when the engine can't load a model that has these parts. */
 export function requireParts (model: Model, engine: EngineInfo): void {
-  for (const feature of featuresOf(model)) requireFeature(feature, engine, model.format === 'bundle' ? 'model' : 'components')
+  const lack = lackOfParts(model, engine)
+  if (lack !== undefined) throw lack
+}
+
+/** What `requireParts` throws, if it does. */
+export function lackOfParts (model: Model, engine: EngineInfo): ApiError | undefined {
+  const field = model.format === 'bundle' ? 'model' : 'components'
+  return featuresOf(model).map(feature => lackOf(feature, engine, field)).find(lack => lack !== undefined)
 }
 
 function findAll (parts: Components<string>, catalog: ModelCatalog): Components<Model> {

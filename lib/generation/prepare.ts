@@ -5,10 +5,11 @@ import type { Attachments, ImageType, NewJob } from '../jobs/job.ts'
 import type { ImageDefaults } from '../models/architectures.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Model } from '../models/model.ts'
-import { drawingTypes, type ModelType } from '../models/types.ts'
-import { namedOrFirst } from './choose-model.ts'
-import { composeModel, requireParts, type ComposedModel } from './components.ts'
+import { drawingTypes } from '../models/types.ts'
+import { loadedOrFirst, namedOrFirst } from './choose-model.ts'
+import { composeModel, lackOfParts, requireParts, type ComposedModel } from './components.ts'
 import { openImages, unpackImages, type Images } from './images.ts'
+import { objectionToImages, type GivenImages } from './model-images.ts'
 import { defaultStrength, hiresMethods } from './parameters.ts'
 import { resolvePrompts } from './prompts.ts'
 import { aboutField, badValue, requireFeature } from './refusals.ts'
@@ -26,9 +27,6 @@ const fallback: ImageDefaults = { width: 512, height: 512, steps: 20, cfg_scale:
 
 /** Pixels of the result for each pixel of the image, in either direction: what nearly every upscaler makes. */
 const upscaleFactor = 4
-
-/** They have no autoencoder, and draw as if there were no image. */
-const drawFromTextAlone = ['minit2i']
 
 /**
  * Makes a job of a request: finds the models, fills in what the model wants, chooses the seed, unpacks the images to
@@ -72,7 +70,7 @@ interface Prepared {
 async function prepareUpscaling (
   { model: wanted, repeats = 1 }: ImageRequest, uploads: Uploads, setting: Setting
 ): Promise<Prepared> {
-  const model = chooseModel(wanted, ['upscaler'], setting)
+  const model = wanted === undefined ? loadedOrFirst(['upscaler'], setting) : namedOrFirst('model', wanted, 'upscaler', setting.catalog)
   const image = (await openImages(uploads, setting)).init_image!
   const { width, height } = image
   const most = Math.floor(setting.limits.maxUpscaledPixels / upscaleFactor ** (2 * repeats))
@@ -86,11 +84,11 @@ async function prepareUpscaling (
 
 async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting: Setting): Promise<Prepared> {
   const { catalog, limits } = setting
-  const { model, components } = chooseDrawingModel(request, setting)
+  const { model, components } = chooseDrawingModel(request, uploads, setting)
   requireParts(model, setting.engine)
   const prompts = resolvePrompts(request, setting)
   const images = await openImages(uploads, setting)
-  checkInitImage(request, images, model)
+  checkImages(request, images, model)
   const parameters = inUse({
     ...withDefaults(request, model, images, setting),
     ...prompts,
@@ -103,19 +101,12 @@ async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting:
   return { model: model.id, parameters, attachments: await unpackImages(images, parameters) }
 }
 
-function chooseModel (
-  wanted: string | undefined, types: readonly ModelType[], { catalog, loadedModel }: Setting
-): Model {
-  if (wanted !== undefined) return aboutField('model', () => catalog.resolve(wanted, { types }))
-  const loaded = loadedModel === null ? undefined : catalog.get(loadedModel)
-  if (loaded !== undefined && types.includes(loaded.type)) return loaded
-  return namedOrFirst('model', undefined, types[0]!, catalog)
-}
-
-function chooseDrawingModel ({ model, components = {} }: ImageRequest, setting: Setting): ComposedModel {
-  const choose = (wanted?: string) => chooseModel(wanted, drawingTypes, setting)
-  if (Object.keys(components).length === 0) return { model: choose(model) }
-  return composeModel(model, components, setting.catalog, choose)
+function chooseDrawingModel ({ model: wanted, components = {} }: ImageRequest, images: GivenImages, setting: Setting): ComposedModel {
+  const { catalog, engine } = setting
+  const choose = () => loadedOrFirst(drawingTypes, setting, model =>
+    objectionToImages(images, model) === undefined && lackOfParts(model, engine) === undefined)
+  if (Object.keys(components).length > 0) return composeModel(wanted, components, catalog, choose)
+  return { model: wanted === undefined ? choose() : aboutField('model', () => catalog.resolve(wanted, { types: drawingTypes })) }
 }
 
 function chooseControlNet (wanted: string | undefined, { parts }: Model, { catalog }: Setting): string | undefined {
@@ -130,12 +121,14 @@ function resolveHires (hires: HiresRequest, catalog: ModelCatalog): HiresRequest
   return { ...hires, upscaler: id }
 }
 
-function checkInitImage ({ strength }: ImageRequest, { init_image: image }: Images, { id, architecture }: Model): void {
-  if (strength !== undefined && image === undefined) throw badValue('strength', 'an init_image', 'none')
-  if (image !== undefined && drawFromTextAlone.includes(String(architecture))) {
-    const details = { field: 'init_image' }
-    throw apiError('SDR_UNSUPPORTED_MODEL', `init_image: ${id} draws from a text alone.`, { details })
-  }
+function checkImages ({ strength, model: wanted, components }: ImageRequest, images: Images, model: Model): void {
+  if (strength !== undefined && images.init_image === undefined) throw badValue('strength', 'an init_image', 'none')
+  const objection = objectionToImages(images, model)
+  if (objection === undefined) return
+  const { field, reason } = objection
+  const isNamed = wanted !== undefined || components?.diffusion !== undefined
+  const advice = isNamed ? '' : ' No other model here can do it either: put one that can into a models folder, then POST /api/models/refresh.'
+  throw apiError('SDR_UNSUPPORTED_MODEL', `${field}: ${reason}${advice}`, { details: { field } })
 }
 
 function withDefaults (request: ImageRequest, model: Model, images: Images, { engine, limits }: Setting) {

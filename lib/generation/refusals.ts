@@ -15,11 +15,17 @@ export function badValue (field: string, expected: string, received: unknown): A
  * @param field what asks for it; undefined when it is the request as a whole.
  * @throws {ApiError} SDR_UNSUPPORTED_FEATURE
  */
-export function requireFeature (feature: Capability, { engine, capabilities }: EngineInfo, field?: string): void {
-  if (capabilities.includes(feature)) return
+export function requireFeature (feature: Capability, engine: EngineInfo, field?: string): void {
+  const lack = lackOf(feature, engine, field)
+  if (lack !== undefined) throw lack
+}
+
+/** What `requireFeature` throws, if it does. */
+export function lackOf (feature: Capability, { engine, capabilities }: EngineInfo, field?: string): ApiError | undefined {
+  if (capabilities.includes(feature)) return undefined
   const why = field === undefined ? '' : `, which ${field} needs`
   const advice = engine === 'portable' ? ' The native engine has it; `stable-diffusion-rest doctor` tells of it.' : ''
-  throw apiError('SDR_UNSUPPORTED_FEATURE', `The ${engine} engine lacks ${feature}${why}.${advice}`, {
+  return apiError('SDR_UNSUPPORTED_FEATURE', `The ${engine} engine lacks ${feature}${why}.${advice}`, {
     details: { feature, engine, ...(field !== undefined && { field }) }
   })
 }

@@ -5,14 +5,6 @@ import type { Images } from './images.ts'
 import { badValue } from './refusals.ts'
 import type { ImageRequest, Setting } from './request.ts'
 
-/** Architectures that take no reference images, but for those variants of them that edit. */
-const withoutReferences = ['sd1', 'sd2', 'sdxl', 'sdxs', 'sd3', 'minit2i']
-const editing = 'pix2pix'
-
-/** Architectures that an IP-Adapter, or PhotoMaker, was made for. */
-const withIpAdapter = ['sd1', 'sdxl']
-const withPhotoMaker = ['sdxl']
-
 /** The word that PhotoMaker puts the person in place of, with the word before it. */
 const trigger = /(?:^|[^\p{L}\p{N}_])img(?:$|[^\p{L}\p{N}_])/u
 
@@ -23,22 +15,13 @@ interface Subject {
 }
 
 /**
- * The models that take in the pictures of a subject. What would draw without the pictures, as the library does in
- * silence, is refused.
+ * The models that take in the pictures of a subject.
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL
  */
 export function resolveSubject (request: ImageRequest, images: Images, model: Model, setting: Setting): Subject {
-  checkReferences(images, model)
   return {
     ip_adapter: chooseIpAdapter(request, images, model, setting)?.id,
-    photo_maker: choosePhotoMaker(request, images, model, setting)?.id
-  }
-}
-
-function checkReferences ({ ref_images: references }: Images, { id, architecture, summary }: Model): void {
-  if (references === undefined || summary?.variant === editing) return
-  if (withoutReferences.includes(String(architecture))) {
-    throw unsupported('ref_images', `${id} takes no reference images; models that edit images do, like FLUX.1 Kontext.`)
+    photo_maker: choosePhotoMaker(request, images, setting)?.id
   }
 }
 
@@ -50,7 +33,6 @@ function chooseIpAdapter (
     refuseWithout('ip_adapter_image', { ip_adapter: wanted, ip_adapter_strength: strength })
     return undefined
   }
-  checkArchitecture('ip_adapter_image', model, withIpAdapter)
   const adapter = namedOrFirst('ip_adapter', wanted, 'ip_adapter', catalog)
   if (adapter.architecture !== null && model.architecture !== null && adapter.architecture !== model.architecture) {
     throw unsupported('ip_adapter', `${adapter.id} is made for ${adapter.architecture}, and ${model.id} is ${model.architecture}.`)
@@ -61,13 +43,12 @@ function chooseIpAdapter (
 
 function choosePhotoMaker (
   { photo_maker: wanted, photo_maker_style_strength: strength, prompt = '' }: ImageRequest,
-  { photo_maker_images: images }: Images, model: Model, { catalog }: Setting
+  { photo_maker_images: images }: Images, { catalog }: Setting
 ): Model | undefined {
   if (images === undefined) {
     refuseWithout('photo_maker_images', { photo_maker: wanted, photo_maker_style_strength: strength })
     return undefined
   }
-  checkArchitecture('photo_maker_images', model, withPhotoMaker)
   if (!trigger.test(prompt)) {
     throw badValue('prompt', "a word for the person followed by img, for example 'a man img in the snow',", prompt)
   }
@@ -84,11 +65,6 @@ function refuseWithout (image: string, given: Record<string, unknown>): void {
   for (const [name, value] of Object.entries(given)) {
     if (value !== undefined) throw badValue(name, `${image} beside it`, 'none')
   }
-}
-
-function checkArchitecture (field: string, { id, architecture }: Model, known: readonly string[]): void {
-  if (architecture === null || known.includes(architecture)) return
-  throw unsupported(field, `${id} is ${architecture}; this takes ${known.join(' or ')}.`)
 }
 
 function unsupported (field: string, message: string): ApiError {

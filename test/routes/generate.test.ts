@@ -237,6 +237,18 @@ t.test('the portable engine, from request to image', async t => {
     )
   })
 
+  t.test('without a model, one that can do it', async t => {
+    const { model: _, ...unnamed } = tiny
+    await draw(t, app, 'txt2img', tiny)
+    const { job } = await draw(t, app, 'img2img', { ...unnamed, steps: 1, init_image: await base64(plain(64, 64)) })
+    t.equal(job.model, 'checkpoint/sdxs.safetensors', 'not the one that is loaded, which draws from a text alone')
+    await draw(t, app, 'txt2img', tiny)
+    t.equal((await draw(t, app, 'txt2img', unnamed)).job.model, 'checkpoint/minit2i.safetensors', 'the loaded one, which can')
+    const { app: lesser } = await buildWithModels(t, [])
+    expectError(t, await post(lesser, 'img2img', { ...unnamed, init_image: await base64(plain(64, 64)) }), 422, 'SDR_UNSUPPORTED_MODEL',
+      /^init_image: .*minit2i.* draws from a text alone\. No other model here .*: put one that can into a models folder/)
+  })
+
   t.test('models that cannot do it', async t => {
     const image = await base64(plain(64, 64))
     expectError(

@@ -287,9 +287,11 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
     t.match(calls.generate_image, {
       ref_images: [{ width: 300, height: 150, channel: 3 }, { width: 2896, height: 1448, channel: 3 }]
     }, 'whole, in their own size, up to what a model makes use of')
-    await t.rejects(prepare('txt2img', { ...base, prompt: 'a fox' }, uploads), {
+    await t.rejects(prepare('txt2img', { ...base, model: 'checkpoint/sd.safetensors', prompt: 'a fox' }, uploads), {
       code: 'SDR_UNSUPPORTED_MODEL', message: /^ref_images: checkpoint\/sd.safetensors takes no reference images/
     })
+    const { job: unnamed } = await prepare('txt2img', { ...base, prompt: 'a fox' }, uploads)
+    t.not(unnamed.model, 'checkpoint/sd.safetensors', 'the first model that can, when none is named')
     await t.rejects(prepare('txt2img', edit, { ref_images: [await png(8, 8, '#fff'), 'x'] }), {
       code: 'SDR_INVALID_REQUEST', message: /ref_images\.1/
     })
