@@ -20,6 +20,10 @@ const manyFields = 'parameters'
 
 const standIn = '(file)'
 
+/** What the parser makes of bytes that are no UTF-8; whether such a one was sent, it does not tell. */
+const replacement = 'U+FFFD'
+const isReplaced = (value: unknown) => typeof value === 'string' && value.includes('\ufffd')
+
 const decimal = /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
 
 /**
@@ -48,6 +52,9 @@ export async function readForm (
         fields.set(name, isImageList(name) ? files.get(name)!.map(() => standIn) : standIn)
       } else {
         if (part.valueTruncated === true) throw tooLarge(name, 'as the field of a form; send it as a file')
+        if (isReplaced(name) || isReplaced(part.value)) {
+          throw badValue(name, 'text in UTF-8', `bytes that are none, or the character ${replacement} that stands for such`)
+        }
         fields.set(name, name === manyFields ? readMany(part.value) : readValue(part.value, parameters[name]))
       }
     }

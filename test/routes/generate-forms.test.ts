@@ -22,7 +22,7 @@ function form (...parts: Part[]): Buffer {
   ])
 }
 
-const field = (name: string, value: string): Part => ({ name, value })
+const field = (name: string, value: string | Buffer): Part => ({ name, value })
 
 t.test('forms', async t => {
   const app = await build(t, { 'rate-limit': '100000' })
@@ -66,6 +66,8 @@ t.test('forms', async t => {
     const png = await sharp({ create: { width: 64, height: 64, channels: 3, background: 'red' } }).png().toBuffer()
     const image = { name: 'init_image', value: png, file: '../../etc/passwd', type: 'text/html' }
     for (const [what, type, parts, status, message] of [
+      ['Latin-1', 'txt2img', [...all(), field('negative_prompt', Buffer.from('café', 'latin1'))], 400, /UTF-8 for negative_prompt/],
+      ['Latin-1 among many', 'txt2img', [field('parameters', Buffer.from('{"prompt": "café"}', 'latin1'))], 400, /UTF-8 for parameters/],
       ['twice', 'txt2img', [...all(), field('seed', '6')], 400, /one value for seed but received several/],
       ['twice the same', 'txt2img', [...all(), field('seed', '5')], 400, /one value for seed/],
       ['two images in one field', 'img2img', [...all(), image, image], 400, /one value for init_image/],

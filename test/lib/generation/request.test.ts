@@ -3,6 +3,7 @@ import t from 'tap'
 import type { ApiError } from '../../../errors.ts'
 import type { EngineInfo } from '../../../lib/engine/engine.ts'
 import { readForm, type FormPart } from '../../../lib/generation/form.ts'
+import { objectionToImages } from '../../../lib/generation/model-images.ts'
 import { requestParameters } from '../../../lib/generation/parameters.ts'
 import { checkNegativePrompt, readPrompt, replaceEmbeddings } from '../../../lib/generation/prompt.ts'
 import { checkWork, chooseSize } from '../../../lib/generation/size.ts'
@@ -11,6 +12,17 @@ import type { Model } from '../../../lib/models/model.ts'
 
 const limits = resolveOptions({})
 const refusal = (code: string, message: RegExp) => ({ code, message }) as unknown as Error
+
+t.test('models that would draw without the images', async t => {
+  const of = (name: string, architecture: string) =>
+    Object.values(objectionToImages({ [name]: 'an image' }, { id: 'm', architecture } as Model) ?? { no: 'none' }).join(': ')
+  t.match(of('init_image', 'minit2i'), /^init_image: m draws from a text alone/)
+  t.match(of('control_image', 'minit2i'), /^control_image: m draws from a text alone/)
+  t.match(of('ref_images', 'sd1'), /^ref_images: m takes no reference images/)
+  t.match(of('photo_maker_images', 'sd1'), /^photo_maker_images: m is sd1; this takes sdxl/)
+  t.equal(of('control_image', 'sd1'), 'none')
+  t.equal(of('mask', 'minit2i'), 'none', 'which comes with an init image')
+})
 
 t.test('LoRAs are taken out of the prompt', async t => {
   const read = (prompt: string) => readPrompt(prompt, limits)
@@ -320,6 +332,8 @@ t.test('forms', async t => {
     [[field('parameters', '[1]')], 400, /an object in JSON for parameters/],
     [[field('parameters', 'null')], 400, /an object in JSON for parameters/],
     [[field('parameters', '{')], 400, /an object in JSON for parameters/],
+    [[field('prompt', 'caf\ufffd')], 400, /text in UTF-8 for prompt but received bytes that are none, or the character U\+FFFD/],
+    [[field('caf\ufffd', 'x')], 400, /text in UTF-8 for caf\ufffd/],
     [[field('init_image', 'abc', { valueTruncated: true })], 413, /init_image is too large/],
     [[file('prompt', Buffer.from('a fox'))], 400, /a field without a file name for prompt but received a file/],
     [[file('parameters', Buffer.from('{}'))], 400, /a field without a file name for parameters/],
