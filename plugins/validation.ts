@@ -99,8 +99,9 @@ function range (least: number | undefined, most: number | undefined): string {
 
 /** Never deeper than two levels: a body that is nested thousands of times would exhaust the stack here. */
 function shorten (value: unknown): string {
-  const text = typeof value === 'object' && value !== null
-    ? inspect(value, { depth: 2, maxArrayLength: 5, maxStringLength: 80, breakLength: Infinity })
-    : JSON.stringify(value) ?? String(value)
+  // Numbers as JavaScript has them: JSON would call Infinity, which is what 1e400 is read as, null.
+  const text = typeof value === 'string'
+    ? JSON.stringify(value)
+    : inspect(value, { depth: 2, maxArrayLength: 5, maxStringLength: 80, breakLength: Infinity })
   return shortened(text)
 }

@@ -132,6 +132,10 @@ t.test('bad fields are named', async t => {
       const response = await post(app, 'txt2img', `{"prompt":"a","cfg_scale":1,"steps":${value}}`)
       expectError(t, response, 400, 'SDR_INVALID_REQUEST', /steps/)
     }
+    for (const [value, received] of [['1e999', 'Infinity'], ['-1e999', '-Infinity'], ['-0', '-0'], ['null', 'null']] as const) {
+      const response = await post(app, 'txt2img', `{"prompt":"a","steps":${value}}`)
+      expectError(t, response, 400, 'SDR_INVALID_REQUEST', new RegExp(`for steps but received ${received}$`))
+    }
   })
 
   t.test('bodies that are none', async t => {
