@@ -1,7 +1,8 @@
-import { closeSync, mkdirSync, openSync, statSync } from 'node:fs'
+import { closeSync, openSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../errors.ts'
 import { openDatabase, type Database } from './database.ts'
+import { makeFolders } from './folders.ts'
 
 /**
  * Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). Local names
@@ -72,7 +73,7 @@ const migrations = [`
 export function openAuthDatabase (folder: string): Database {
   const file = join(folder, 'auth.db')
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    makeFolders(folder)
     makeFile(file)
   } catch (error) {
     throw new CommandError(exitCodes.storage,

@@ -24,7 +24,9 @@ function readConfigFile (file: string): unknown {
     // JSON is YAML, so one parser reads both.
     return parseYaml(readFileSync(file, 'utf8'), { maxAliasCount: 0 })
   } catch (error) {
-    throw new CommandError(exitCodes.usage, `The configuration file ${file} cannot be read: ${(error as Error).message}`)
+    // What the parser says ends with line and column; a picture of the place follows, and could show a secret.
+    const [problem = ''] = (error as Error).message.split('\n')
+    throw new CommandError(exitCodes.usage, `The configuration file ${file} cannot be read: ${problem.replace(/:$/, '')}`)
   }
 }
 

@@ -1,6 +1,6 @@
-import { accessSync, constants, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { accessSync, constants, existsSync, lstatSync, mkdirSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { CommandError, exitCodes } from '../errors.ts'
 import type { Options } from './options.ts'
 import type { ModelType } from './models/types.ts'
@@ -25,12 +25,35 @@ export function dataFolders ({ dataDir, authDataDir }: Pick<Options, 'dataDir' |
  */
 export function prepareFolder (folder: string, option: string): void {
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    makeFolders(folder)
     accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (error) {
     throw new CommandError(exitCodes.storage,
       `The folder ${folder} is not writable: ${(error as Error).message}. Choose another one with ${option}, or give this user the right to write there.`)
   }
+}
+
+/**
+ * Makes the folder, and those above it, with mode 0700 where they are missing. mkdir of Node.js with `recursive` would try
+ * for ever where a folder is there and none can be made in it, as in /proc.
+ * @param folder absolute.
+ */
+export function makeFolders (folder: string): void {
+  const parent = dirname(folder)
+  if (parent !== folder && !existsSync(parent)) makeFolders(parent)
+  try {
+    mkdirSync(folder, { mode: 0o700 })
+  } catch (error) {
+    if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return
+    const target = danglingTarget(folder)
+    throw target === undefined ? error : new Error(`${folder} is a symbolic link to ${target}, which is missing`)
+  }
+}
+
+/** What a symbolic link points to when that is missing; undefined for anything else. */
+export function danglingTarget (path: string): string | undefined {
+  const isDangling = lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true && !existsSync(path)
+  return isDangling ? readlinkSync(path) : undefined
 }
 
 /** What was read of model files, below the data folder. */

@@ -1,12 +1,12 @@
-import { accessSync, constants, existsSync, statSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdtempSync, rmdirSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { once } from 'node:events'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { CommandModule } from 'yargs'
 import { exitCodes } from '../../errors.ts'
 import { EngineProcess } from '../../lib/engine/process.ts'
 import { selectEngine } from '../../lib/engine/select.ts'
-import { dataFolders, modelRoots } from '../../lib/folders.ts'
+import { danglingTarget, dataFolders, modelRoots } from '../../lib/folders.ts'
 import { ModelCatalog } from '../../lib/models/catalog.ts'
 import type { Options } from '../../lib/options.ts'
 import { SystemAccounts } from '../../lib/system-accounts.ts'
@@ -90,8 +90,8 @@ async function checkModels (options: Options): Promise<Finding> {
 
 function checkFolder (folder: string, option: string): Finding {
   if (!existsSync(folder)) {
-    const parent = existingParent(folder)
-    return isWritable(parent) ? ok(`${folder} will be made at the first start`) : fail(`${folder} cannot be made in ${parent}; choose another one with ${option}`)
+    const obstacle = obstacleToMaking(folder)
+    return obstacle === undefined ? ok(`${folder} will be made at the first start`) : fail(`${folder} cannot be made: ${obstacle}; choose another one with ${option}`)
   }
   if (!isWritable(folder)) return fail(`${folder} is not writable for this user; choose another one with ${option}`)
   const mode = statSync(folder).mode & 0o777
@@ -99,9 +99,17 @@ function checkFolder (folder: string, option: string): Finding {
   return (mode & 0o077) === 0 ? ok(text) : warn(`${text}: others can look inside; chmod 700 ${folder}`)
 }
 
-function existingParent (folder: string): string {
+/** Why the folder can't be made, tried in the nearest folder above it that exists: rights alone don't tell it of /proc. */
+function obstacleToMaking (folder: string): string | undefined {
+  const target = danglingTarget(folder)
+  if (target !== undefined) return `${folder} is a symbolic link to ${target}, which is missing`
   const parent = dirname(folder)
-  return existsSync(parent) ? parent : existingParent(parent)
+  if (!existsSync(parent)) return obstacleToMaking(parent)
+  try {
+    rmdirSync(mkdtempSync(join(parent, '.stable-diffusion-rest-doctor-')))
+  } catch (error) {
+    return `none can be made in ${parent} (${(error as NodeJS.ErrnoException).code})`
+  }
 }
 
 function isWritable (folder: string): boolean {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
@@ -10,6 +10,8 @@ import { environment, program, runProgram } from '../server-process.ts'
 t.test('what is wrong at the start is one clear line and an exit code', async t => {
   const { folder, models, data } = workspace(t, { models: false })
   writeFileSync(join(folder, 'file'), '')
+  writeFileSync(join(folder, 'nested.yaml'), 'auth: jwt\nport: 1: 2\n')
+  writeFileSync(join(folder, 'open.yaml'), 'public-paths: [1\nport: 2\n')
   const taken = createServer().listen(0, '127.0.0.1')
   await once(taken, 'listening')
   t.teardown(() => taken.close())
@@ -28,6 +30,8 @@ t.test('what is wrong at the start is one clear line and an exit code', async t 
     [[...ok, '--auth', 'jwt', '--jwt-secret', 'short'], 2, /at least 32 bytes/],
     [[...ok, '--tls-cert', 'x'], 2, /both --tls-cert and --tls-key/],
     [[...ok, '--config', join(folder, 'missing.yaml')], 2, /configuration file .* cannot be read/],
+    [['--config', join(folder, 'nested.yaml'), '--check-config'], 2, /nested\.yaml cannot be read: .* at line 2, column 7$/m],
+    [[...ok, '--config', join(folder, 'open.yaml')], 2, /open\.yaml cannot be read: .* at line 2, column 1$/m],
     [['server'], 2, /There is no command "server"/],
     [['user', 'ad'], 2, /Did you mean add\? Try --help\./]
   ] as const) {
@@ -78,6 +82,27 @@ t.test('--check-config and --print-config', async t => {
     t.equal(actual, code, stderr)
     t.match(stderr, message)
   }
+})
+
+t.test('folders that cannot be made are named soon', async t => {
+  const { folder, models } = workspace(t, { models: false })
+  symlinkSync(join(folder, 'nowhere'), join(folder, 'link'))
+  const dangling = /link is a symbolic link to .*nowhere, which is missing.*--data-dir/
+  const cases: Array<[string, RegExp]> = [[join(folder, 'link'), dangling], [join(folder, 'link', 'data'), dangling]]
+  // Where its owner is let in, but no folder can be made.
+  if (existsSync('/proc/self')) cases.push(['/proc/sdrest/data', /\/proc\/sdrest.*--data-dir/])
+  for (const [data, message] of cases) {
+    const parameters = ['--models-dir', models, '--data-dir', data, '--port', '0', '--engine', 'portable']
+    const started = await runProgram(parameters)
+    t.match(started, { code: 4, stderr: message })
+    t.equal(started.stderr.trimEnd().split('\n').length, 1, 'one line')
+    const { code, stdout } = await runProgram(['doctor', ...parameters])
+    t.equal(code, 1)
+    t.match(stdout.split('\n').find(line => line.includes('data folder')), message)
+    t.match(stdout, /^FAIL {2}accounts .* cannot be made/m)
+    t.match(await runProgram(['user', 'list', '--data-dir', data]), { code: 4, stderr: /accounts .* cannot be opened/ })
+  }
+  t.same(readdirSync(folder).sort(), ['link', 'models'], 'nothing was made')
 })
 
 t.test('help, doctor and openapi', async t => {
