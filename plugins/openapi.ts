@@ -5,7 +5,7 @@ import { errorTable, type ErrorCode } from '../errors.ts'
 import type { AuthMethod } from '../lib/principals.ts'
 import { routeKey } from '../lib/public-paths.ts'
 import { version } from '../lib/version.ts'
-import { ErrorResponse, Named } from '../routes/schemas.ts'
+import { ErrorResponse, exampleId, Named } from '../routes/schemas.ts'
 
 declare module 'fastify' {
   interface FastifySchema {
@@ -124,8 +124,13 @@ function errorResponses ({ method, config }: RouteOptions, { body, errors = [] }
   return Object.fromEntries([...byStatus].map(([status, lines]) => [status, Named(ErrorResponse, lines.join('\n\n'))]))
 }
 
+interface ErrorAnswer {
+  description: string
+  content?: Record<string, object>
+}
+
 interface Operation {
-  responses: Record<string, { description: string }>
+  responses: Record<string, ErrorAnswer>
 }
 
 interface Document {
@@ -142,12 +147,20 @@ function shareErrors (document: Document): Document {
       if (codes.length === 0) continue
       const special = codes.filter(code => !commonErrors.includes(code))
       const name = (special.length > 0 ? special : codes.slice(0, 1)).map(pascalCase).join('Or')
-      responses[name] = response
+      responses[name] = withExample(response, special[0] ?? codes[0]!)
       Object.assign(own, { [status]: { $ref: `#/components/responses/${name}` } })
     }
   }
   document.components = { ...document.components, responses }
   return document
+}
+
+/** What an error of this code looks like; the schema itself shows one of SDR_INVALID_REQUEST, with details. */
+function withExample (response: ErrorAnswer, code: ErrorCode): ErrorAnswer {
+  if (code === 'SDR_INVALID_REQUEST') return response
+  const example = { error: { code, message: errorTable[code][1], request_id: exampleId } }
+  const content = Object.entries(response.content ?? {}).map(([type, media]) => [type, { ...media, example }])
+  return { ...response, content: Object.fromEntries(content) as ErrorAnswer['content'] }
 }
 
 /** `SDR_JOB_NOT_FOUND` → `JobNotFound` */

@@ -34,7 +34,7 @@ export function OneOf<const Values extends readonly string[]> (values: Values, o
 export const Nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()])
 export const Time = (description: string) => Type.String({ format: 'date-time', description })
 
-const exampleId = '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e'
+export const exampleId = '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e'
 const exampleTime = '2026-08-01T12:00:00.000Z'
 const laterTime = '2026-08-01T12:00:07.250Z'
 

@@ -42,6 +42,15 @@ t.test('the document is valid and what the golden copy says', async t => {
   t.notOk(names.some(name => /^(def|schema)-/.test(name)), 'every schema has a name')
 })
 
+t.test('the example of an error is one of its own', async t => {
+  const app = await build(t)
+  const { components } = app.swagger() as unknown as { components: { responses: Record<string, { description: string, content: Record<string, { example?: { error: { code: string } } }> }> } }
+  for (const [name, { description, content }] of Object.entries(components.responses)) {
+    const { code } = content['application/json']?.example?.error ?? { code: 'SDR_INVALID_REQUEST' }
+    t.ok(description.includes(`\`${code}\``), `${name}: ${code}`)
+  }
+})
+
 t.test('the examples of requests run as they are', async t => {
   const app = await build(t, { auth: 'none' })
   const { paths } = app.swagger() as { paths: Record<string, { post?: { requestBody?: { content: Record<string, { example?: object }> } } }> }
