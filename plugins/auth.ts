@@ -178,15 +178,15 @@ export default fp(async (app) => {
   function authorize (request: FastifyRequest): ApiError | undefined {
     const { permission, needsAccount } = request.routeOptions.config
     const { principal } = request
-    if (needsAccount !== true && permission !== undefined && principal.permissions.includes(permission)) return undefined
-    if (isPublic(request)) return undefined
+    const isPermitted = permission !== undefined && principal.permissions.includes(permission)
+    if ((isPermitted && needsAccount !== true) || isPublic(request)) return undefined
     if (needsAccount === true && principal.via === 'guest') return apiError('SDR_UNAUTHENTICATED', 'This works on an account, and guests have none.')
     if (permission === undefined) {
       return needsAccount === true && isNarrowKey(principal)
         ? apiError('SDR_FORBIDDEN', 'This API key may do less than its owner, so it does not reach the account itself.')
         : undefined
     }
-    if (principal.permissions.includes(permission)) return undefined
+    if (isPermitted) return undefined
     return apiError('SDR_FORBIDDEN', `This needs the permission ${permission}, which ${principal.username} (${principal.role}) does not have.`)
   }
 
