@@ -75,7 +75,7 @@ export interface LaneStatus {
 
 const longestBackOff = 60_000
 /** Milliseconds that a timer takes. */
-const longestTimer = 2 ** 31 - 1
+export const longestTimer = 2 ** 31 - 1
 
 /** Does one job after the other, on the engine of a device or without one. No job can stop it. */
 export class Lane {

@@ -14,7 +14,7 @@ import {
   type NewJob
 } from './job.ts'
 import { checkNewJob, toIdempotency, withSeed } from './new-job.ts'
-import type { Logger } from './lane.ts'
+import { longestTimer, type Logger } from './lane.ts'
 import type { JobObserver } from './observer.ts'
 import { Outputs, type OpenImage } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
@@ -42,8 +42,6 @@ interface Viewer {
 
 /** Milliseconds between two looks at the positions of jobs that somebody follows. */
 const positionInterval = 1000
-/** Milliseconds that a timer takes. */
-const longestWait = 2 ** 31 - 1
 
 /** The job queue, as everything outside of it uses it. */
 export class JobQueue {
@@ -206,7 +204,7 @@ export class JobQueue {
     // Whoever can't be told of the end gets the answer now and asks again.
     if (isEnded(job.status) || this.#events.isFull) return job
     const events = this.#events.subscribe(job, { signal })
-    const timer = setTimeout(() => events.end(), Math.min(milliseconds, longestWait))
+    const timer = setTimeout(() => events.end(), Math.min(milliseconds, longestTimer))
     try {
       for await (const { name, data } of events) {
         if (name === 'done') return data as Job
