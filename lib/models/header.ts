@@ -1,3 +1,5 @@
+import { shortened } from '../shortened.ts'
+
 export interface TensorInfo {
   /** As the file names it: `F16`, `BF16`, `Q4_K`… */
   dtype: string
@@ -78,5 +80,5 @@ export function printable (text: string, substitute = '?'): string {
 
 /** A name from a file, fit for one line of a message: printable and short. */
 export function quote (name: string): string {
-  return `"${printable(name.length > 80 ? `${name.slice(0, 80)}…` : name)}"`
+  return `"${printable(shortened(name))}"`
 }
