@@ -55,7 +55,7 @@ export class PasswordHasher {
   #derive (password: string, salt: Buffer, cost: number, r: number, p: number): Promise<Buffer> {
     const N = 2 ** cost
     // NFKC, so that a password typed on another keyboard or system gives the same bytes (RFC 8265).
-    return this.#gate.run(() => scrypt(password.normalize('NFKC'), salt, hashBytes, { N, r, p, maxmem: 256 * N * r }))
+    return this.#gate.run('', () => scrypt(password.normalize('NFKC'), salt, hashBytes, { N, r, p, maxmem: 256 * N * r }))
   }
 }
 

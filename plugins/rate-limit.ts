@@ -7,6 +7,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Who counts as one caller: an IPv4 address, or the network of an IPv6 address. */
     addressOf: (request: { ip: string }) => string
+    /** Whose share of a bounded resource a request takes: its principal's, or its address's where callers have no account. */
+    callerOf: (request: FastifyRequest) => string
     /** Counts a request that the guard refuses. @returns the refusal, or a 429 in its place when there were too many */
     countRefusal: (request: FastifyRequest, refusal: ApiError) => Promise<ApiError>
     /** The route configuration of what checks a password or a refresh token: a tight bucket for each address. */
@@ -26,14 +28,16 @@ const ipv6Subnet = 64
 export default fp(async (app) => {
   const { loginRateLimit, rateLimit: max } = app.config
   const addressOf = ({ ip }: { ip: string }) => normalizeIP(ip, ipv6Subnet)
+  function callerOf (request: FastifyRequest): string {
+    const { via, id } = request.principal
+    return via === 'none' || via === 'guest' ? addressOf(request) : id
+  }
   app.decorate('addressOf', addressOf)
+  app.decorate('callerOf', callerOf)
   await app.register(rateLimit, {
     max,
     timeWindow,
-    keyGenerator (request: FastifyRequest) {
-      const { via, id } = request.principal
-      return via === 'none' || via === 'guest' ? addressOf(request) : id
-    },
+    keyGenerator: callerOf,
     addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
     errorResponseBuilder: (_request, { max, ttl }) => tooMany(max, ttl)
   })

@@ -106,7 +106,7 @@ function middle (side: number, part: number): [start: number, length: number] {
 }
 
 async function decode<Result> (field: string, work: () => Promise<Result>): Promise<Result> {
-  return await decoding.run(async () => {
+  return await decoding.run('', async () => {
     try {
       return await work()
     } catch (error) {

@@ -86,7 +86,7 @@ export function matches (ifNoneMatch: string | undefined, tag: string): boolean 
 export async function convertImage (
   file: FileHandle, { format, quality, width }: Variant, text: string
 ): Promise<Buffer> {
-  const { data, info } = await conversions.run(async () => {
+  const { data, info } = await conversions.run('', async () => {
     const image = sharp(await file.readFile())
     if (width !== undefined) image.resize({ width })
     return await image.toFormat(format, { quality }).toBuffer({ resolveWithObject: true })

@@ -5,7 +5,6 @@ import t, { type Test } from 'tap'
 import { ApiKeyStore } from '../../lib/api-keys.ts'
 import { openAuthDatabase } from '../../lib/auth-database.ts'
 import { readCredential } from '../../lib/credentials.ts'
-import { Gate } from '../../lib/gate.ts'
 import { LoginThrottle } from '../../lib/login-throttle.ts'
 import { PasswordHasher } from '../../lib/passwords.ts'
 import { tokenSecret } from '../../lib/secrets.ts'
@@ -349,23 +348,4 @@ t.test('tries that nobody answered yet count, so that many at once are no way ar
   t.same(waits, [0, 0, 0, 0, 0, 1, 1, 1])
   throttle.takeBack('alice', '1.1.1.1')
   t.equal(throttle.attempt('alice', '1.1.1.1', () => false), 0, 'what could not be checked is no failure')
-})
-
-t.test('a gate runs few, lets some wait and refuses the rest', async t => {
-  const gate = new Gate({ running: 2, waiting: 2, what: 'logins' })
-  let active = 0
-  let most = 0
-  const work = async () => {
-    most = Math.max(most, ++active)
-    await new Promise(resolve => setTimeout(resolve, 5))
-    active--
-  }
-  const results = await Promise.allSettled(Array.from({ length: 6 }, () => gate.run(work)))
-  t.same(results.map(({ status }) => status), ['fulfilled', 'fulfilled', 'fulfilled', 'fulfilled', 'rejected', 'rejected'])
-  t.match((results[5] as PromiseRejectedResult).reason, { code: 'SDR_UNAVAILABLE', retryAfter: 2 })
-  t.equal(most, 2)
-  await gate.run(work)
-  await t.rejects(gate.run(async () => { throw new Error('inside') }), { message: 'inside' })
-  await Promise.all([gate.run(work), gate.run(work)])
-  t.equal(most, 2, 'a failure gives its place back')
 })
