@@ -1,7 +1,21 @@
+import { configs as regexp } from 'eslint-plugin-regexp'
 import neostandard from 'neostandard'
 
 export default [
   ...neostandard({ ts: true, ignores: ['test/fixtures/api-types.d.ts', 'dist/', 'build/', 'node_modules/', '.tap/'] }),
+  {
+    plugins: regexp.recommended.plugins,
+    rules: {
+      // A regular expression that a text of its length squared keeps busy stops the whole server.
+      'regexp/no-super-linear-backtracking': ['error', { report: 'potential' }],
+      'regexp/no-super-linear-move': ['error', { report: 'potential' }],
+      'regexp/no-misleading-capturing-group': 'error',
+      'regexp/optimal-quantifier-concatenation': 'error',
+      'regexp/no-dupe-disjunctions': 'error',
+      'regexp/no-useless-quantifier': 'error',
+      'regexp/no-empty-alternative': 'error'
+    }
+  },
   {
     rules: {
       // Type declarations in `declare module` blocks and overloads read better without these two.

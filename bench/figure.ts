@@ -51,7 +51,7 @@ export function tableOf (figures: readonly Figure[]): string {
 
 /** Never so few digits that a missed budget looks met. */
 function rounded (value: number): string {
-  return value < 10 ? value.toFixed(3).replace(/\.?0+$/, '') : value.toFixed(value < 100 ? 1 : 0)
+  return value < 10 ? String(Number(value.toFixed(3))) : value.toFixed(value < 100 ? 1 : 0)
 }
 
 /** What has to be undone after a measurement, last thing first. */

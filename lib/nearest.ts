@@ -1,8 +1,13 @@
 import { closest, distance } from 'fastest-levenshtein'
 
+/** Characters. The time grows with the length of the word times that of all candidates, and callers choose the word. */
+const longest = 128
+
 /** The candidate that `word` was probably meant to be, or undefined when none is close enough to be worth saying. */
 export function nearest (word: string, candidates: readonly string[]): string | undefined {
-  if (candidates.length === 0) return undefined
-  const found = closest(word, candidates)
+  if (word.length > longest) return undefined
+  const short = candidates.filter(candidate => candidate.length <= longest)
+  if (short.length === 0) return undefined
+  const found = closest(word, short)
   return distance(word, found) <= Math.max(2, Math.ceil(word.length / 3)) ? found : undefined
 }

@@ -131,7 +131,7 @@ async function run (command: string[], failure: string): Promise<void> {
   })
   await appendFile(logFile, `$ ${command.join(' ')}\n${output}`)
   if (ending === '') return
-  const firstError = /^.*\berror\b[: ].*(?:\n +.*)?/im.exec(output)?.[0].replace(/\s+/g, ' ').slice(0, 300) ?? ending
+  const firstError = /^.*\berror\b[: ].*(?:\n .*)?/im.exec(output)?.[0].replace(/\s+/g, ' ').slice(0, 300) ?? ending
   throw new BuildFailure(`${failure}: ${firstError} (${logFile} has everything). When that is solved, type ${again}.`)
 }
 

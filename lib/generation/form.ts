@@ -24,7 +24,9 @@ const standIn = '(file)'
 const replacement = 'U+FFFD'
 const isReplaced = (value: unknown) => typeof value === 'string' && value.includes('\ufffd')
 
-const decimal = /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
+const decimal = /^\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
+/** Characters; a double has 17 digits. */
+const longestNumber = 40
 
 /**
  * Reads a multipart form: images as files, everything else as fields, lists and objects among them as JSON.
@@ -102,7 +104,7 @@ function readValue (value: unknown, parameter: Parameter | undefined): unknown {
   switch (type) {
     case 'integer':
     case 'number':
-      return decimal.test(value) ? Number(value) : value
+      return value.length <= longestNumber && decimal.test(value) ? Number(value) : value
     case 'boolean':
     case 'array':
     case 'object':

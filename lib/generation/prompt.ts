@@ -16,7 +16,7 @@ const loraTag = /<lora:([^<>]*)>/i
 const weightPattern = /^[+-]?(?:\d{1,4}(?:\.\d{0,8})?|\.\d{1,8})$/
 const largestWeight = 10
 /** What stable-diffusion.cpp's own server takes its parameters from: a way around every bound of this one. */
-const foreignArguments = /<\s*\/?\s*sd_cpp_extra_args/i
+const foreignArguments = /<\s*(?:\/\s*)?sd_cpp_extra_args/i
 
 /**
  * Takes the LoRAs out of a prompt: `a fox <lora:snow:0.8>` → `a fox` and snow with 0.8.

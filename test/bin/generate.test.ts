@@ -62,7 +62,7 @@ t.test('generate draws on a running server', async t => {
     return stdout
   }
   const plain = await inTerminal({})
-  t.match(plain, /█+░* {2}sampling 2\/2/, 'a bar')
+  t.match(plain, /█░* {2}sampling 2\/2/, 'a bar')
   t.match(plain, /fox\.png/)
   t.notMatch(plain, pngStart, 'and no picture where nobody said that it can be shown')
   const kitty = await inTerminal({ KITTY_WINDOW_ID: '1' })

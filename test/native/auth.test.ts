@@ -234,8 +234,8 @@ function occurrences (pid: number, text: string): number {
   const memory = openSync(`/proc/${pid}/mem`, 'r')
   let count = 0
   for (const line of readFileSync(`/proc/${pid}/maps`, 'latin1').split('\n')) {
-    const match = /^(\w+)-(\w+) rw.. .*?(\S*)$/.exec(line)
-    if (match === null || match[3] === '[vvar]') continue
+    const match = /^(\w+)-(\w+) rw/.exec(line)
+    if (match === null || line.endsWith('[vvar]')) continue
     const [start, end] = [parseInt(match[1]!, 16), parseInt(match[2]!, 16)]
     const chunk = Buffer.alloc(Math.min(end - start, 1 << 24))
     for (let position = start; position < end; position += chunk.length - text.length) {

@@ -443,7 +443,7 @@ t.test('draws what was asked for: batches, seeds, masks', { skip: noCompiler }, 
 t.test('tells progress, log and previews, in their order and all before the result', { skip: noCompiler }, async (t) => {
   const { engine, events } = await open(t)
   await engine.generate({ ...simple, preview: { mode: 'tae', interval: 0 } })
-  t.match(events.map(event => event.type === 'log' ? event.message.replace(/.* - (?=\w)/, '') : `${event.type} ${event.step}`), [
+  t.match(events.map(event => event.type === 'log' ? event.message.replace(/^.* - (?=\w)/, '') : `${event.type} ${event.step}`), [
     'generate_image', /seed 5/, 'progress 0', 'preview 1', 'progress 1', 'preview 2', 'progress 2', 'preview 3',
     'progress 3', 'decoding 1 latents', 'latent 1 decoded'
   ])

@@ -52,6 +52,14 @@ t.test('forms', async t => {
     }
   })
 
+  t.test('digits and blanks without end are refused in linear time', async t => {
+    for (const steps of ['1', '1.', ' ', '+', '.1'].map(piece => `${piece.repeat(100_000)}x`)) {
+      const start = performance.now()
+      t.equal((await post(form(...all({ steps })))).statusCode, 400)
+      t.ok(performance.now() - start < 2000, steps.slice(0, 10))
+    }
+  })
+
   t.test('in any order, many in one', async t => {
     const parameters = JSON.stringify({ steps: 3, width: 64, height: 64, prompt: 'a cat', seed: 1 })
     const first = await done(field('parameters', parameters), ...all())

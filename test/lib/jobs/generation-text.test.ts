@@ -31,6 +31,7 @@ function parse (text: string) {
   const lines = text.trim().split('\n')
   const last = lines.pop()!
   const settings: Record<string, string> = {}
+  // eslint-disable-next-line regexp/no-super-linear-backtracking, regexp/no-super-linear-move -- it is the web UI's own
   for (const [, key, value] of last.matchAll(/\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)/g)) {
     settings[key!] = value!.startsWith('"') && value!.endsWith('"') ? JSON.parse(value!) : value!
   }
