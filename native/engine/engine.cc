@@ -147,7 +147,6 @@ void Engine::EndWithEnvironment(void* data) {
 }
 
 void Engine::Task::Run() {
-  running_operations++;
   const auto begin = std::chrono::steady_clock::now();
   try {
     Guard(FailureCode::kGenerationFailed, "The operation", [this] { outcome = operation(*session); });
@@ -190,11 +189,17 @@ Napi::Value Engine::Start(Napi::Env env, const std::function<Operation()>& prepa
     Guard(FailureCode::kInvalidParameters, "Reading the parameters", [&] { task->operation = prepare(); });
     task->session = session_;
     session_->Begin();
+    running_operations++;  // before the thread begins, which a process that exits now would not wait for
     Guard(FailureCode::kGenerationFailed, "Starting a thread", [&] {
-      thread_ = std::thread([this, task, channel = channel_] {
-        task->Run();
-        channel->Send([this](Napi::Env environment) { Finish(environment); });
-      });
+      try {
+        thread_ = std::thread([this, task, channel = channel_] {
+          task->Run();
+          channel->Send([this](Napi::Env environment) { Finish(environment); });
+        });
+      } catch (...) {
+        running_operations--;
+        throw;
+      }
     });
   } catch (const Napi::Error& error) {  // thrown by a getter of the parameters
     task->deferred.Reject(error.Value());

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { compileTimeout, noCompiler, noValgrind, recordingAddonPath } from '../fixtures/recording-library/addon.ts'
+import { compileTimeout, noCompiler, noValgrind, recordingAddonPath, slowThreads } from '../fixtures/recording-library/addon.ts'
 
 /**
  * What could go wrong if… Each test runs a script in a process of its own, which shows how it ends: by itself with the
@@ -83,6 +83,12 @@ t.test('exit-while-generating: at once, with the given code', { skip: noCompiler
   t.match(await run(t, "engine.generate(picture('fail=hang@sampling')); setTimeout(() => process.exit(8), 50)"), { code: 8, signal: null })
   t.match(await run(t, "engine.generate(picture('step_ms=10000')); await wait(20); throw new Error('uncaught')"),
     { code: 1, signal: null, stderr: 'uncaught' })
+})
+
+t.test('exit-while-generating: before the thread of the operation has begun', { skip: noCompiler }, async (t) => {
+  if (process.platform !== 'linux') return t.pass('LD_PRELOAD is for Linux')
+  const environment = { LD_PRELOAD: slowThreads }
+  t.match(await run(t, 'engine.generate(picture()); process.exit(7)', { environment }), { code: 7, signal: null, stderr: '' })
 })
 
 t.test('worker-thread: an engine works in one, and there is one in a process', { skip: noCompiler }, async (t) => {
