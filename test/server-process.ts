@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -85,6 +85,12 @@ export async function startServer (
       return { status: response.status, body: text === '' ? undefined : JSON.parse(text) }
     }
   }
+}
+
+/** The processes that a process has started and that live. */
+export function childrenOf (pid: number): number[] {
+  const { stdout } = spawnSync('ps', ['-o', 'pid=', '--ppid', String(pid)], { encoding: 'utf8' })
+  return stdout.trim().split(/\s+/).filter(word => word !== '').map(Number)
 }
 
 /** Asks again and again until `check` gives something. */

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import pino from 'pino'
 import t, { type Test } from 'tap'
 import { build, workspace } from '../helper.ts'
-import { program, runProgram, startServer, until } from '../server-process.ts'
+import { childrenOf, program, runProgram, startServer, until } from '../server-process.ts'
 
 /** What a server leaves behind for others to read: its log, its files, its command line, its terminal. */
 
@@ -171,11 +171,6 @@ function walk (folder: string): string[] {
 /** The bytes of the files below a folder whose names match, as one text. */
 function readFolder (folder: string, names: RegExp): string {
   return walk(folder).filter(file => names.test(file.split('/').at(-1)!) && lstatSync(file).isFile()).map(file => readFileSync(file, 'latin1')).join('\n')
-}
-
-function childrenOf (pid: number): number[] {
-  const { stdout } = spawnSync('ps', ['-o', 'pid=', '--ppid', String(pid)], { encoding: 'utf8' })
-  return stdout.trim().split(/\s+/).filter(word => word !== '').map(Number)
 }
 
 interface Terminal {
