@@ -2,6 +2,7 @@ import { execFile, execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, readlinkSync, symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
+import { satisfies } from 'semver'
 import t from 'tap'
 import { packageRoot } from '../lib/package-root.ts'
 import { workspace } from './helper.ts'
@@ -61,4 +62,20 @@ t.test('the package holds what is needed and works where it is installed', async
   t.equal(readFileSync(picture).subarray(1, 4).toString(), 'PNG')
   t.match(server.log.find(({ msg }) => msg === 'Job ended'), { status: 'completed' })
   t.match(await server.end(), { code: 0 })
+})
+
+t.test('every dependency declares the oldest Node.js that the package declares', async t => {
+  const { packages } = JSON.parse(readFileSync(join(packageRoot, 'package-lock.json'), 'utf8')) as {
+    packages: Record<string, { version: string, engines?: { node?: string }, hasInstallScript?: boolean }>
+  }
+  const { engines, allowScripts } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as {
+    engines: { node: string }, allowScripts: Record<string, boolean>
+  }
+  const oldest = engines.node.replace('>=', '')
+  t.ok(satisfies(oldest, engines.node))
+  const declared = Object.entries(packages).filter(([, { engines }]) => engines?.node !== undefined)
+  t.ok(declared.length > 100)
+  t.same(declared.filter(([, { engines }]) => !satisfies(oldest, engines!.node!)).map(([path, { engines }]) => [path, engines!.node]), [])
+  const withScript = Object.entries(packages).filter(([path, { hasInstallScript }]) => path !== '' && hasInstallScript === true)
+  t.same(withScript.map(([path]) => path.split('node_modules/').at(-1)).sort(), Object.keys(allowScripts).sort(), 'npm 11 names every other one at each install')
 })

@@ -24,7 +24,7 @@ const ok = (text: string): Finding => ({ verdict: 'ok', text })
 const warn = (text: string): Finding => ({ verdict: 'warn', text })
 const fail = (text: string): Finding => ({ verdict: 'FAIL', text })
 
-const oldestNode = [20, 20] as const
+const oldestNode = '20.20.2'
 
 const checks: Array<[part: string, check: (options: Options) => Finding | Promise<Finding>]> = [
   ['node', checkNode],
@@ -53,9 +53,8 @@ export const doctor: CommandModule = {
 }
 
 function checkNode (): Finding {
-  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
-  const isEnough = major > oldestNode[0] || (major === oldestNode[0] && minor >= oldestNode[1])
-  return isEnough ? ok(process.version) : fail(`${process.version}; install Node.js ${oldestNode.join('.')} or newer`)
+  const isEnough = process.versions.node.localeCompare(oldestNode, 'en', { numeric: true }) >= 0
+  return isEnough ? ok(process.version) : fail(`${process.version}; install Node.js ${oldestNode} or newer`)
 }
 
 async function checkEngine (options: Options): Promise<Finding> {
