@@ -27,6 +27,7 @@ import openapi from './plugins/openapi.ts'
 import rateLimit from './plugins/rate-limit.ts'
 import readiness from './plugins/readiness.ts'
 import security from './plugins/security.ts'
+import serialization, { type SchemaOptions } from './plugins/serialization.ts'
 import store, { type StoreOptions } from './plugins/store.ts'
 import tokens from './plugins/tokens.ts'
 import validation from './plugins/validation.ts'
@@ -49,7 +50,7 @@ const authMethods = {
 /** Bytes of a body, where the route does not say: twice the longest that is valid, so that a refusal can name the field. */
 const bodyLimit = 16 * 1024
 
-export interface AppParts extends StoreOptions {
+export interface AppParts extends StoreOptions, SchemaOptions {
   logger?: FastifyBaseLogger
   /** Set by `serve` when --tls-cert is given. */
   https?: { cert: Buffer, key: Buffer } | null
@@ -59,7 +60,7 @@ export interface AppParts extends StoreOptions {
  * Builds the server without letting it listen. The order of registration is the order in which a request meets the parts.
  * @throws {CommandError} when something that the options name is missing, unreadable or wrong.
  */
-export async function buildApp (options: Options, { logger, https = null, ...storeOptions }: AppParts = {}): Promise<FastifyInstance> {
+export async function buildApp (options: Options, { logger, https = null, compileAtOnce, ...storeOptions }: AppParts = {}): Promise<FastifyInstance> {
   const app = Fastify({
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     https,
@@ -87,7 +88,7 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
   app.removeContentTypeParser('text/plain')
 
   try {
-    await registerParts(app, options, storeOptions)
+    await registerParts(app, options, storeOptions, { compileAtOnce })
   } catch (error) {
     // Nobody else has it in hand: what was opened until here, the engine's process above all, would stay behind.
     await app.close()
@@ -96,13 +97,14 @@ export async function buildApp (options: Options, { logger, https = null, ...sto
   return app
 }
 
-async function registerParts (app: FastifyInstance, options: Options, storeOptions: StoreOptions): Promise<void> {
+async function registerParts (app: FastifyInstance, options: Options, storeOptions: StoreOptions, schemas: SchemaOptions): Promise<void> {
   await app.register(config, { config: options })
   await app.register(errors)
   await app.register(departure)
   await app.register(metrics)
   await app.register(json)
-  await app.register(validation)
+  await app.register(validation, schemas)
+  await app.register(serialization, schemas)
   await app.register(security)
   await app.register(rateLimit)
 

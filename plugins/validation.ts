@@ -3,8 +3,10 @@ import { inspect } from 'node:util'
 import fp from 'fastify-plugin'
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
 import { apiError } from '../errors.ts'
+import { validatorsLater } from '../lib/compile-later.ts'
 import { nearest } from '../lib/nearest.ts'
 import { shortened } from '../lib/shortened.ts'
+import type { SchemaOptions } from './serialization.ts'
 
 /** What ajv adds to a problem with `verbose`. */
 interface Problem extends FastifySchemaValidationError {
@@ -41,14 +43,18 @@ const common = { removeAdditional: false, useDefaults: true, allErrors: false, v
  * Strict validation: unknown fields are refused, not removed, and a number in a body is a number. What arrives as text
  * by its nature (query, path, headers) is converted first.
  */
-export default fp(async (app) => {
+export default fp<SchemaOptions>(async (app, { compileAtOnce }) => {
   const build = AjvCompiler()
-  app.setValidatorCompiler(route => {
-    const coerceTypes = route.httpPart !== 'body'
+  const compilerOf = (coerceTypes: boolean) => {
     // Of what is converted ajv asks neither its type nor, when it is strict, the bounds of a number that is infinite (1e400).
-    const options = { ...common, coerceTypes, strictNumbers: !coerceTypes }
-    return build(app.getSchemas() as never, { customOptions: options } as never)(route as never)
-  })
+    const customOptions = { ...common, coerceTypes, strictNumbers: !coerceTypes }
+    return build(app.getSchemas() as never, { customOptions } as never)
+  }
+  let compilers: Record<'body' | 'others', ReturnType<typeof compilerOf>> | undefined
+  app.setValidatorCompiler(validatorsLater((route: { httpPart?: string }) => {
+    compilers ??= { body: compilerOf(false), others: compilerOf(true) }
+    return compilers[route.httpPart === 'body' ? 'body' : 'others'](route as never) as (data: unknown) => boolean
+  }, compileAtOnce))
   app.setSchemaErrorFormatter((problems, part) => {
     const explanation = explain(problems[0] as Problem, part)
     const { field, expected, received } = explanation

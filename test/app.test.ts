@@ -24,6 +24,15 @@ t.test('an application that cannot be built leaves no engine behind, and no lock
   t.equal(statusCode, 200, 'which goes on')
 })
 
+t.test('every schema of every route can be compiled', async (t) => {
+  const app = await build(t, {}, { models: false, compileAtOnce: true })
+  t.equal((await app.inject('/api/health')).statusCode, 200)
+  const wrong = await buildApp(testOptions({ 'data-dir': workspace(t).data }), { compileAtOnce: true })
+  wrong.get('/wrong', { schema: { response: { 200: { $ref: 'Missing#' } } } }, async () => ({}))
+  await t.rejects(async () => await wrong.ready(), { code: 'FST_ERR_SCH_SERIALIZATION_BUILD' })
+  await wrong.close()
+})
+
 t.test('nothing but an option limits how long it takes to start and to drain', async (t) => {
   const { initialConfig } = await build(t, {}, { models: false })
   t.equal(initialConfig.pluginTimeout, 0)
