@@ -53,8 +53,10 @@ interface JobRow {
 type ImageRow = Omit<StoredImage, 'file'>
 type Statement = ReturnType<Database['prepare']>
 
-/** After that many starts that ended in a crash a job has failed. */
-const mostAttempts = 2
+/** Engine crashes after which a job has failed: the second one shows that the job causes them. */
+const mostEngineCrashes = 2
+/** Deaths of the server under a job after which it has failed: most have other causes, but a job may kill servers too. */
+const mostServerDeaths = 5
 /** Characters of `error.message`: an engine's last words can be a long log. */
 const longestMessage = 2000
 const keyLifetime = 24 * 60 * 60 * 1000
@@ -302,18 +304,25 @@ export class JobStore {
     return this.#requeue(this.#change(this.#statements.giveBack, { id }))
   }
 
-  /** running → queued at the front after the first crash, running → failed after the second. */
+  /** running → queued at the front after the first crash of an engine, running → failed after the second. */
   retryOrFail (id: string, reason: string): Job | undefined {
-    const row = this.#change(this.#statements.retry, { id, most_attempts: mostAttempts })
+    const row = this.#change(this.#statements.retry, { id, most: mostEngineCrashes })
     return row === undefined ? this.fail(id, { code: 'engine_crashed', message: reason }) : this.#requeue(row)
+  }
+
+  /** running → queued at the front after the server died; running → failed after the fifth time. */
+  #retryAfterDeath (id: string): Job | undefined {
+    const row = this.#change(this.#statements.retryAfterDeath, { id, most: mostServerDeaths })
+    if (row !== undefined) return this.#requeue(row)
+    const message = `The server died ${mostServerDeaths} times while this job was running, so it is not tried again.`
+    return this.fail(id, { code: 'server_crashed', message })
   }
 
   /** Decides about the jobs that were running when the server died; returns them as they are now. */
   recover (): Job[] {
     const running = this.#statements.running.all() as unknown as Array<{ id: string, cancelling: number }>
-    const reason = 'The server stopped while this job was running, and its first attempt had been interrupted too.'
     return running.flatMap(({ id, cancelling }) =>
-      (cancelling !== 0 ? this.endCancelled(id) : this.retryOrFail(id, reason)) ?? [])
+      (cancelling !== 0 ? this.endCancelled(id) : this.#retryAfterDeath(id)) ?? [])
   }
 
   /** Ended jobs beyond the newest `keepJobs`, or that ended before `keepAfter`; the oldest first, at most `limit`. */
@@ -506,8 +515,10 @@ function prepareAll (database: Database) {
     markCancelling: "UPDATE jobs SET cancelling = 1 WHERE id = $id AND status = 'running' RETURNING *",
     giveBack: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL, attempts = attempts - 1
       WHERE id = $id AND status = 'running' RETURNING *`,
-    retry: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL
-      WHERE id = $id AND status = 'running' AND attempts < $most_attempts RETURNING *`,
+    retry: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL, engine_crashes = engine_crashes + 1
+      WHERE id = $id AND status = 'running' AND engine_crashes + 1 < $most RETURNING *`,
+    retryAfterDeath: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL, server_deaths = server_deaths + 1
+      WHERE id = $id AND status = 'running' AND server_deaths + 1 < $most RETURNING *`,
 
     images: `SELECT job, number AS "index", width, height, bytes, seed FROM images
       WHERE job IN (SELECT value FROM json_each($sequences)) ORDER BY job, number`,

@@ -6,6 +6,7 @@
  * had its turn and came back, `cancelling` a running one that somebody gave up. What stands behind a filter column in
  * an index lets a page be found without touching the rows it leaves out. `bytes` of a job are those of its kept images,
  * and `kept` holds their sum for each owner. A webhook is due when its job has ended, and again after each failed try.
+ * `engine_crashes` and `server_deaths` count how attempts of a job ended early.
  */
 export const migrations: readonly string[] = [`
   CREATE TABLE jobs (
@@ -106,4 +107,8 @@ export const migrations: readonly string[] = [`
   ALTER TABLE jobs ADD COLUMN result TEXT;
 `, `
   DROP INDEX jobs_waiting; -- the waiting jobs are counted in memory
+`, `
+  ALTER TABLE jobs ADD COLUMN engine_crashes INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE jobs ADD COLUMN server_deaths INTEGER NOT NULL DEFAULT 0;
+  UPDATE jobs SET engine_crashes = max(0, attempts - (status = 'running')) WHERE status IN ('queued', 'running');
 `]

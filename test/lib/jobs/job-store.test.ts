@@ -165,12 +165,35 @@ t.test('what a dead server left', async t => {
   t.same(store.counts(), { queued: 1, running: 3, completed: 0, failed: 0, cancelled: 1 })
   t.match(store.recover(), [
     { id: 'ran', status: 'queued', attempts: 1, position: 1 },
-    { id: 'ran twice', status: 'failed', error: { code: 'engine_crashed' } },
+    { id: 'ran twice', status: 'queued', attempts: 2, error: null },
     { id: 'was being cancelled', status: 'cancelled' }
   ])
-  t.equal(store.position('still waits'), 2)
-  t.same(store.counts(), { queued: 2, running: 0, completed: 0, failed: 1, cancelled: 2 })
+  t.equal(store.position('still waits'), 3)
+  t.same(store.counts(), { queued: 3, running: 0, completed: 0, failed: 0, cancelled: 2 })
   t.same(store.recover(), [])
+})
+
+t.test('deaths of the server and crashes of the engine are counted apart', async t => {
+  let { store, file, close } = open(t)
+  const { id } = store.accept(request()).job
+  store.accept(request({ id: 'poison' }))
+  startNext(store)
+  t.match(store.retryOrFail(id, 'SIGSEGV'), { status: 'queued' })
+  for (let death = 1; death <= 5; death++) {
+    t.match(startNext(store), { id, attempts: death + 1 })
+    close();
+    ({ store, close } = open(t, {}, file))
+    const error = { code: 'server_crashed', message: /^The server died 5 times while this job was running/ }
+    t.match(store.recover(), [{ id, attempts: death + 1, ...(death < 5 ? { status: 'queued', error: null } : { status: 'failed', error }) }])
+  }
+  startNext(store)
+  close();
+  ({ store, close } = open(t, {}, file))
+  store.recover()
+  startNext(store)
+  t.match(store.retryOrFail('poison', 'SIGSEGV'), { status: 'queued' }, 'a death is not a crash')
+  startNext(store)
+  t.match(store.retryOrFail('poison', 'SIGSEGV'), { status: 'failed', attempts: 3, error: { code: 'engine_crashed', message: 'SIGSEGV' } })
 })
 
 t.test('turns and overtaking are remembered over a restart', async t => {
