@@ -132,7 +132,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     // Images of megabytes are not kept while somebody waits for the job.
     Object.assign(request, { body: undefined, uploads: {} })
     const idempotencyKey = request.headers['idempotency-key'] as string | undefined
-    return await app.jobs.submit({ ...job, owner, idempotencyKey }, attachments)
+    return await app.jobs.submit({ ...job, owner, caller: app.callerOf(request), idempotencyKey }, attachments)
   }
 }
 

@@ -15,7 +15,7 @@ const overwrite = Type.Optional(Type.Boolean({ description: 'Replace a file of t
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   async function submit (request: FastifyRequest, reply: FastifyReply, job: Pick<NewJob, 'type' | 'model' | 'parameters'>) {
-    const accepted = await app.jobs.submit({ ...job, owner: request.principal.id })
+    const accepted = await app.jobs.submit({ ...job, owner: request.principal.id, caller: app.callerOf(request) })
     const { wait = 0 } = request.query as { wait?: number }
     const ended = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure })
     return reply.header('location', `/api/queue/job/${accepted.id}`).code(ended.finished_at === null ? 202 : 200).send(ended)

@@ -12,9 +12,12 @@ import type { Idempotency } from './new-job.ts'
 import type { StoredImage } from './outputs.ts'
 
 export interface JobStoreOptions {
-  /** Jobs that may wait, of everybody and of one owner. */
+  /** Jobs that may wait, of all callers and of one. */
   capacity?: number
   capacityPerOwner?: number
+  /** Bytes of images that came with jobs that have not ended, of all callers and of one. */
+  inputBytes?: number
+  inputBytesPerOwner?: number
   /** How often a job may be overtaken by jobs for the model that is loaded. */
   overtakeLimit?: number
   /** Which lane a type of jobs waits for; the engines unless said. */
@@ -26,6 +29,10 @@ export interface JobStoreOptions {
 /** A request that has passed all checks. */
 export interface AcceptedJob extends Required<Pick<NewJob, 'type' | 'owner' | 'model' | 'priority' | 'parameters'>> {
   id: string
+  /** Whose share of the bounds it takes; the owner's unless said. */
+  caller?: string
+  /** Of its attachments. */
+  inputBytes?: number
   idempotency?: Idempotency
   webhookUrl?: string
 }
@@ -36,9 +43,11 @@ interface JobRow {
   type: JobType
   status: JobStatus
   owner: string
+  caller: string
   model: string
   priority: number
   parameters: string
+  input_bytes: number
   attempts: number
   result: string | null
   error_code: string | null
@@ -51,6 +60,12 @@ interface JobRow {
 }
 
 type ImageRow = Omit<StoredImage, 'file'>
+/** An ended job whose files are to be deleted. */
+type Removable = Pick<Job, 'id' | 'created_at'>
+/** An ended job with what it takes of the bounds of retention. */
+type EndedRow = Pick<JobRow, 'sequence' | 'id' | 'created_at'> & { finished_at: number, units: number, bytes: number }
+/** The sum over the ended jobs of a caller. */
+interface Share { caller: string, amount: number }
 type Statement = ReturnType<Database['prepare']>
 
 /** Engine crashes after which a job has failed: the second one shows that the job causes them. */
@@ -63,6 +78,8 @@ const keyLifetime = 24 * 60 * 60 * 1000
 /** Seconds after which a refused submission may be tried again: about the time of one job. */
 const retryAfter = 10
 const mostPerPage = 200
+/** Bytes of parameters for which an ended job counts as one; a longer one counts as several. */
+const bytesPerUnit = 16 * 1024
 const noImages: ReadonlyMap<number, ImageRow[]> = new Map()
 
 /**
@@ -78,6 +95,10 @@ export class JobStore {
   readonly #laneOf: (type: JobType) => LaneKind
   readonly #capacity: number
   readonly #capacityPerOwner: number
+  readonly #inputBytes: number
+  readonly #inputBytesPerOwner: number
+  /** Bytes of inputs that are kept, by caller. */
+  readonly #inputs = new Map<string, number>()
   readonly #now: () => number
   #service: number
   /** Remembered from one change to the next: every look at the models asks for the state of the queue. */
@@ -95,11 +116,14 @@ export class JobStore {
     this.#statements = prepareAll(this.#database)
     this.#capacity = options.capacity ?? 1000
     this.#capacityPerOwner = options.capacityPerOwner ?? 100
+    this.#inputBytes = options.inputBytes ?? Infinity
+    this.#inputBytesPerOwner = options.inputBytesPerOwner ?? Infinity
     this.#now = options.now ?? Date.now
     this.#laneOf = options.laneOf ?? (() => 'engine')
     this.#lines = { engine: new Line(options.overtakeLimit ?? 8), files: new Line(0) }
     this.#service = (this.#statements.lastService.get() as { service: number | null }).service ?? 0
     for (const row of this.#statements.waiting.iterate()) this.#joinLine(row as unknown as JobRow)
+    for (const { caller, bytes } of this.#statements.inputs.all() as Array<{ caller: string, bytes: number }>) this.#inputs.set(caller, bytes)
   }
 
   get capacity (): number {
@@ -121,17 +145,22 @@ export class JobStore {
    */
   accept (job: AcceptedJob): { job: Job, isNew: boolean } {
     const createdAt = this.#now()
+    const { caller = job.owner, inputBytes = 0 } = job
+    const parameters = JSON.stringify(job.parameters)
     const accepted = this.#transaction(() => {
       const earlier = this.findByKey(job.owner, job.idempotency)
       if (earlier !== undefined) return { earlier }
-      this.checkRoom(job.owner)
+      this.checkRoom(caller, inputBytes)
       const row = this.#statements.insert.get({
         id: job.id,
         type: job.type,
         owner: job.owner,
+        caller,
         model: job.model,
         priority: job.priority,
-        parameters: JSON.stringify(job.parameters),
+        parameters,
+        units: 1 + Math.floor(Buffer.byteLength(parameters) / bytesPerUnit),
+        input_bytes: inputBytes,
         created_at: createdAt
       }) as unknown as JobRow
       if (job.idempotency !== undefined) {
@@ -145,21 +174,52 @@ export class JobStore {
     })
     if (accepted.earlier !== undefined) return { job: accepted.earlier, isNew: false }
     this.#joinLine(accepted.row)
+    this.#keepInputs(caller, inputBytes)
     return { job: this.#toJob(accepted.row), isNew: true }
   }
 
-  /** @throws {ApiError} SDR_QUEUE_FULL when no job of this owner would be accepted now. */
-  checkRoom (owner: string): void {
+  /**
+   * @param inputBytes of the attachments of a new job.
+   * @throws {ApiError} SDR_QUEUE_FULL when no such job of this caller would be accepted now, SDR_BODY_TOO_LARGE when never.
+   */
+  checkRoom (caller: string, inputBytes = 0): void {
     const { engine, files } = this.#lines
     if (engine.length + files.length >= this.#capacity) {
       throw apiError('SDR_QUEUE_FULL',
         `${this.#capacity} jobs are waiting, and the queue takes no more; try again later.`, { retryAfter })
     }
-    if (engine.lengthOf(owner) + files.lengthOf(owner) >= this.#capacityPerOwner) {
+    if (engine.lengthOf(caller) + files.lengthOf(caller) >= this.#capacityPerOwner) {
       throw apiError('SDR_QUEUE_FULL',
-        `${this.#capacityPerOwner} of your jobs are waiting, and one account may not have more; try again later.`,
+        `${this.#capacityPerOwner} of your jobs are waiting, and one caller may not have more; try again later.`,
         { retryAfter })
     }
+    if (inputBytes > 0) this.#checkRoomForInputs(caller, inputBytes)
+  }
+
+  #checkRoomForInputs (caller: string, bytes: number): void {
+    const most = Math.min(this.#inputBytes, this.#inputBytesPerOwner)
+    if (bytes > most) {
+      throw apiError('SDR_BODY_TOO_LARGE', `The images of one job may have ${most} bytes together; these have ${bytes}.`)
+    }
+    const own = this.#inputs.get(caller) ?? 0
+    if (own + bytes > this.#inputBytesPerOwner) {
+      throw apiError('SDR_QUEUE_FULL',
+        `The images of your jobs that have not ended take ${own} bytes, these ${bytes} more, and one caller may have ` +
+        `${this.#inputBytesPerOwner}; try again later.`, { retryAfter })
+    }
+    let all = 0
+    for (const kept of this.#inputs.values()) all += kept
+    if (all + bytes > this.#inputBytes) {
+      throw apiError('SDR_QUEUE_FULL',
+        `The images of all jobs that have not ended may take ${this.#inputBytes} bytes, and there is no room for these ${bytes}; ` +
+        'try again later.', { retryAfter })
+    }
+  }
+
+  #keepInputs (caller: string, bytes: number): void {
+    const kept = (this.#inputs.get(caller) ?? 0) + bytes
+    if (kept > 0) this.#inputs.set(caller, kept)
+    else this.#inputs.delete(caller)
   }
 
   /**
@@ -259,20 +319,22 @@ export class JobStore {
   complete (id: string, images: readonly StoredImage[], result?: Outcome['result']): Job | undefined {
     const row = this.#transaction(() => {
       const completed = this.#statements.end.get({
-        id, status: 'completed', error_code: null, error_message: null, now: this.#now()
+        id,
+        status: 'completed',
+        error_code: null,
+        error_message: null,
+        bytes: images.reduce((sum, { bytes }) => sum + bytes, 0),
+        now: this.#now()
       }) as JobRow | undefined
       if (completed === undefined) return undefined
       for (const { index, ...image } of images) {
         this.#statements.insertImage.run({ job: completed.sequence, number: index, ...image })
       }
-      this.#statements.setBytes.run({
-        sequence: completed.sequence, bytes: images.reduce((sum, { bytes }) => sum + bytes, 0)
-      })
       return result === undefined
         ? completed
         : this.#statements.setResult.get({ sequence: completed.sequence, result: JSON.stringify(result) }) as unknown as JobRow
     })
-    return row && this.#toJob(row)
+    return this.#ended(row)
   }
 
   /** running → failed */
@@ -290,7 +352,7 @@ export class JobStore {
     const row = this.#change(this.#statements.cancelQueued, { id, now: this.#now() })
     if (row === undefined) return undefined
     this.#leaveLine(id)
-    return this.#toJob(row)
+    return this.#ended(row)
   }
 
   /** Remembers that a running job is to be cancelled, so that a restart does not bring it back. */
@@ -325,32 +387,60 @@ export class JobStore {
       (cancelling !== 0 ? this.endCancelled(id) : this.#retryAfterDeath(id)) ?? [])
   }
 
-  /** Ended jobs beyond the newest `keepJobs`, or that ended before `keepAfter`; the oldest first, at most `limit`. */
+  /**
+   * Ended jobs that are too old or too many, at most `limit`: those that ended before `keepAfter`, then those of a caller
+   * beyond `keepJobsPerOwner`, then, beyond `keepJobs`, those of the callers who have most.
+   */
   expired (
-    { keepJobs, keepAfter, limit }: { keepJobs: number, keepAfter: number, limit: number }
-  ): Array<Pick<Job, 'id' | 'created_at'>> {
-    const { completed, failed, cancelled } = this.counts()
-    const tooMany = Math.max(0, completed + failed + cancelled - keepJobs)
+    { keepJobs, keepJobsPerOwner = Infinity, keepAfter, limit }: { keepJobs: number, keepJobsPerOwner?: number, keepAfter: number, limit: number }
+  ): Removable[] {
+    const { endedBefore, keptUnits, mostUnits } = this.#statements
     // Asked whenever a job has ended, mostly for nothing: then not a row is read beyond the first.
-    const tooOld = this.#statements.endedBefore.all({ before: keepAfter, limit })
-    const oldest = tooMany > tooOld.length ? this.#statements.endedBefore.all({ before: Infinity, limit: Math.min(tooMany, limit) }) : tooOld
-    return (oldest as unknown as JobRow[]).map(({ id, created_at: createdAt }) => ({ id, created_at: isoTime(createdAt) }))
+    const tooOld = endedBefore.all({ before: keepAfter, limit }) as unknown as EndedRow[]
+    if (tooOld.length > 0) return tooOld.map(toRemovable)
+    const top = mostUnits.get() as Share | undefined
+    if (top !== undefined && top.amount > keepJobsPerOwner) {
+      return this.#leastWanted(top, top.amount - keepJobsPerOwner, limit).map(toRemovable)
+    }
+    const excess = Math.min((keptUnits.get() as { amount: number }).amount - keepJobs, limit)
+    if (excess <= 0) return []
+    return ofLargest(mostUnits, 'units', excess, share => this.#leastWanted(share, share.take, limit)).slice(0, limit).map(toRemovable)
   }
 
   /**
-   * Ended jobs whose images are beyond what may be kept, those that ended first; at most `limit`. The last job of an
-   * owner, and that of everybody, keeps its images however large they are.
+   * The ended jobs of a caller that go first: those without images, the oldest first, but not the newest tenth of all,
+   * whose errors may still be asked for; then the oldest ones.
+   */
+  #leastWanted ({ caller, amount }: Share, excess: number, limit: number): EndedRow[] {
+    const { withoutImages, oldWithoutImages, withImages } = this.#statements
+    const spare = Math.max(1, Math.floor(amount / 10))
+    const bare = firstOf(oldWithoutImages.all({ caller, spare, limit }), 'units', excess)
+    const rest = excess - bare.reduce((sum, { units }) => sum + units, 0)
+    if (rest <= 0 || bare.length >= limit) return bare
+    const isTaken = new Set(bare.map(({ id }) => id))
+    const oldest = [...withImages.all({ caller, limit }), ...withoutImages.all({ caller, limit: limit + bare.length })] as unknown as EndedRow[]
+    oldest.sort((a, b) => a.finished_at - b.finished_at || a.sequence - b.sequence)
+    return [...bare, ...firstOf(oldest.filter(({ id }) => !isTaken.has(id)), 'units', rest)].slice(0, limit)
+  }
+
+  /**
+   * Ended jobs whose images are beyond what may be kept, those that ended first; at most `limit`. Beyond `keepBytes` the
+   * callers who have most lose theirs. The last job of a caller, and that of all, keeps its images however large they are.
    */
   crowdedOut (
     { keepBytes, keepBytesPerOwner, limit }: { keepBytes: number, keepBytesPerOwner: number, limit: number }
-  ): Array<Pick<Job, 'id' | 'created_at'>> {
-    const { keptAbove, keptOf, kept, keptOfAll } = this.#statements
-    for (const { owner, bytes } of keptAbove.all({ most: keepBytesPerOwner }) as Array<{ owner: string, bytes: number }>) {
-      const jobs = oldestBeyond(keptOf.all({ owner, limit: limit + 1 }), bytes - keepBytesPerOwner)
-      if (jobs.length > 0) return jobs
+  ): Removable[] {
+    const { keptAbove, kept, mostBytes, withImages, keptOfAll } = this.#statements
+    const oldestBeyond = (rows: unknown[], excess: number) => firstOf(rows.slice(0, -1), 'bytes', excess)
+    for (const { caller, amount } of keptAbove.iterate({ most: keepBytesPerOwner }) as Iterable<unknown> as Iterable<Share>) {
+      const jobs = oldestBeyond(withImages.all({ caller, limit: limit + 1 }), amount - keepBytesPerOwner)
+      if (jobs.length > 0) return jobs.map(toRemovable)
     }
-    const { bytes } = kept.get() as { bytes: number }
-    return bytes <= keepBytes ? [] : oldestBeyond(keptOfAll.all({ limit: limit + 1 }), bytes - keepBytes)
+    const excess = (kept.get() as { amount: number }).amount - keepBytes
+    if (excess <= 0) return []
+    const jobs = ofLargest(mostBytes, 'bytes', excess, ({ caller, take }) => oldestBeyond(withImages.all({ caller, limit: limit + 1 }), take))
+    // Where nothing was found, each caller has one job.
+    return (jobs.length > 0 ? jobs.slice(0, limit) : oldestBeyond(keptOfAll.all({ limit: limit + 1 }), excess)).map(toRemovable)
   }
 
   /** Whether images of this job are kept. */
@@ -404,9 +494,16 @@ export class JobStore {
       status,
       error_code: error?.code ?? null,
       error_message: error?.message.slice(0, longestMessage) ?? null,
+      bytes: 0,
       now: this.#now()
     })
-    return row && this.#toJob(row)
+    return this.#ended(row)
+  }
+
+  #ended (row: JobRow | undefined): Job | undefined {
+    if (row === undefined) return undefined
+    this.#keepInputs(row.caller, -row.input_bytes)
+    return this.#toJob(row)
   }
 
   #transaction<T> (work: () => T): T {
@@ -430,23 +527,23 @@ export class JobStore {
   }
 
   #joinLine (row: JobRow): void {
-    const { id, sequence, owner, priority, overtaken } = row
+    const { id, sequence, caller, priority, overtaken } = row
     const model = residentOf({ model: row.model, parameters: JSON.parse(row.parameters) })
     const lane = this.#laneOf(row.type)
     const returned = row.returned !== 0
     const line = this.#lines[lane]
-    // Of an owner that waits already the line knows it.
-    const lastService = line.lengthOf(owner) > 0 ? undefined : this.#lastService(owner, lane)
-    line.add({ id, sequence, owner, model, priority, overtaken, returned }, lastService)
+    // Of a caller who waits already the line knows it.
+    const lastService = line.lengthOf(caller) > 0 ? undefined : this.#lastService(caller, lane)
+    line.add({ id, sequence, caller, model, priority, overtaken, returned }, lastService)
   }
 
   #leaveLine (id: string, service?: number): void {
     for (const line of Object.values(this.#lines)) line.remove(id, service)
   }
 
-  /** When the owner was last served in a lane of this kind: a turn in the other one costs nobody a turn here. */
-  #lastService (owner: string, lane: LaneKind): number | undefined {
-    for (const turn of this.#statements.turnsOf.iterate({ owner })) {
+  /** When the caller was last served in a lane of this kind: a turn in the other one costs no turn here. */
+  #lastService (caller: string, lane: LaneKind): number | undefined {
+    for (const turn of this.#statements.turnsOf.iterate({ caller })) {
       const { type, service } = turn as unknown as JobRow & { service: number }
       if (this.#laneOf(type) === lane) return service
     }
@@ -493,22 +590,25 @@ export class JobStore {
 
 function prepareAll (database: Database) {
   const all = {
-    insert: `INSERT INTO jobs (id, type, status, owner, model, priority, parameters, created_at)
-      VALUES ($id, $type, 'queued', $owner, $model, $priority, $parameters, $created_at) RETURNING *`,
+    insert: `INSERT INTO jobs (id, type, status, owner, caller, model, priority, parameters, units, input_bytes, created_at)
+      VALUES ($id, $type, 'queued', $owner, $caller, $model, $priority, $parameters, $units, $input_bytes, $created_at) RETURNING *`,
     has: 'SELECT 1 FROM jobs WHERE id = $id',
     get: 'SELECT * FROM jobs WHERE id = $id',
     waiting: "SELECT * FROM jobs WHERE status = 'queued'",
     running: "SELECT id, cancelling FROM jobs WHERE status = 'running'",
+    inputs: `SELECT caller, sum(input_bytes) AS bytes FROM jobs
+      WHERE status IN ('queued', 'running') AND input_bytes > 0 GROUP BY caller`,
     counts: 'SELECT status, jobs FROM counts',
     lastService: 'SELECT max(service) AS service FROM jobs',
     turnsOf: `SELECT type, service FROM jobs
-      WHERE owner = $owner AND service IS NOT NULL ORDER BY service DESC LIMIT 1000`,
+      WHERE caller = $caller AND service IS NOT NULL ORDER BY service DESC LIMIT 1000`,
 
     start: `UPDATE jobs
       SET status = 'running', attempts = attempts + 1, started_at = $now, service = $service, returned = 0
       WHERE id = $id AND status = 'queued' RETURNING *`,
     overtake: 'UPDATE jobs SET overtaken = overtaken + 1 WHERE id IN (SELECT value FROM json_each($ids))',
-    end: `UPDATE jobs SET status = $status, error_code = $error_code, error_message = $error_message, finished_at = $now
+    end: `UPDATE jobs
+      SET status = $status, error_code = $error_code, error_message = $error_message, bytes = $bytes, finished_at = $now
       WHERE id = $id AND status = 'running' RETURNING *`,
     cancelQueued: `UPDATE jobs SET status = 'cancelled', finished_at = $now
       WHERE id = $id AND status = 'queued' RETURNING *`,
@@ -526,12 +626,21 @@ function prepareAll (database: Database) {
     insertImage: `INSERT INTO images (job, number, file, width, height, bytes, seed)
       VALUES ($job, $number, $file, $width, $height, $bytes, $seed)`,
     setResult: 'UPDATE jobs SET result = $result WHERE sequence = $sequence RETURNING *',
-    setBytes: 'UPDATE jobs SET bytes = $bytes WHERE sequence = $sequence',
     keepsImages: 'SELECT 1 FROM jobs WHERE id = $id AND bytes > 0',
-    kept: 'SELECT coalesce(sum(bytes), 0) AS bytes FROM kept',
-    keptAbove: 'SELECT owner, bytes FROM kept WHERE bytes > $most',
-    keptOf: `SELECT id, created_at, bytes FROM jobs
-      WHERE owner = $owner AND bytes > 0 ORDER BY finished_at LIMIT $limit`,
+    kept: 'SELECT coalesce(sum(bytes), 0) AS amount FROM kept',
+    keptUnits: 'SELECT coalesce(sum(units), 0) AS amount FROM kept',
+    keptAbove: 'SELECT caller, bytes AS amount FROM kept WHERE bytes > $most',
+    mostBytes: 'SELECT caller, bytes AS amount FROM kept ORDER BY bytes DESC',
+    mostUnits: 'SELECT caller, units AS amount FROM kept ORDER BY units DESC',
+    withImages: `SELECT sequence, id, created_at, finished_at, units, bytes FROM jobs
+      WHERE caller = $caller AND finished_at IS NOT NULL AND bytes > 0 ORDER BY finished_at, sequence LIMIT $limit`,
+    withoutImages: `SELECT sequence, id, created_at, finished_at, units, bytes FROM jobs
+      WHERE caller = $caller AND finished_at IS NOT NULL AND bytes = 0 ORDER BY finished_at, sequence LIMIT $limit`,
+    oldWithoutImages: `SELECT sequence, id, created_at, finished_at, units, bytes FROM jobs
+      WHERE caller = $caller AND finished_at IS NOT NULL AND bytes = 0 AND (finished_at, sequence) <= (
+        SELECT finished_at, sequence FROM jobs WHERE caller = $caller AND finished_at IS NOT NULL AND bytes = 0
+        ORDER BY finished_at DESC, sequence DESC LIMIT 1 OFFSET $spare)
+      ORDER BY finished_at, sequence LIMIT $limit`,
     keptOfAll: 'SELECT id, created_at, bytes FROM jobs WHERE bytes > 0 ORDER BY finished_at LIMIT $limit',
     dropImages: `DELETE FROM images
       WHERE job IN (SELECT sequence FROM jobs WHERE id IN (SELECT value FROM json_each($ids)))`,
@@ -558,15 +667,54 @@ function prepareAll (database: Database) {
     Record<keyof typeof all, Statement>
 }
 
-/** The first jobs that have `excess` bytes together, but never the last one. */
-function oldestBeyond (kept: unknown[], excess: number): Array<Pick<Job, 'id' | 'created_at'>> {
-  const jobs = []
-  for (const { id, created_at: createdAt, bytes } of kept.slice(0, -1) as Array<Pick<JobRow, 'id' | 'created_at'> & { bytes: number }>) {
+/** The first rows that have `excess` of something together. */
+function firstOf (rows: unknown[], what: 'units' | 'bytes', excess: number): EndedRow[] {
+  const first = []
+  for (const row of rows as EndedRow[]) {
     if (excess <= 0) break
-    excess -= bytes
-    jobs.push({ id, created_at: isoTime(createdAt) })
+    excess -= row[what]
+    first.push(row)
   }
-  return jobs
+  return first
+}
+
+/**
+ * What each caller has to give so that `excess` is gone and nobody loses anything who has less than those who keep most.
+ * @param shares those who have most first.
+ */
+function fairShares (shares: Iterable<Share>, excess: number): Array<Share & { take: number }> {
+  const largest: Share[] = []
+  let sum = 0
+  for (const share of shares) {
+    // Those before can give enough without one of them getting more than one below this share.
+    if (largest.length > 0 && sum - largest.length * (share.amount - 1) >= excess) break
+    largest.push(share)
+    sum += share.amount
+  }
+  const level = Math.max(0, Math.floor((sum - excess) / largest.length))
+  return largest.flatMap(share => {
+    const take = Math.min(share.amount - level, excess)
+    excess -= Math.max(take, 0)
+    return take > 0 ? [{ ...share, take }] : []
+  })
+}
+
+/** What `pick` takes of the callers who have most, until `excess` is gone. */
+function ofLargest (
+  largestFirst: Statement, what: 'units' | 'bytes', excess: number, pick: (share: Share & { take: number }) => EndedRow[]
+): EndedRow[] {
+  const picked: EndedRow[] = []
+  for (const share of fairShares(largestFirst.iterate() as Iterable<unknown> as Iterable<Share>, excess)) {
+    if (excess <= 0) break
+    const rows = pick(share)
+    for (const row of rows) excess -= row[what]
+    picked.push(...rows)
+  }
+  return picked
+}
+
+function toRemovable ({ id, created_at: createdAt }: EndedRow): Removable {
+  return { id, created_at: isoTime(createdAt) }
 }
 
 function parseCursor (cursor: string): number {

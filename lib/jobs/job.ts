@@ -70,6 +70,8 @@ export interface Job {
 export interface NewJob {
   type: JobType
   owner: string
+  /** Whose share of the bounds it takes, where that is not its owner: guests are told apart by address. */
+  caller?: string
   model: string
   priority?: number
   parameters: Record<string, unknown>

@@ -4,7 +4,8 @@ export interface Waiting {
   id: string
   /** Order of submission. */
   sequence: number
-  owner: string
+  /** Whose turn it takes. */
+  caller: string
   /** What it wants in the memory of an engine, see `residentOf`. */
   model: string
   priority: number
@@ -24,9 +25,9 @@ export interface Choice {
 const lookAhead = 100
 
 /**
- * Puts jobs in the order in which they are due: higher priority first; then jobs that came back; then the owners in
- * turn, least recently served first; an owner's own jobs as submitted.
- * @param served when each owner was last served, as a growing number; an owner not in it was never served.
+ * Puts jobs in the order in which they are due: higher priority first; then jobs that came back; then the callers in
+ * turn, least recently served first; a caller's own jobs as submitted.
+ * @param served when each caller was last served, as a growing number; a caller not in it was never served.
  */
 export function inOrder (waiting: Iterable<Waiting>, served: ReadonlyMap<string, number>): Waiting[] {
   const lastServed = new Map(served)
@@ -35,7 +36,7 @@ export function inOrder (waiting: Iterable<Waiting>, served: ReadonlyMap<string,
   const order: Waiting[] = []
   const serve = (job: Waiting) => {
     order.push(job)
-    lastServed.set(job.owner, ++service)
+    lastServed.set(job.caller, ++service)
   }
   const sorted = [...waiting].sort((a, b) =>
     b.priority - a.priority || Number(b.returned) - Number(a.returned) || a.sequence - b.sequence)
@@ -47,12 +48,12 @@ export function inOrder (waiting: Iterable<Waiting>, served: ReadonlyMap<string,
     for (; sorted[end]?.priority === priority; end++) {
       const job = sorted[end]!
       if (job.returned) serve(job)
-      else if (queues.has(job.owner)) queues.get(job.owner)!.push(job)
-      else queues.set(job.owner, [job])
+      else if (queues.has(job.caller)) queues.get(job.caller)!.push(job)
+      else queues.set(job.caller, [job])
     }
-    const turn = (owner: string) => lastServed.get(owner) ?? 0
-    // The sort is stable: owners that were never served keep the order of their first jobs.
-    let inTurn = [...queues.keys()].sort((a, b) => turn(a) - turn(b)).map(owner => queues.get(owner)!)
+    const turn = (caller: string) => lastServed.get(caller) ?? 0
+    // The sort is stable: callers who were never served keep the order of their first jobs.
+    let inTurn = [...queues.keys()].sort((a, b) => turn(a) - turn(b)).map(caller => queues.get(caller)!)
     for (let round = 0; inTurn.length > 0; round++) {
       inTurn = inTurn.filter(queue => round < queue.length)
       for (const queue of inTurn) serve(queue[round]!)
@@ -95,7 +96,7 @@ export class Line {
   readonly #overtakeLimit: number
   readonly #waiting = new Map<string, Waiting>()
   readonly #served = new Map<string, number>()
-  readonly #perOwner = new Map<string, number>()
+  readonly #perCaller = new Map<string, number>()
   #order: Waiting[] | undefined
   #positions: Map<string, number> | undefined
 
@@ -107,30 +108,30 @@ export class Line {
     return this.#waiting.size
   }
 
-  lengthOf (owner: string): number {
-    return this.#perOwner.get(owner) ?? 0
+  lengthOf (caller: string): number {
+    return this.#perCaller.get(caller) ?? 0
   }
 
-  /** @param lastService the owner's, undefined when never served. */
+  /** @param lastService the caller's, undefined when never served. */
   add (job: Waiting, lastService: number | undefined): void {
     this.#waiting.set(job.id, job)
-    this.#perOwner.set(job.owner, this.lengthOf(job.owner) + 1)
-    if (lastService !== undefined) this.#served.set(job.owner, lastService)
+    this.#perCaller.set(job.caller, this.lengthOf(job.caller) + 1)
+    if (lastService !== undefined) this.#served.set(job.caller, lastService)
     this.#changed()
   }
 
-  /** @param service the turn that its owner got with it, undefined when it left without one. */
+  /** @param service the turn that its caller got with it, undefined when it left without one. */
   remove (id: string, service?: number): void {
     const job = this.#waiting.get(id)
     if (job === undefined) return
     this.#waiting.delete(id)
-    const left = this.lengthOf(job.owner) - 1
+    const left = this.lengthOf(job.caller) - 1
     if (left > 0) {
-      this.#perOwner.set(job.owner, left)
-      if (service !== undefined) this.#served.set(job.owner, service)
+      this.#perCaller.set(job.caller, left)
+      if (service !== undefined) this.#served.set(job.caller, service)
     } else {
-      this.#perOwner.delete(job.owner)
-      this.#served.delete(job.owner)
+      this.#perCaller.delete(job.caller)
+      this.#served.delete(job.caller)
     }
     this.#changed()
   }

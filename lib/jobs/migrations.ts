@@ -4,8 +4,11 @@
  * `sequence` is the order of submission and the cursor of lists. Times are milliseconds since 1970. `service` numbers
  * the starts of all jobs: an owner's highest one says how recently that owner was served. `returned` marks a job that
  * had its turn and came back, `cancelling` a running one that somebody gave up. What stands behind a filter column in
- * an index lets a page be found without touching the rows it leaves out. `bytes` of a job are those of its kept images,
- * and `kept` holds their sum for each owner. A webhook is due when its job has ended, and again after each failed try.
+ * an index lets a page be found without touching the rows it leaves out. `caller` is whose share of the bounds a job
+ * takes: its owner, or the address of a guest. `units` is how many jobs it counts for by the length of its parameters,
+ * `bytes` are those of its kept images, and `kept` holds the sums of both over the ended jobs of each caller.
+ * `input_bytes` lie in the folder of inputs until the job ends. A webhook is due when its job has ended, and again
+ * after each failed try.
  * `engine_crashes` and `server_deaths` count how attempts of a job ended early.
  */
 export const migrations: readonly string[] = [`
@@ -111,4 +114,31 @@ export const migrations: readonly string[] = [`
   ALTER TABLE jobs ADD COLUMN engine_crashes INTEGER NOT NULL DEFAULT 0;
   ALTER TABLE jobs ADD COLUMN server_deaths INTEGER NOT NULL DEFAULT 0;
   UPDATE jobs SET engine_crashes = max(0, attempts - (status = 'running')) WHERE status IN ('queued', 'running');
+`, `
+  ALTER TABLE jobs ADD COLUMN caller TEXT NOT NULL DEFAULT '';
+  ALTER TABLE jobs ADD COLUMN units INTEGER NOT NULL DEFAULT 1;
+  ALTER TABLE jobs ADD COLUMN input_bytes INTEGER NOT NULL DEFAULT 0;
+  UPDATE jobs SET caller = owner, units = 1 + length(CAST(parameters AS BLOB)) / 16384;
+  DROP INDEX jobs_by_service;
+  CREATE INDEX jobs_by_service ON jobs (caller, service) WHERE service IS NOT NULL;
+
+  DROP INDEX jobs_kept_by_owner;
+  CREATE INDEX jobs_with_images ON jobs (caller, finished_at) WHERE finished_at IS NOT NULL AND bytes > 0;
+  CREATE INDEX jobs_without_images ON jobs (caller, finished_at) WHERE finished_at IS NOT NULL AND bytes = 0;
+
+  DROP TRIGGER kept_update;
+  DROP TRIGGER kept_delete;
+  DROP TABLE kept;
+  CREATE TABLE kept (caller TEXT PRIMARY KEY, units INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+  CREATE INDEX kept_by_units ON kept (units);
+  CREATE INDEX kept_by_bytes ON kept (bytes);
+  INSERT INTO kept SELECT caller, sum(units), sum(bytes) FROM jobs WHERE finished_at IS NOT NULL GROUP BY caller;
+  CREATE TRIGGER kept_update AFTER UPDATE OF finished_at, bytes ON jobs WHEN NEW.finished_at IS NOT NULL BEGIN
+    INSERT INTO kept VALUES (NEW.caller, iif(OLD.finished_at IS NULL, NEW.units, 0), NEW.bytes - OLD.bytes)
+      ON CONFLICT (caller) DO UPDATE SET units = kept.units + excluded.units, bytes = kept.bytes + excluded.bytes;
+  END;
+  CREATE TRIGGER kept_delete AFTER DELETE ON jobs WHEN OLD.finished_at IS NOT NULL BEGIN
+    UPDATE kept SET units = units - OLD.units, bytes = bytes - OLD.bytes WHERE caller = OLD.caller;
+    DELETE FROM kept WHERE caller = OLD.caller AND units <= 0;
+  END;
 `]

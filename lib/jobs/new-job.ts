@@ -23,9 +23,10 @@ export interface Idempotency {
 
 /** @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE */
 export function checkNewJob (job: NewJob, attachments: Attachments): void {
-  const { type, owner, model, priority = 0, parameters, idempotencyKey: key } = job
+  const { type, owner, caller = owner, model, priority = 0, parameters, idempotencyKey: key } = job
   expect(jobTypes.includes(type), `type is one of ${jobTypes.join(', ')}`, type)
   expect(isName(owner), `owner has 1 to ${longestName} characters`, owner)
+  expect(isName(caller), `caller has 1 to ${longestName} characters`, caller)
   expect(isName(model), `model has 1 to ${longestName} characters`, model)
   expect(Number.isInteger(priority) && Math.abs(priority) <= 10, 'priority is a whole number from -10 to 10', priority)
   expect(key === undefined || (key.length > 0 && key.length <= longestKey),
@@ -35,7 +36,11 @@ export function checkNewJob (job: NewJob, attachments: Attachments): void {
   for (const [name] of entries) expect(attachmentName.test(name), 'an attachment has the name of a parameter', name)
   expect(entries.length <= mostAttachments, `a job takes at most ${mostAttachments} images`, entries.length)
   atMost(Buffer.byteLength(JSON.stringify(parameters)), mostParameterBytes, 'The parameters of a job')
-  atMost(entries.reduce((sum, [, { byteLength }]) => sum + byteLength, 0), mostAttachmentBytes, 'The images of a job')
+  atMost(bytesOf(attachments), mostAttachmentBytes, 'The images of a job')
+}
+
+export function bytesOf (attachments: Attachments): number {
+  return Object.values(attachments).reduce((sum, { byteLength }) => sum + byteLength, 0)
 }
 
 /** The parameters with a seed: chosen here when there is none, or −1, for the types of jobs that draw. */

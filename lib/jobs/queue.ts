@@ -13,7 +13,7 @@ import {
   isEnded, type Attachments, type Job, type JobFilter, type JobPage, type JobStatus,
   type NewJob
 } from './job.ts'
-import { checkNewJob, toIdempotency, withSeed } from './new-job.ts'
+import { bytesOf, checkNewJob, toIdempotency, withSeed } from './new-job.ts'
 import { longestTimer, type Logger } from './lane.ts'
 import type { JobObserver } from './observer.ts'
 import { Outputs, type OpenImage } from './outputs.ts'
@@ -119,7 +119,9 @@ export class JobQueue {
     const earlier = this.#store.findByKey(newJob.owner, idempotency)
     if (earlier !== undefined) return this.#withProgress(earlier)
     if (this.#scheduler.isDraining) throw apiError('SDR_DRAINING')
-    this.#store.checkRoom(newJob.owner)
+    const { caller = newJob.owner } = newJob
+    const inputBytes = bytesOf(attachments)
+    this.#store.checkRoom(caller, inputBytes)
 
     const id = this.#store.newId()
     try {
@@ -128,6 +130,8 @@ export class JobQueue {
         id,
         type: newJob.type,
         owner: newJob.owner,
+        caller,
+        inputBytes,
         model: newJob.model,
         priority: newJob.priority ?? 0,
         parameters: withSeed(newJob),

@@ -4,13 +4,13 @@ import type { OutputOwner, Outputs } from './outputs.ts'
 import type { Logger } from './lane.ts'
 
 export interface RetentionOptions {
-  /** Ended jobs that are kept, the newest ones. */
+  /** Ended jobs that are kept, of all callers and of one. */
   keepJobs?: number
+  keepJobsPerOwner?: number
   /** Days for which an ended job is kept. */
   keepDays?: number
-  /** Bytes of all kept images; then those of the jobs that ended first go, and the jobs stay. */
+  /** Bytes of kept images, of all callers and of one; then those of the jobs that ended first go, and the jobs stay. */
   keepBytes?: number
-  /** The same for the images of one owner. */
   keepBytesPerOwner?: number
   /** Milliseconds of a clock that nobody can set. */
   uptime?: () => number
@@ -68,11 +68,11 @@ export class Retention {
   }
 
   async #sweep (): Promise<void> {
-    const { store, logger, keepJobs = 10_000, keepBytes = Infinity, keepBytesPerOwner = Infinity } = this.#parts
+    const { store, logger, keepJobs = 10_000, keepJobsPerOwner, keepBytes = Infinity, keepBytesPerOwner = Infinity } = this.#parts
     // Whoever waits for the job that has just ended is told first.
     await nextTurn()
     while (!this.#isStopped) {
-      const old = store.expired({ keepJobs, keepAfter: this.#keepAfter(), limit: batch })
+      const old = store.expired({ keepJobs, keepJobsPerOwner, keepAfter: this.#keepAfter(), limit: batch })
       const large = old.length > 0 ? [] : store.crowdedOut({ keepBytes, keepBytesPerOwner, limit: batch })
       if (old.length > 0) {
         store.remove(old.map(({ id }) => id))

@@ -86,7 +86,7 @@ t.test('states change from where they may and nowhere else', async t => {
       store.endCancelled(id)
     }
   }
-  t.equal(store.start({ job: { ...request(), sequence: 1, returned: false, overtaken: 0 }, passed: [] }), undefined)
+  t.equal(store.start({ job: { ...request(), caller: 'ann', sequence: 1, returned: false, overtaken: 0 }, passed: [] }), undefined)
 })
 
 t.test('a job on its way', async t => {
@@ -292,6 +292,120 @@ t.test('old jobs', async t => {
   t.equal(store.get('e')?.status, 'queued', 'a job that has not ended is not removed')
   t.equal(store.findByKey('ann', { key: 'a', requestHash: 'other' }), undefined)
   t.same(store.counts(), { queued: 1, running: 0, completed: 3, failed: 0, cancelled: 0 })
+})
+
+/** Makes ended jobs: `a1+` has an image, `a1-` has none; the first letter is the owner. */
+function end (store: JobStore, names: string[], parameters: Record<string, unknown> = {}): void {
+  for (const name of names) {
+    store.accept(request({ id: name, owner: name[0]!, parameters }))
+    startNext(store)
+    if (name.endsWith('+')) store.complete(name, [image])
+    else store.fail(name, { code: 'generation_failed', message: 'no' })
+  }
+}
+
+t.test('what goes first', async t => {
+  let now = 1_000_000
+  const { store } = open(t, { now: () => now++ })
+  end(store, ['a1-', 'b1+', 'b2-', 'b3+', 'b4-', 'b5-', 'b6+'])
+  const expired = (keepJobs: number, keepJobsPerOwner?: number, limit = 10) =>
+    store.expired({ keepJobs, keepJobsPerOwner, keepAfter: 0, limit }).map(({ id }) => id)
+  t.same(expired(7), [])
+  t.same(expired(6), ['b2-'], 'of the owner who has most, though another one has the oldest')
+  t.same(expired(5), ['b2-', 'b4-'], 'jobs without images')
+  t.same(expired(4), ['b2-', 'b4-', 'b1+'], 'but not the newest of them, whose error may still be asked for')
+  t.same(expired(2), ['b2-', 'b4-', 'b1+', 'b3+', 'b5-'], 'down to what the others have')
+  t.same(expired(1), ['b2-', 'b4-', 'b1+', 'b3+', 'b5-', 'b6+'])
+  t.same(expired(0), ['b2-', 'b4-', 'b1+', 'b3+', 'b5-', 'b6+', 'a1-'])
+  t.same(expired(10, 5), ['b2-'], 'a bound of one owner')
+  t.same(expired(10, 5, 1), ['b2-'])
+  t.same(expired(4, undefined, 2), ['b2-', 'b4-'])
+  now = 999_000
+  end(store, ['c1+'])
+  t.same(expired(2), ['b2-', 'b4-', 'b1+', 'b3+', 'b5-', 'b6+'].slice(0, 6))
+
+  t.same(store.crowdedOut({ keepBytes: 300, keepBytesPerOwner: 300, limit: 10 }).map(({ id }) => id), ['b1+'])
+  t.same(store.crowdedOut({ keepBytes: 400, keepBytesPerOwner: 100, limit: 10 }).map(({ id }) => id), ['b1+', 'b3+'])
+  store.remove(expired(0))
+  end(store, ['d1+'])
+  t.same(expired(1), [], 'nothing is counted that is gone')
+})
+
+t.test('a job with long parameters counts as several', async t => {
+  const { store, file, close } = open(t)
+  end(store, ['a1+', 'a2+', 'a3+'], { prompt: 'x'.repeat(40_000) })
+  end(store, ['b1+', 'b2+', 'b3+'])
+  t.same(store.expired({ keepJobs: 12, keepAfter: 0, limit: 10 }), [])
+  t.match(store.expired({ keepJobs: 11, keepAfter: 0, limit: 10 }), [{ id: 'a1+' }])
+  close()
+  const database = openDatabase(file, migrations)
+  t.same(database.prepare('SELECT caller, units, bytes FROM kept ORDER BY caller').all(),
+    database.prepare(`SELECT caller, sum(1 + length(CAST(parameters AS BLOB)) / 16384) AS units, sum(bytes) AS bytes
+      FROM jobs GROUP BY caller ORDER BY caller`).all())
+  database.close()
+})
+
+t.test('retention with ten thousand jobs of a thousand owners takes no time', async t => {
+  const file = join(t.testdir({}), 'jobs.db')
+  const database = openDatabase(file, migrations.slice(0, -1))
+  database.exec(`
+    WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)
+    INSERT INTO jobs (id, type, status, owner, model, priority, parameters, created_at, finished_at, bytes)
+    SELECT 'job ' || n, 'txt2img', 'completed', 'owner ' || (n % 1000), 'checkpoint/a', 0, '{"prompt":"a cat"}', n, n, 1000 FROM numbers
+  `)
+  database.close()
+  // What an earlier release wrote is summed up when it is opened.
+  const { store } = open(t, {}, file)
+  const best = (work: () => unknown) => Math.min(...Array.from({ length: 10 }, () => {
+    const start = performance.now()
+    work()
+    return performance.now() - start
+  }))
+  const expired = (keepJobs: number, keepJobsPerOwner?: number) => store.expired({ keepJobs, keepJobsPerOwner, keepAfter: 0, limit: 100 })
+  const crowded = (keepBytes: number, keepBytesPerOwner = Infinity) => store.crowdedOut({ keepBytes, keepBytesPerOwner, limit: 100 })
+  t.equal(expired(9999).length, 1)
+  t.equal(expired(1).length, 100)
+  t.equal(crowded(9_999_500).length, 1)
+  for (const work of [
+    () => expired(10_000), () => expired(9999), () => expired(1), () => expired(10_000, 9),
+    () => crowded(Infinity), () => crowded(9_999_500), () => crowded(Infinity, 9500)
+  ]) {
+    const took = best(work)
+    t.ok(took < 20, `${took.toFixed(2)} ms`)
+  }
+})
+
+t.test('images that came with jobs are bounded until these end', async t => {
+  const options = { inputBytes: 250, inputBytesPerOwner: 120 }
+  const { store, file, close } = open(t, options)
+  store.accept(request({ id: 'a', inputBytes: 100 }))
+  store.accept(request({ id: 'b', owner: 'bob', inputBytes: 100 }))
+  t.throws(() => store.checkRoom('ann', 21), { code: 'SDR_QUEUE_FULL', message: /take 100 bytes, these 21 more, and one caller may have 120/ })
+  t.throws(() => store.accept(request({ inputBytes: 21 })), { code: 'SDR_QUEUE_FULL' })
+  t.throws(() => store.checkRoom('cid', 51), { code: 'SDR_QUEUE_FULL', message: /of all jobs that have not ended may take 250 bytes/ })
+  t.throws(() => store.checkRoom('cid', 121), { code: 'SDR_BODY_TOO_LARGE', message: /120 bytes together; these have 121/ })
+  store.checkRoom('ann')
+  startNext(store)
+  close()
+  const { store: next } = open(t, options, file)
+  t.throws(() => next.checkRoom('ann', 21), { code: 'SDR_QUEUE_FULL' }, 'those of a running job, after a restart too')
+  next.complete('a', [image])
+  next.checkRoom('ann', 120)
+  next.cancelQueued('b')
+  next.checkRoom('bob', 120)
+})
+
+t.test('the shares of guests are those of their addresses', async t => {
+  const { store, file, close } = open(t, { capacityPerOwner: 2 })
+  for (const id of ['1', '2']) store.accept(request({ id, owner: 'guest', caller: '192.0.2.1' }))
+  t.throws(() => store.accept(request({ owner: 'guest', caller: '192.0.2.1' })), { code: 'SDR_QUEUE_FULL', message: /^2 of your jobs/ })
+  store.accept(request({ id: '3', owner: 'guest', caller: '192.0.2.2' }))
+  t.equal(store.position('3'), 2, 'and so are their turns')
+  close()
+  const { store: next } = open(t, { capacityPerOwner: 2 }, file)
+  t.equal(next.position('3'), 2)
+  t.throws(() => next.checkRoom('192.0.2.1'), { code: 'SDR_QUEUE_FULL' })
+  next.checkRoom('192.0.2.2')
 })
 
 t.test('jobs of a time', async t => {

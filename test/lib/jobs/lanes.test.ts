@@ -286,10 +286,10 @@ t.test('both kinds of jobs share the room, and have turns of their own', async t
   store.start(store.next(undefined, [], 'files')!)
   store.cancelQueued(store.next(undefined, [], 'files')!.job.id)
   const first = store.next(undefined)!
-  t.equal(first.job.owner, 'ann', 'hers has waited for longer: the turn in the other lane costs her none here')
+  t.equal(first.job.caller, 'ann', 'hers has waited for longer: the turn in the other lane costs her none here')
   store.cancelQueued(first.job.id)
   const back = accept('ann', 'txt2img')
-  t.same([back.position, store.next(undefined)!.job.owner], [2, 'bob'])
+  t.same([back.position, store.next(undefined)!.job.caller], [2, 'bob'])
 })
 
 t.test('a model that nobody needs for long is unloaded', async t => {

@@ -5,25 +5,25 @@ let sequence = 0
 
 function waiting (id: string, more: Partial<Waiting> = {}): Waiting {
   return {
-    id, sequence: ++sequence, owner: 'ann', model: 'checkpoint/a', priority: 0, returned: false, overtaken: 0, ...more
+    id, sequence: ++sequence, caller: 'ann', model: 'checkpoint/a', priority: 0, returned: false, overtaken: 0, ...more
   }
 }
 
 const ids = (jobs: readonly Waiting[]) => jobs.map(({ id }) => id).join(' ')
 const nobody: ReadonlyMap<string, number> = new Map()
 
-t.test('one owner: priority, then submission, whatever the order they are given in', async t => {
+t.test('one caller: priority, then submission, whatever the order they are given in', async t => {
   const [high, low] = [{ priority: 5 }, { priority: -1 }]
   const jobs = [waiting('a'), waiting('b', high), waiting('c'), waiting('d', high), waiting('e', low)]
   t.equal(ids(inOrder(jobs, nobody)), 'b d a c e')
   t.equal(ids(inOrder(jobs.toReversed(), nobody)), 'b d a c e')
 })
 
-t.test('owners take turns, the least recently served first', async t => {
+t.test('callers take turns, the least recently served first', async t => {
   const jobs = [
     waiting('a1'), waiting('a2'), waiting('a3'),
-    waiting('b1', { owner: 'bob' }), waiting('b2', { owner: 'bob' }),
-    waiting('c1', { owner: 'cyd' })
+    waiting('b1', { caller: 'bob' }), waiting('b2', { caller: 'bob' }),
+    waiting('c1', { caller: 'cyd' })
   ]
   t.equal(ids(inOrder(jobs, nobody)), 'a1 b1 c1 a2 b2 a3', 'never served: as submitted')
   t.equal(ids(inOrder(jobs, new Map([['ann', 9], ['bob', 3]]))), 'c1 b1 a1 b2 a2 a3')
@@ -31,14 +31,14 @@ t.test('owners take turns, the least recently served first', async t => {
 
 t.test('a turn at a higher priority counts at the lower one', async t => {
   const jobs = [
-    waiting('a1'), waiting('b1', { owner: 'bob' }), waiting('a2', { priority: 1 })
+    waiting('a1'), waiting('b1', { caller: 'bob' }), waiting('a2', { priority: 1 })
   ]
   t.equal(ids(inOrder(jobs, nobody)), 'a2 b1 a1')
 })
 
 t.test('a job that came back goes first within its priority', async t => {
   const jobs = [
-    waiting('a1'), waiting('b1', { owner: 'bob', returned: true }), waiting('c1', { owner: 'cyd', priority: 1 })
+    waiting('a1'), waiting('b1', { caller: 'bob', returned: true }), waiting('c1', { caller: 'cyd', priority: 1 })
   ]
   t.equal(ids(inOrder(jobs, new Map([['bob', 7]]))), 'c1 b1 a1')
 })
@@ -46,7 +46,7 @@ t.test('a job that came back goes first within its priority', async t => {
 t.test('the order is what serving one after the other gives', async t => {
   const random = seeded(3)
   const jobs = Array.from({ length: 300 }, (_, index) => waiting(String(index), {
-    owner: `owner ${Math.floor(random() * 7)}`, priority: Math.floor(random() * 3), returned: random() < 0.05
+    caller: `owner ${Math.floor(random() * 7)}`, priority: Math.floor(random() * 3), returned: random() < 0.05
   }))
   const planned = inOrder(jobs, nobody)
   const line = new Line(0)
@@ -108,7 +108,7 @@ t.test('no job is overtaken more often than the limit, and swaps are saved all t
     for (let turn = 0; turn < 1500; turn++) {
       if (turn < 1000) {
         const job = waiting(String(turn), {
-          owner: `owner ${Math.floor(random() * 4)}`,
+          caller: `owner ${Math.floor(random() * 4)}`,
           model: `checkpoint/${Math.floor(random() * 3)}`,
           priority: random() < 0.1 ? 1 : 0
         })
@@ -134,14 +134,14 @@ t.test('no job is overtaken more often than the limit, and swaps are saved all t
   }
 })
 
-t.test('a hundred waiting jobs of one owner do not keep another one waiting', async t => {
+t.test('a hundred waiting jobs of one caller do not keep another one waiting', async t => {
   const line = new Line(8)
   for (let index = 0; index < 100; index++) line.add(waiting(`a${index}`), 1)
-  line.add(waiting('b', { owner: 'bob' }), undefined)
+  line.add(waiting('b', { caller: 'bob' }), undefined)
   t.equal(line.position('b'), 1)
   t.equal(line.position('a0'), 2)
   line.remove('b', 2)
-  line.add(waiting('b2', { owner: 'bob' }), 2)
+  line.add(waiting('b2', { caller: 'bob' }), 2)
   t.equal(line.position('b2'), 2, 'now it is the turn of the other one')
   t.equal(line.position('b'), null)
 })
@@ -150,7 +150,7 @@ t.test('ten thousand waiting jobs are put in order within milliseconds', async t
   for (const owners of [1, 50, 10_000]) {
     const line = new Line(8)
     for (let index = 0; index < 10_000; index++) {
-      const job = waiting(`${index}`, { owner: `owner ${index % owners}`, model: `checkpoint/${index % 5}` })
+      const job = waiting(`${index}`, { caller: `owner ${index % owners}`, model: `checkpoint/${index % 5}` })
       line.add(job, index % owners)
     }
     const times = Array.from({ length: 9 }, (_, round) => {

@@ -419,7 +419,7 @@ t.test('what a killed server was doing is done again', async t => {
   for (let job = 0; job < 3; job++) store.start(store.next(undefined)!)
   for (let death = 1; death < 5; death++) {
     store.recover()
-    for (const job of death < 4 ? [twice] : [once, twice, cancelled]) store.start({ job: { ...job, sequence: 0, returned: true, overtaken: 0 }, passed: [] })
+    for (const job of death < 4 ? [twice] : [once, twice, cancelled]) store.start({ job: { ...job, caller: 'ann', sequence: 0, returned: true, overtaken: 0 }, passed: [] })
   }
   store.markCancelling(cancelled.id)
   store.close()
