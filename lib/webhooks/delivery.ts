@@ -1,9 +1,8 @@
 import { createHmac } from 'node:crypto'
-import { request as httpRequest } from 'node:http'
-import { request as httpsRequest } from 'node:https'
 import { apiError } from '../../errors.ts'
 import type { AllowList } from '../network/allow-list.ts'
-import { checkedLookup, hostOf, portOf } from '../network/checked-lookup.ts'
+import { ask } from '../network/ask.ts'
+import { hostOf, portOf } from '../network/checked-lookup.ts'
 import { version } from '../version.ts'
 
 export const longestUrl = 2048
@@ -53,26 +52,20 @@ function sign (secret: string, id: string, timestamp: number, body: string): str
 export async function post ({ id, body }: Message, { url, hosts, secret, signal }: Receiver): Promise<number> {
   const target = checkUrl(url, hosts)
   const timestamp = Math.floor(Date.now() / 1000)
-  const send = target.protocol === 'https:' ? httpsRequest : httpRequest
-  return await new Promise<number>((resolve, reject) => {
-    const request = send(target, {
-      method: 'POST',
-      agent: false,
-      signal,
-      lookup: checkedLookup(target, hosts),
-      headers: {
-        'content-type': 'application/json',
-        'content-length': Buffer.byteLength(body),
-        'user-agent': `stable-diffusion-rest/${version}`,
-        'webhook-id': id,
-        'webhook-timestamp': timestamp,
-        'webhook-signature': sign(secret, id, timestamp, body)
-      }
-    }, response => {
-      resolve(response.statusCode ?? 0)
-      response.destroy()
-    })
-    request.on('error', reject)
-    request.end(body)
+  const response = await ask(target, {
+    method: 'POST',
+    hosts,
+    signal,
+    headers: {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(body),
+      'user-agent': `stable-diffusion-rest/${version}`,
+      'webhook-id': id,
+      'webhook-timestamp': timestamp,
+      'webhook-signature': sign(secret, id, timestamp, body)
+    },
+    body
   })
+  response.destroy()
+  return response.statusCode ?? 0
 }

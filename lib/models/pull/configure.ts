@@ -1,6 +1,7 @@
 import { CommandError, exitCodes } from '../../../errors.ts'
 import { AllowList } from '../../network/allow-list.ts'
 import { hostOf, portOf } from '../../network/checked-lookup.ts'
+import { checkProxies } from '../../network/proxy.ts'
 import type { Options } from '../../options.ts'
 import type { ScanRoot } from '../scan.ts'
 import type { StagingArea } from '../staging.ts'
@@ -9,8 +10,9 @@ import { readTokens } from './tokens.ts'
 
 type PullOptions = Pick<Options, 'pullHosts' | 'maxPullSize' | 'hfEndpoint' | 'hfToken' | 'pullTokensFile'>
 
-/** @throws {CommandError} (usage, storage) when a host, an address or a token is none. */
+/** @throws {CommandError} (usage, storage) when a host, an address, a token or a proxy of the environment is none. */
 export function configurePuller (options: PullOptions, { roots, staging }: { roots: readonly ScanRoot[], staging: StagingArea }): Puller {
+  checkProxies()
   const hosts = new AllowList(options.pullHosts, '--pull-hosts')
   const hub = hubOf(options.hfEndpoint, hosts)
   return new Puller({

@@ -1,8 +1,7 @@
-import { once } from 'node:events'
-import { request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http'
-import { request as httpsRequest } from 'node:https'
+import type { IncomingMessage } from 'node:http'
 import type { AllowList } from '../../network/allow-list.ts'
-import { checkedLookup, hostOf, portOf, RefusedAddress } from '../../network/checked-lookup.ts'
+import { ask, ProxyError } from '../../network/ask.ts'
+import { hostOf, portOf, RefusedAddress } from '../../network/checked-lookup.ts'
 import { version } from '../../version.ts'
 import { DownloadError } from './download-error.ts'
 import type { Tokens } from './tokens.ts'
@@ -69,20 +68,12 @@ function checkProtocol (url: URL, hosts: AllowList): void {
 }
 
 async function send (url: URL, headers: Record<string, string>, hosts: AllowList, signal: AbortSignal): Promise<IncomingMessage> {
-  let request: ClientRequest | undefined
   try {
-    const begin = url.protocol === 'https:' ? httpsRequest : httpRequest
-    request = begin(url, { agent: false, signal, headers, lookup: checkedLookup(url, hosts) })
-    request.end()
-    const [response] = await once(request, 'response') as [IncomingMessage]
-    // What breaks later, the reader of the response hears of too.
-    request.on('error', () => {})
-    return response
+    return await ask(url, { hosts, signal, headers })
   } catch (error) {
-    request?.on('error', () => {})
-    request?.destroy()
     if (signal.aborted) throw signal.reason
     if (error instanceof RefusedAddress) throw new DownloadError(`${error.message}.`, { cause: error })
+    if (error instanceof ProxyError) throw new DownloadError(error.message, { cause: error, isPassing: error.isPassing })
     const { code, message } = error as NodeJS.ErrnoException
     throw new DownloadError(`${url.host} can't be reached (${code ?? message}).`, { cause: error, isPassing: true })
   }
