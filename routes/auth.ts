@@ -1,5 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type } from 'typebox'
+import { Type } from '../lib/type.ts'
 import { Id, Login, Me, Named, NewPassword, None, Password, Session } from './schemas.ts'
 
 const tags = ['authentication']

@@ -1,7 +1,7 @@
 import multipart from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
-import { Type } from 'typebox'
+import { Type } from '../lib/type.ts'
 import { checkDepth } from '../lib/generation/depth.ts'
 import { readForm } from '../lib/generation/form.ts'
 import { splitImages } from '../lib/generation/images.ts'

@@ -1,5 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type } from 'typebox'
+import { Type } from '../lib/type.ts'
 import { apiError } from '../errors.ts'
 import type { LaneStatus } from '../lib/jobs/lane.ts'
 import { authMethods } from '../lib/principals.ts'

@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
-import { Type } from 'typebox'
+import { Type } from '../lib/type.ts'
 import { apiError } from '../errors.ts'
 import { keyNamePattern } from '../lib/api-keys.ts'
 import { permissions, type AccountRole } from '../lib/principals.ts'

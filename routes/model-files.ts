@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { Type } from 'typebox'
+import { Type } from '../lib/type.ts'
 import type { NewJob } from '../lib/jobs/job.ts'
 import { prepareConvert, prepareHash, preparePull } from '../lib/models/prepare-job.ts'
 import { longestSource } from '../lib/models/pull/source.ts'

@@ -1,5 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type, type Static, type TSchema } from 'typebox'
+import { Type, type Static, type TSchema } from '../lib/type.ts'
 import { capabilityNames } from '../lib/engine/engine.ts'
 import { isRequired, requestParameters } from '../lib/generation/parameters.ts'
 import { imageTypes } from '../lib/jobs/job.ts'

@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply } from 'fastify'
 import type { ReadStream } from 'node:fs'
-import { Type } from 'typebox'
+import { Type } from '../lib/type.ts'
 import { apiError } from '../errors.ts'
 import {
   chooseVariant, convertImage, entityTag, isOriginal, matches, mediaType, outputFormats, thumbnailWidth

@@ -1,4 +1,4 @@
-import { Type, type Static, type TSchema } from 'typebox'
+import { Type, type Static, type TSchema } from '../lib/type.ts'
 import type { FastifyInstance } from 'fastify'
 import { errorTable } from '../errors.ts'
 import { accountRoles, permissions, rolePermissions, roles, type Permission } from '../lib/principals.ts'

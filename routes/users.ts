@@ -1,5 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type } from 'typebox'
+import { Type } from '../lib/type.ts'
 import { accountRoles } from '../lib/principals.ts'
 import { Id, Located, Named, named, NewPassword, NextCursor, None, OneOf, PageQuery, User, Username } from './schemas.ts'
 

@@ -1,4 +1,4 @@
-import { Type, type TSchema } from 'typebox'
+import { Type, type TSchema } from '../type.ts'
 import { cacheModes, maximumSeed, type Capability, type EngineInfo } from '../engine/engine.ts'
 import { imageTypes, type ImageType } from '../jobs/job.ts'
 import { components, componentNames } from '../models/components.ts'

@@ -1,7 +1,6 @@
 import { realpath, stat } from 'node:fs/promises'
 import { dirname, isAbsolute, resolve } from 'node:path'
-import { type Static, Type } from 'typebox'
-import { Compile } from 'typebox/compile'
+import { type Static, Type, Validator } from '../type.ts'
 import { parse } from 'yaml'
 import type { ModelFiles } from '../engine/engine.ts'
 import type { ImageDefaults } from './architectures.ts'
@@ -50,7 +49,7 @@ const BundleFile = Type.Object({
     scheduler: Type.Optional(Type.String({ maxLength: 64 }))
   }, { additionalProperties: false }))
 }, { additionalProperties: false })
-const validator = Compile(BundleFile)
+const validator = new Validator(BundleFile)
 
 /**
  * Reads a description of a model that is made of several files.
@@ -98,11 +97,11 @@ function parseBundle (text: string): Static<typeof BundleFile> {
     const [reason = ''] = (cause as Error).message.split('\n')
     throw new ModelFileError(`The description is not valid YAML: ${reason.slice(0, 200)}`, { cause })
   }
-  if (validator.Check(content)) return content
-  const errors = validator.Errors(content)
-  for (const error of errors) {
-    if (error.keyword !== 'additionalProperties') continue
-    const fields = error.params.additionalProperties.map(quote).join(', ')
+  if (validator.check(content)) return content
+  const { errors } = validator
+  const unknown = errors.filter(({ keyword }) => keyword === 'additionalProperties')
+  if (unknown.length > 0) {
+    const fields = unknown.map(({ params }) => quote(params.additionalProperty as string)).join(', ')
     const known = ['name', 'defaults', ...bundleParts].join(', ')
     throw new ModelFileError(`The description has the unknown field ${fields}. Known are ${known}.`)
   }

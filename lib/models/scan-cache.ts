@@ -1,8 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { type Static, Type } from 'typebox'
-import { Compile } from 'typebox/compile'
+import { type Static, Type, Validator } from '../type.ts'
 import { architectures } from './architectures.ts'
 import { adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules } from './rules.ts'
 import type { ScanCache } from './scan.ts'
@@ -42,14 +41,14 @@ const CacheFile = Type.Object({
     content: Type.Union([Summary, Type.Object({ blocked: Type.String() }), Type.Object({ error: Type.String() })])
   })]))
 })
-const validator = Compile(CacheFile)
+const validator = new Validator(CacheFile)
 
 /** Reads what an earlier scan remembered. A file that is missing, damaged or of another release is an empty cache. */
 export async function loadScanCache (file: string): Promise<ScanCache> {
   try {
     if ((await stat(file)).size > maximumSize) return new Map()
     const content: unknown = JSON.parse(await readFile(file, 'utf8'))
-    return validator.Check(content) ? new Map((content as Static<typeof CacheFile>).files) as ScanCache : new Map()
+    return validator.check(content) ? new Map((content as Static<typeof CacheFile>).files) as ScanCache : new Map()
   } catch (error) {
     // A cache that can't be read costs a slower start and nothing else; whether it can be written is seen on saving.
     if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code !== undefined) return new Map()

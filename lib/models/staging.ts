@@ -3,8 +3,7 @@ import { rmSync } from 'node:fs'
 import { chmod, link, lstat, mkdir, open, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
-import { type Static, Type } from 'typebox'
-import { Compile } from 'typebox/compile'
+import { type Static, Type, Validator } from '../type.ts'
 import { apiError } from '../../errors.ts'
 import type { Database } from '../database.ts'
 import { names, syncFolder, writeWhole } from '../jobs/files.ts'
@@ -29,7 +28,7 @@ const Note = Type.Object({
   }))
 })
 export type StagingNote = Static<typeof Note>
-const validator = Compile(Note)
+const validator = new Validator(Note)
 
 const day = 24 * 60 * 60 * 1000
 /** Milliseconds after which nobody comes back for what was left half done. */
@@ -110,7 +109,7 @@ export class StagingArea {
   async read (key: string): Promise<StagingNote | undefined> {
     try {
       const note: unknown = JSON.parse(await readFile(this.#file(key, 'json'), 'utf8'))
-      return validator.Check(note) ? note : undefined
+      return validator.check(note) ? note : undefined
     } catch (error) {
       if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
       throw error
