@@ -4,16 +4,20 @@ import { setPriority } from 'node:os'
 import type { Duplex, Readable } from 'node:stream'
 import type { EngineName } from './engine.ts'
 import { engineEnvironment } from './environment.ts'
+import { readHostMessage } from './host-message.ts'
 import { OutputTail } from './output-tail.ts'
 import {
-  FrameDecoder, ProtocolError, decodeHostMessage, encodeServerMessage, type HostMessage, type ServerMessage
+  FrameDecoder, ProtocolError, encodeServerMessage, type Frame, type HostMessage, type ServerMessage
 } from './protocol.ts'
+import { Throttle } from './throttle.ts'
 
 /** How to start an engine process. */
 export interface EngineCommand {
   engine: EngineName
   file: string
   args: string[]
+  /** The user that it becomes, when that is not the one of this process (engine-user.ts). */
+  user?: string
 }
 
 interface ChildListener {
@@ -32,6 +36,9 @@ const outOfMemoryScore = '500'
 const killDelay = 2000
 /** Milliseconds for which output may still arrive after the end, when something else holds the pipes open. */
 const drainDelay = 500
+/** Bytes of its outputs, and messages, that are read in a second: an engine must not keep this process busy. */
+const outputPerSecond = 32 * 1024 * 1024
+const messagesPerSecond = 10_000
 
 /** One engine process from its start to its end. It is never used again after a failure. */
 export class EngineChild {
@@ -42,6 +49,7 @@ export class EngineChild {
   readonly #listener: ChildListener
   readonly #output = new OutputTail()
   readonly #timers = new Set<NodeJS.Timeout>()
+  readonly #throttles: Throttle[] = []
   /** Why this end killed it, when it did. */
   #verdict: string | undefined
   #isGone = false
@@ -49,12 +57,12 @@ export class EngineChild {
   #isCutShort = false
   #tellEnd!: () => void
 
-  constructor ({ file, args }: EngineCommand, listener: ChildListener) {
+  constructor ({ file, args, user }: EngineCommand, listener: ChildListener) {
     this.#listener = listener
     this.ended = new Promise((resolve) => { this.#tellEnd = resolve })
     this.#process = spawn(file, args, {
       stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-      env: engineEnvironment(process.env),
+      env: engineEnvironment(process.env, user),
       // In a session of its own, so that a Ctrl-C in the terminal lets the server finish the running job.
       detached: process.platform !== 'win32',
       windowsHide: true
@@ -98,8 +106,10 @@ export class EngineChild {
   }
 
   #read (stream: Readable, keep: (chunk: Buffer) => void): void {
-    // Always flowing: a full pipe would block the engine, an unread one would fill the memory.
+    // Always flowing: a full pipe would block the engine.
+    const throttle = this.#throttle(stream, outputPerSecond)
     stream.on('data', (chunk: Buffer) => {
+      throttle.spend(chunk.byteLength)
       keep(chunk)
       this.#listener.life()
     })
@@ -108,9 +118,14 @@ export class EngineChild {
 
   #readChannel (): void {
     const decoder = new FrameDecoder()
+    const throttle = this.#throttle(this.#channel, messagesPerSecond)
     this.#channel.on('data', (chunk: Buffer) => this.#guard(() => {
       this.#listener.life()
-      for (const frame of decoder.push(chunk)) this.#listener.message(decodeHostMessage(frame))
+      for (const frame of decoder.push(chunk)) {
+        const message = readHostMessage(frame)
+        throttle.spend(costOf(message, frame))
+        this.#listener.message(message)
+      }
     }))
     let ending = 'It closed its connection to the server.'
     this.#channel.on('end', () => {
@@ -125,6 +140,12 @@ export class EngineChild {
     // A process that can't be talked to is of no use. One that has crashed is gone by then, and its end says more: it may
     // have been in the middle of a message.
     this.#channel.on('close', () => this.#after(drainDelay, () => this.kill(ending)))
+  }
+
+  #throttle (stream: Readable, perSecond: number): Throttle {
+    const throttle = new Throttle(stream, perSecond)
+    this.#throttles.push(throttle)
+    return throttle
   }
 
   /** A process that breaks the protocol once is not listened to again. */
@@ -146,6 +167,7 @@ export class EngineChild {
     this.#process.once('exit', (code, signal) => {
       const gone = (): void => this.#gone(this.#describeEnd(code, signal))
       this.#process.once('close', gone)
+      for (const throttle of this.#throttles) throttle.release()
       this.#after(drainDelay, gone)
     })
   }
@@ -177,6 +199,11 @@ export class EngineChild {
     timer.unref()
     this.#timers.add(timer)
   }
+}
+
+/** In messages of usual length. The bytes of images cost nothing: their number and size have bounds of their own. */
+function costOf ({ type }: HostMessage, { length, bytes }: Frame): number {
+  return 1 + (length + (type === 'preview' ? bytes.byteLength : 0)) / 1024
 }
 
 /** The process may be gone already, and containers may forbid it: the engine works all the same. */

@@ -166,6 +166,12 @@ export type EngineErrorCode =
   | 'unsupported' // the engine lacks the feature
   | 'cancelled'
 
+/** Codes that an engine process may give: the others are the server's own, and would have it try for ever. */
+export const hostErrorCodes = [
+  'model_load_failed', 'generation_failed', 'invalid_parameters', 'unsupported', 'cancelled'
+] as const satisfies readonly EngineErrorCode[]
+export type HostErrorCode = typeof hostErrorCodes[number]
+
 export class EngineError extends Error {
   readonly code: EngineErrorCode
   constructor (code: EngineErrorCode, message: string, options?: ErrorOptions) {

@@ -11,9 +11,16 @@ const allowedPrefixes = [
   'RADV_', 'MTL_', 'METAL_', 'SYCL_', 'ONEAPI_', 'ZE_', 'MUSA_', 'ASCEND_'
 ]
 
-export function engineEnvironment (environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+/** Folders of the user of the server, which another one cannot use. */
+const ownNames = new Set([
+  'HOME', 'USER', 'TMPDIR', 'TEMP', 'TMP', 'XDG_CACHE_HOME', 'XDG_CONFIG_HOME', 'XDG_RUNTIME_DIR'
+])
+
+/** @param user the user that the engine becomes. */
+export function engineEnvironment (environment: NodeJS.ProcessEnv, user?: string): NodeJS.ProcessEnv {
   const allowed = Object.entries(environment).filter(([name]) =>
-    allowedNames.has(name) || allowedPrefixes.some((prefix) => name.startsWith(prefix)))
+    (allowedNames.has(name) && !(user !== undefined && ownNames.has(name))) ||
+    allowedPrefixes.some((prefix) => name.startsWith(prefix)))
   // Without it ggml starts a debugger when an assertion fails, and the process hangs in it.
   return { ...Object.fromEntries(allowed), GGML_NO_BACKTRACE: '1' }
 }

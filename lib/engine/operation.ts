@@ -1,12 +1,18 @@
-import { EngineError, type Observer, type RunOptions } from './engine.ts'
+import { EngineError, phases, type Observer, type Progress, type RunOptions } from './engine.ts'
+import type { ExpectedImages } from './expected-images.ts'
 
 /** Milliseconds by which a timer is late only when this process was stopped itself (SIGSTOP, a paused container). */
 const stoppedFor = 1000
+/** Most images of one job. */
+const mostImages = 64
 
 /** One call of `run`, from its beginning to the settling of its promise. */
 export class Operation {
   readonly id: number
   readonly outcome: Promise<object>
+  readonly expected: ExpectedImages
+  /** Was it to be cancelled? */
+  isCancelled = false
   /** Was it given to the process? */
   isSent = false
   /** Is its outcome decided? */
@@ -19,10 +25,13 @@ export class Operation {
   #failure: { error: unknown } | undefined
   #silence: NodeJS.Timeout | undefined
   #heardAt = 0
+  /** The last phase and image that was told, as one number. */
+  #part = -1
   #grace: NodeJS.Timeout | undefined
 
-  constructor (id: number, observer: RunOptions) {
+  constructor (id: number, observer: RunOptions, expected: ExpectedImages) {
     this.id = id
+    this.expected = expected
     this.#observer = observer
     this.outcome = new Promise((resolve, reject) => {
       this.#fulfil = resolve
@@ -41,6 +50,14 @@ export class Operation {
   reject (error: unknown): void {
     this.isSettled = true
     this.#reject(this.#failure === undefined ? error : this.#failure.error)
+  }
+
+  /** Whether another phase or image has begun, which happens seldom: the phase never goes back. */
+  isNews (progress: Progress): boolean {
+    const part = phases.indexOf(progress.phase) * mostImages + progress.index
+    if (part <= this.#part) return false
+    this.#part = part
+    return true
   }
 
   /** Calls an observer; what it throws becomes the outcome of the operation. Returns false then. */

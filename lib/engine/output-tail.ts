@@ -1,3 +1,5 @@
+import { oneLine } from './one-line.ts'
+
 /** Lines that are kept, and characters of each. */
 const mostLines = 40
 const longestLine = 500
@@ -21,7 +23,8 @@ export class OutputTail {
   }
 
   get lines (): string[] {
-    return this.#rest.trim() === '' ? [...this.#lines] : [...this.#lines, this.#rest.trim()]
+    const rest = oneLine(this.#rest.trim())
+    return rest === '' ? [...this.#lines] : [...this.#lines, rest]
   }
 
   /** The last line that looks like the reason of a crash. */
@@ -30,7 +33,7 @@ export class OutputTail {
   }
 
   #keep (line: string): void {
-    const trimmed = line.trim().slice(0, longestLine)
+    const trimmed = oneLine(line.trim().slice(0, longestLine))
     if (trimmed === '') return
     this.#lines.push(trimmed)
     if (this.#lines.length > mostLines) this.#lines.shift()

@@ -3,8 +3,11 @@ import {
   EngineError, type Engine, type EngineInfo, type EngineState, type EngineStatus, type OperationName, type Operations,
   type RunOptions
 } from './engine.ts'
+import { ExpectedImages } from './expected-images.ts'
+import { invalid } from './host-message.ts'
 import { Operation } from './operation.ts'
-import { ProtocolError, type HostMessage } from './protocol.ts'
+import { ProtocolError, type HostMessage, type LogLevel } from './protocol.ts'
+import { Rate } from './rate.ts'
 
 export interface EngineLogger {
   debug: (details: object, text: string) => void
@@ -39,6 +42,11 @@ const defaults = {
   longestBackoff: 30_000
 }
 
+/** In a second: lines of the engine that are logged, of each importance, and steps that are told. */
+const complaintsPerSecond = 100
+const linesPerSecond = 500
+const stepsPerSecond = 100
+
 /**
  * An engine in a process of its own: whatever happens there, this side stays up, says why, and starts another one.
  *
@@ -64,6 +72,9 @@ export class EngineProcess implements Engine {
   #stopping: Promise<void> | undefined
   #running: Operation | undefined
   #lastId = 0
+  readonly #complaints = new Rate(complaintsPerSecond, count => this.#tellLeftOut('warn', count))
+  readonly #lines = new Rate(linesPerSecond, count => this.#tellLeftOut('debug', count))
+  readonly #steps = new Rate(stepsPerSecond)
 
   constructor (command: EngineCommand, { logger, ...options }: EngineProcessOptions = {}) {
     this.#command = command
@@ -118,7 +129,8 @@ export class EngineProcess implements Engine {
     if (this.#running !== undefined) throw new EngineError('engine_busy', 'The engine is busy with something else.')
     if (this.#start === undefined) throw new EngineError('engine_unavailable', 'The engine is not started.')
     const { attachments = {}, signal, silenceTimeout = this.#options.silenceTimeout } = options
-    const operation = this.#running = new Operation(++this.#lastId, options)
+    const expected = new ExpectedImages(name, parameters, attachments)
+    const operation = this.#running = new Operation(++this.#lastId, options, expected)
     const cancel = (): void => this.#cancel(operation)
     signal?.addEventListener('abort', cancel)
     if (signal?.aborted) cancel()
@@ -160,11 +172,13 @@ export class EngineProcess implements Engine {
       const { handshakeTimeout } = this.#options
       const child = this.#child = new EngineChild(this.#command, {
         message: (message) => {
+          if (this.#isReady !== (message.type !== 'hello')) throw outOfTurn(message)
           if (message.type !== 'hello') return this.#receive(message)
+          this.#checkName(message.info)
           clearTimeout(handshake)
           this.#isReady = true
-          this.#info = message.info
-          resolve(message.info)
+          this.#info = this.#usable(message.info)
+          resolve(this.#info)
         },
         life: () => this.#running?.life(),
         gone: (reason) => {
@@ -243,29 +257,47 @@ export class EngineProcess implements Engine {
     }
   }
 
+  /** @throws {ProtocolError} for what this engine cannot have to say now. */
   #receive (message: Exclude<HostMessage, { type: 'hello' }>): void {
-    if (message.type === 'info') {
-      this.#info = message.info
-      return
-    }
     if (message.type === 'log') return this.#log(message)
     const operation = this.#running
-    // An engine that is stopped or slow to notice may still talk about what is over.
-    if (operation?.id !== message.id) return
+    if (operation === undefined || !operation.isSent || operation.isSettled) throw outOfTurn(message)
+    if (message.type === 'info') {
+      this.#checkName(message.info)
+      // What an engine can do was said at its start, and requests were checked against it.
+      this.#info = { ...this.#info!, device: message.info.device }
+      return
+    }
+    if (operation.id !== message.id) throw outOfTurn(message)
     switch (message.type) {
       case 'done':
         this.#failures = 0
         return operation.fulfil(message.result)
       case 'error':
+        if (message.code === 'cancelled' && !operation.isCancelled) throw outOfTurn(message)
         this.#failures = 0
         return operation.reject(new EngineError(message.code, message.message))
       case 'progress':
+        operation.expected.checkIndex(message.progress.index, 'progress')
+        if (!operation.isNews(message.progress) && !this.#steps.admits()) return
         return this.#observed(operation, operation.observe('progress', message.progress))
       case 'preview':
+        operation.expected.checkIndex(message.preview.index, 'preview')
         return this.#observed(operation, operation.observe('preview', message.preview))
       case 'image':
+        operation.expected.add(message.image)
         return this.#observed(operation, operation.observe('image', message.image))
     }
+  }
+
+  /** Of what it can do, an engine with a user of its own cannot write files. */
+  #usable (info: EngineInfo): EngineInfo {
+    if (this.#command.user === undefined) return info
+    return { ...info, capabilities: info.capabilities.filter(capability => capability !== 'convert') }
+  }
+
+  #checkName ({ engine }: EngineInfo): void {
+    if (engine !== this.#command.engine) throw invalid('info.engine', this.#command.engine, engine)
   }
 
   /** Nobody can want the rest of an operation whose observer has failed. */
@@ -276,6 +308,7 @@ export class EngineProcess implements Engine {
   #cancel (operation: Operation): void {
     const cancelled = new EngineError('cancelled', 'The operation was cancelled.')
     if (!operation.isSent) return operation.reject(cancelled)
+    operation.isCancelled = true
     this.#child?.send({ type: 'cancel', id: operation.id })
     operation.startGrace(this.#options.cancelGrace, () => {
       operation.verdict ??= cancelled
@@ -289,9 +322,21 @@ export class EngineProcess implements Engine {
     this.#child?.kill(reason)
   }
 
-  #log ({ level, text }: { level: string, text: string }): void {
-    // The engine's information is detail to everybody else.
-    if (level === 'warn' || level === 'error') this.#logger?.warn({ engine: this.#command.engine }, text)
-    else this.#logger?.debug({ engine: this.#command.engine }, text)
+  #log ({ level, text }: { level: LogLevel, text: string }): void {
+    const isComplaint = level === 'warn' || level === 'error'
+    if ((isComplaint ? this.#complaints : this.#lines).admits()) this.#write(isComplaint ? 'warn' : 'debug', text)
   }
+
+  #tellLeftOut (level: 'warn' | 'debug', count: number): void {
+    this.#write(level, `The engine wrote ${count} more lines within a second, which are left out`)
+  }
+
+  /** The engine's information is detail to the rest of the server. */
+  #write (level: 'warn' | 'debug', text: string): void {
+    this.#logger?.[level]({ engine: this.#command.engine }, text)
+  }
+}
+
+function outOfTurn ({ type }: HostMessage): ProtocolError {
+  return new ProtocolError('invalid_message', `The engine process sent something invalid: '${type}' out of turn.`)
 }

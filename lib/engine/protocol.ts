@@ -1,4 +1,4 @@
-import { type EngineErrorCode, type EngineImage, type EngineInfo, type OperationName, type Preview, type Progress } from './engine.ts'
+import type { EngineImage, EngineInfo, HostErrorCode, OperationName, Preview, Progress } from './engine.ts'
 
 /**
  * What the server and an engine process say to each other over one socket (file descriptor 3 of the process).
@@ -13,6 +13,8 @@ export const protocolVersion = 1
 export const maximumJson = 1024 * 1024
 /** Most bytes beside the JSON of one frame: an upscaled picture, or the pictures that go with one request. */
 export const maximumBytes = 256 * 1024 * 1024
+/** Most bytes of a preview: it is only looked at, and what looks at it gets it as text. */
+export const maximumPreview = 16 * 1024 * 1024
 
 export type ProtocolErrorCode =
   | 'json_too_large'
@@ -32,7 +34,8 @@ export class ProtocolError extends Error {
   }
 }
 
-export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
+export const logLevels = ['debug', 'info', 'warn', 'error'] as const
+export type LogLevel = typeof logLevels[number]
 
 export type HostMessage =
   | { type: 'hello', protocol: number, info: EngineInfo }
@@ -43,7 +46,7 @@ export type HostMessage =
   | { type: 'image', id: number, image: EngineImage }
   | { type: 'log', level: LogLevel, text: string }
   | { type: 'done', id: number, result: object }
-  | { type: 'error', id: number, code: EngineErrorCode, message: string }
+  | { type: 'error', id: number, code: HostErrorCode, message: string }
 
 export type ServerMessage =
   | {
@@ -59,17 +62,6 @@ export type ServerMessage =
 
 type FieldTypes = Record<string, 'number' | 'string' | 'object'>
 
-const hostFields: Record<HostMessage['type'], FieldTypes> = {
-  hello: { protocol: 'number', info: 'object' },
-  info: { info: 'object' },
-  progress: { id: 'number', progress: 'object' },
-  preview: { id: 'number', preview: 'object' },
-  image: { id: 'number', image: 'object' },
-  log: { level: 'string', text: 'string' },
-  done: { id: 'number', result: 'object' },
-  error: { id: 'number', code: 'string', message: 'string' }
-}
-
 const serverFields: Record<ServerMessage['type'], FieldTypes> = {
   run: { id: 'number', operation: 'string', parameters: 'object', attachments: 'object' },
   cancel: { id: 'number' },
@@ -79,6 +71,8 @@ const serverFields: Record<ServerMessage['type'], FieldTypes> = {
 export interface Frame {
   json: unknown
   bytes: Uint8Array
+  /** Bytes of the JSON text. */
+  length: number
 }
 
 /** Encodes a frame as pieces to write one after the other, so that large images are not copied. */
@@ -119,7 +113,7 @@ export class FrameDecoder {
       }
       const { json, bytes } = this.#lengths
       if (this.#available < json + bytes) return frames
-      frames.push({ json: parseJson(this.#take(json)), bytes: this.#take(bytes) })
+      frames.push({ json: parseJson(this.#take(json)), bytes: this.#take(bytes), length: json })
       this.#lengths = undefined
     }
   }
@@ -167,18 +161,6 @@ export function encodeHostMessage (message: HostMessage): Uint8Array[] {
   return encodeFrame(message)
 }
 
-/** @throws {ProtocolError} */
-export function decodeHostMessage ({ json, bytes }: Frame): HostMessage {
-  const message = checkFields(json, hostFields, 'The engine process') as HostMessage
-  if (message.type === 'hello' && message.protocol !== protocolVersion) {
-    throw new ProtocolError('wrong_version', `The engine process speaks version ${message.protocol} of the protocol ` +
-      `and this server version ${protocolVersion}: they are of different releases. Install or build the package again.`)
-  }
-  if (message.type === 'image') return { ...message, image: { ...message.image, png: bytes } }
-  if (message.type === 'preview') return { ...message, preview: { ...message.preview, png: bytes } }
-  return message
-}
-
 export function encodeServerMessage (message: ServerMessage): Uint8Array[] {
   if (message.type !== 'run') return encodeFrame(message)
   const attachments = Object.entries(message.attachments)
@@ -188,8 +170,8 @@ export function encodeServerMessage (message: ServerMessage): Uint8Array[] {
 }
 
 /** @throws {ProtocolError} */
-export function decodeServerMessage ({ json, bytes }: Frame): ServerMessage {
-  const message = checkFields(json, serverFields, 'The server')
+export function decodeServerMessage ({ json, bytes }: Omit<Frame, 'length'>): ServerMessage {
+  const message = checkFields(json)
   if (message.type !== 'run') return message as ServerMessage
   let position = 0
   const attachments = Object.fromEntries(attachmentLengths(message.attachments).map(([name, length]) => {
@@ -228,18 +210,18 @@ function parseJson (text: Uint8Array): unknown {
 
 interface Fields { type: string, [field: string]: unknown }
 
-/** Both ends come from one release, so this only has to catch damage: the right fields of the right JSON types. */
-function checkFields (json: unknown, table: Record<string, FieldTypes>, sender: string): Fields {
+/** The server is trusted, so this only has to catch damage: the right fields of the right JSON types. */
+function checkFields (json: unknown): Fields {
   const message = json as Fields | null
-  const fields = Object.hasOwn(table, String(message?.type)) ? table[message!.type] : undefined
+  const fields = Object.hasOwn(serverFields, String(message?.type)) ? serverFields[message!.type as 'run'] : undefined
   if (fields === undefined) {
-    throw new ProtocolError('invalid_message', `${sender} sent a message of an unknown kind.`)
+    throw new ProtocolError('invalid_message', 'The server sent a message of an unknown kind.')
   }
   for (const [field, type] of Object.entries(fields)) {
     const value = message![field]
     const actual = value === null ? 'null' : typeof value
     if (actual !== type) {
-      throw new ProtocolError('invalid_message', `${sender} sent a '${message!.type}' message with a wrong '${field}'.`)
+      throw new ProtocolError('invalid_message', `The server sent a '${message!.type}' message with a wrong '${field}'.`)
     }
   }
   return message!

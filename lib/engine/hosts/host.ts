@@ -1,8 +1,9 @@
 import {
-  EngineError, phases, type EngineImage, type EngineInfo, type OperationName, type Operations, type Preview, type Progress
+  EngineError, hostErrorCodes, phases, type EngineImage, type EngineInfo, type HostErrorCode, type OperationName,
+  type Operations, type Preview, type Progress
 } from '../engine.ts'
 import {
-  FrameDecoder, decodeServerMessage, encodeHostMessage, protocolVersion,
+  FrameDecoder, decodeServerMessage, encodeHostMessage, maximumPreview, protocolVersion,
   type HostMessage, type LogLevel, type ServerMessage
 } from '../protocol.ts'
 
@@ -18,6 +19,9 @@ export interface Reporter {
   /** The description of the engine changed, for example its device. */
   info: (info: EngineInfo) => void
 }
+
+/** Characters of a text that are sent: the server keeps no more, and a message has a bound. */
+const longestText = 10_000
 
 export type Attachments = Record<string, Uint8Array>
 
@@ -54,7 +58,7 @@ export function serveHost (engine: HostEngine, channel: Channel, exit: () => voi
 
   const run = async ({ id, operation, parameters, attachments }: ServerMessage & { type: 'run' }): Promise<void> => {
     if (running !== undefined) {
-      return send({ type: 'error', id, code: 'engine_busy', message: 'An operation is running already.' })
+      return send({ type: 'error', id, code: 'generation_failed', message: 'An operation is running already.' })
     }
     const current = running = { id, cancelled: false }
     try {
@@ -62,7 +66,7 @@ export function serveHost (engine: HostEngine, channel: Channel, exit: () => voi
       if (implementation === undefined) {
         throw new EngineError('unsupported', `The ${engine.info.engine} engine has no operation '${operation}'.`)
       }
-      const report = reporter(id, send)
+      const report = reporter(id, send, () => running === current)
       const result = await implementation(parameters as Operations['load']['parameters'], attachments, report)
       running = undefined
       send({ type: 'done', id, result })
@@ -91,17 +95,21 @@ export function serveHost (engine: HostEngine, channel: Channel, exit: () => voi
   send({ type: 'hello', protocol: protocolVersion, info: engine.info })
 }
 
-function reporter (id: number, send: (message: HostMessage) => void): Reporter {
+/** Nothing may follow the end of an operation: what a library still has to say of it is left out. */
+function reporter (id: number, send: (message: HostMessage) => void, isRunning: () => boolean): Reporter {
   let last: Progress | undefined
   return {
     progress: (progress) => {
+      if (!isRunning()) return
       if (last !== undefined && !isLater(progress, last)) return
       last = progress
       send({ type: 'progress', id, progress })
     },
-    preview: (preview) => send({ type: 'preview', id, preview }),
-    image: (image) => send({ type: 'image', id, image }),
-    log: (level, text) => send({ type: 'log', level, text }),
+    preview: (preview) => {
+      if (isRunning() && preview.png.byteLength <= maximumPreview) send({ type: 'preview', id, preview })
+    },
+    image: (image) => { if (isRunning()) send({ type: 'image', id, image }) },
+    log: (level, text) => send({ type: 'log', level, text: text.slice(0, longestText) }),
     info: (info) => send({ type: 'info', info })
   }
 }
@@ -112,8 +120,9 @@ function isLater (next: Progress, last: Progress): boolean {
   return (byPhase || next.index - last.index || next.step - last.step) > 0
 }
 
-function describe (error: unknown, cancelled: boolean): { code: EngineError['code'], message: string } {
+function describe (error: unknown, cancelled: boolean): { code: HostErrorCode, message: string } {
   if (cancelled) return { code: 'cancelled', message: 'The operation was cancelled.' }
-  if (error instanceof EngineError) return { code: error.code, message: error.message }
-  return { code: 'generation_failed', message: error instanceof Error ? error.message : String(error) }
+  const message = (error instanceof Error ? error.message : String(error)).slice(0, longestText)
+  const code = hostErrorCodes.find(code => error instanceof EngineError && error.code === code) ?? 'generation_failed'
+  return { code, message }
 }

@@ -9,6 +9,7 @@ import {
 } from '../../../lib/engine/engine.ts'
 import { EngineProcess, type EngineProcessOptions } from '../../../lib/engine/process.ts'
 import { selectEngine } from '../../../lib/engine/select.ts'
+import { chunk, signature } from '../../../lib/images/png.ts'
 import { writeCheckpoint, type CheckpointKind } from '../../fixtures/checkpoints.ts'
 
 /** One thread and no GPU: the same everywhere, and fast on a busy machine. */
@@ -87,6 +88,17 @@ export async function failure (
 /** A PNG of one colour. */
 export function picture (width: number, height: number): Promise<Buffer> {
   return sharp({ create: { width, height, channels: 3, background: 'teal' } }).png().toBuffer()
+}
+
+/** What looks like a PNG image of this size and of so many bytes, to a reader of headers. */
+export function emptyPng (width: number, height: number, bytes = 0): Buffer {
+  const header = Buffer.alloc(13)
+  header.writeUInt32BE(width, 0)
+  header.writeUInt32BE(height, 4)
+  header[8] = 8
+  header[9] = 2
+  const png = Buffer.concat([signature, chunk('IHDR', header), chunk('IEND', Buffer.alloc(0))])
+  return Buffer.concat([png, Buffer.alloc(Math.max(0, bytes - png.length), 'x')])
 }
 
 /** Is there such a process? One that has ended and was not yet collected by its parent is none. */

@@ -3,13 +3,15 @@ import { existsSync, readFileSync } from 'node:fs'
 import { constants, getPriority } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { engineEnvironment } from '../../../lib/engine/environment.ts'
+import { ExpectedImages } from '../../../lib/engine/expected-images.ts'
 import { OutputTail } from '../../../lib/engine/output-tail.ts'
 import { EngineProcess, type EngineLogger, type EngineProcessOptions } from '../../../lib/engine/process.ts'
 import { maximumBytes, maximumJson } from '../../../lib/engine/protocol.ts'
 import { packageRoot } from '../../../lib/package-root.ts'
-import { draw, failure, isAlive, until } from './helper.ts'
+import { draw, emptyPng, failure, isAlive, until } from './helper.ts'
 
 const double = join(packageRoot, 'dist', 'test', 'fixtures', 'engine-double.js')
 if (!existsSync(double)) throw new Error(`${double} is missing: run npm run build`)
@@ -70,8 +72,9 @@ t.test('a process that does not keep to the protocol is killed, and replaced', a
   const sayings = {
     nonsense: /JSON; the most is/, // its first bytes are an absurd length
     'not json': /not JSON/,
-    'no message': /unknown kind/,
-    'half a message': /in the middle of a message/
+    'no message': /one of hello,.* for type but received "surprise"/,
+    'half a message': /in the middle of a message/,
+    'other id': /'done' out of turn/
   }
   for (const [prompt, reason] of Object.entries(sayings)) {
     const { pid } = engine.status
@@ -80,9 +83,119 @@ t.test('a process that does not keep to the protocol is killed, and replaced', a
     await draw(engine, { prompt: 'echo' })
     t.not(engine.status.pid, pid)
   }
-  const { pid } = engine.status
-  await draw(engine, { prompt: 'other id' })
-  t.equal(engine.status.pid, pid, 'but a word about something else is no crime')
+})
+
+const png = emptyPng(64, 64)
+const picture = { index: 0, width: 64, height: 64, seed: 7 }
+const image = (changes: object = {}, bytes = png): [object, string] =>
+  [{ type: 'image', id: 1, image: { ...picture, ...changes } }, bytes.toString('base64')]
+const raw = (...frames: Array<[object, string?]>): { prompt: string } => ({ prompt: `raw ${JSON.stringify(frames)}` })
+const info = { engine: 'portable', version: '1', device: 'x', capabilities: [], samplers: [], schedulers: [], weight_types: [] }
+
+t.test('one message that cannot be costs one operation', async (t) => {
+  const done: [object] = [{ type: 'done', id: 1, result: {} }]
+  const cases: Array<[frames: Array<[object, string?]>, reason: RegExp]> = [
+    [[image({ seed: 1.5 })], /whole number from 0 to 2147483647 for image\.seed but received 1\.5/],
+    [[image({ seed: {} })], /image\.seed but received an object/],
+    [[image({ seed: undefined })], /image\.seed but received nothing/],
+    [[image({ index: null })], /image\.index but received null/],
+    [[image({ index: {} })], /image\.index/],
+    [[image({ index: 1 })], /one of 1 images for image\.index but received 1/],
+    [[image(), image()], /did not come yet/],
+    [[image({}, Buffer.from('<svg/>'))], /PNG/],
+    [[image({ width: 640 }, emptyPng(640, 64))], /64 × 64 pixels or a little more for image but received "640 × 64 pixels"/],
+    [[image({ width: 32 }, emptyPng(32, 64))], /64 × 64/],
+    [[image({}, emptyPng(64, 64, 100_000))], /at most \d+ bytes/],
+    [[[{ type: 'hello', protocol: 1, info }]], /'hello' out of turn/],
+    [[[{ type: 'info', info: { ...info, capabilities: null } }]], /info\.capabilities but received null/],
+    [[[{ type: 'info', info: { ...info, engine: 'native' } }]], /info\.engine/],
+    [[[{ type: 'progress', id: 1, progress: { phase: 'sampling', step: 1, steps: 1e308, index: 0 } }]], /progress\.steps/],
+    [[[{ type: 'progress', id: 1, progress: { phase: 'sampling', step: 1, steps: 1, index: 1 } }]], /progress\.index/],
+    [[[{ type: 'progress', id: 2, progress: { phase: 'sampling', step: 1, steps: 1, index: 0 } }]], /out of turn/],
+    [[[{ type: 'preview', id: 1, preview: picture }, 'AAAA']], /preview/],
+    [[[{ type: 'error', id: 1, code: 'engine_unavailable', message: 'again' }]], /for code but received "engine_unavailable"/],
+    [[[{ type: 'error', id: 1, code: 'cancelled', message: '' }]], /'error' out of turn/]
+  ]
+  const engine = await started(t, { firstBackoff: 1 })
+  let operation = 0
+  const withId = (frames: Array<[object, string?]>): Array<[object, string?]> => frames.map(([json, bytes]) =>
+    [{ ...json, ...('id' in json ? { id: operation + (json.id as number) } : {}) }, bytes])
+  for (const [frames, reason] of cases) {
+    await failure(t, draw(engine, raw(...withId(frames))), 'engine_crashed', reason)
+    operation++
+    await draw(engine, { prompt: 'nothing' })
+    operation++
+    t.match(engine.info, { capabilities: ['txt2img'] })
+  }
+  await failure(t, draw(engine, raw(...withId([done, done]))).then(async () => draw(engine, { prompt: 'hang' })), 'engine_crashed', /'done' out of turn/)
+  operation += 2
+  const { images } = await draw(engine, { ...raw(...withId([image(), image({ index: 1 })])), batch_count: 2 })
+  t.equal(images.length, 2, 'and what was asked for passes')
+  await draw(engine, raw([{ type: 'info', info: { ...info, device: 'GPU\n1' } }]))
+  t.match(engine.info, { device: 'GPU\\n1', capabilities: ['txt2img'] }, 'of a description only the device may change')
+})
+
+t.test('images are counted and measured against the request', async (t) => {
+  const engine = await started(t, { firstBackoff: 1 })
+  const many = Array.from({ length: 3000 }, (_, index) => image({ index: index % 64 }))
+  await failure(t, draw(engine, raw(...many)), 'engine_crashed', /images for image\.index|did not come yet/)
+  const upscale = async (): Promise<unknown> => engine.run('upscale', { repeats: 1 }, {
+    attachments: { image: emptyPng(10, 20) }, image: ({ png }) => t.ok(png)
+  }).catch((error: unknown) => error)
+  t.match(await upscale(), { code: 'unsupported' }, 'the double does not')
+  const upscaled = (width: number, height: number) => () =>
+    new ExpectedImages('upscale', {}, { image: emptyPng(10, 20) }).add({ index: 0, seed: 0, width, height, png })
+  t.doesNotThrow(upscaled(40, 80))
+  for (const [width, height] of [[40, 81], [15, 30], [5, 10], [65_530, 131_060]] as const) t.throws(upscaled(width, height), { code: 'invalid_message' })
+  t.throws(() => new ExpectedImages('load', {}, {}).add({ ...picture, png }), { message: /no image of this operation/ })
+  const hires = new ExpectedImages('generate', { width: 64, height: 64, hires: { scale: 2 } }, {})
+  t.doesNotThrow(() => hires.add({ ...picture, width: 128, height: 128, png }))
+})
+
+t.test('a flood of lines, progress and previews is read at a bounded rate, and does not stop the server', async (t) => {
+  const warned: string[] = []
+  const engine = await started(t, { logger: silentLogger({ warn: (_details, text) => warned.push(text) }) })
+  let late = 0
+  let last = performance.now()
+  const timer = setInterval(() => {
+    late = Math.max(late, performance.now() - last)
+    last = performance.now()
+  }, 10)
+  t.teardown(() => clearInterval(timer))
+  const begin = performance.now()
+  const { progress } = await draw(engine, { prompt: 'flood' })
+  const seconds = (performance.now() - begin) / 1000
+  t.ok(seconds > 1, 'of 30,000 messages 10,000 are read in a second')
+  t.ok(progress.length <= 100 * (seconds + 2) && progress.length < 10_000, `${progress.length} steps were told in ${seconds} s`)
+  t.match(progress.at(-1), { phase: 'decoding' })
+  t.ok(await until(() => warned.some(text => /^The engine wrote \d+ more lines within a second, which are left out$/.test(text))))
+  t.ok(warned.length <= 102 * (seconds + 3), `${warned.length} lines`)
+  t.ok(warned.every(text => text.length <= 2001))
+  t.ok(late < 1000, `the event loop stood still for ${late} ms at most`)
+})
+
+t.test('whatever an engine says, each operation ends, and the next one can be done', async (t) => {
+  const engine = await started(t, { firstBackoff: 1, longestBackoff: 1, silenceTimeout: 2000 })
+  const json = fc.oneof(fc.object({ maxDepth: 2 }), fc.record({
+    type: fc.constantFrom('hello', 'info', 'progress', 'preview', 'image', 'log', 'done', 'error'),
+    id: fc.oneof(fc.nat(100), fc.anything({ maxDepth: 1 })),
+    image: fc.anything({ maxDepth: 2 }),
+    progress: fc.anything({ maxDepth: 2 }),
+    info: fc.anything({ maxDepth: 2 }),
+    level: fc.constantFrom('warn', 'loud'),
+    text: fc.string(),
+    result: fc.object({ maxDepth: 1 }),
+    code: fc.string(),
+    message: fc.string()
+  }, { requiredKeys: ['type'] }))
+  const frames = fc.array(fc.tuple(json, fc.base64String({ maxLength: 40 })), { minLength: 1, maxLength: 4 })
+    .map(frames => raw(...frames).prompt)
+  const bytes = fc.uint8Array({ minLength: 1, maxLength: 60 }).map(bytes => `bytes ${Buffer.from(bytes).toString('base64')}`)
+  await fc.assert(fc.asyncProperty(fc.oneof(frames, bytes), async (prompt) => {
+    const outcome = await draw(engine, { prompt }).then(() => 'done', ({ code }: { code: string }) => code)
+    t.ok(['done', 'engine_crashed', 'engine_timeout', 'generation_failed', 'unsupported', 'invalid_parameters', 'model_load_failed'].includes(outcome), outcome)
+    await draw(engine, { prompt: 'nothing' }).catch(async () => draw(engine, { prompt: 'nothing' }))
+  }), { numRuns: 25, endOnFailure: true })
 })
 
 t.test('a crash says why', async (t) => {
@@ -190,10 +303,10 @@ t.test('progress that goes back is not told', async (t) => {
 
 t.test('images pass through unchanged', async (t) => {
   const engine = await started(t)
-  const large = Buffer.from(Array.from({ length: 5_000_000 }, (_, index) => index * 7))
-  const attachments = { init_image: large, empty: Buffer.alloc(0), mask: Buffer.from('m') }
-  const { images } = await draw(engine, { prompt: 'echo' }, { attachments })
-  t.equal(images.length, 3)
+  const large = Buffer.concat([emptyPng(2048, 1024), Buffer.from(Array.from({ length: 5_000_000 }, (_, index) => index * 7))])
+  const attachments = { init_image: large, mask: emptyPng(2048, 1024) }
+  const { images } = await draw(engine, { prompt: 'echo', width: 2048, height: 1024, batch_count: 2 }, { attachments })
+  t.equal(images.length, 2)
   Object.values(attachments).forEach((bytes, index) => t.ok(bytes.equals(images[index]!.png)))
   await failure(t, draw(engine, { prompt: 'x'.repeat(maximumJson) }), 'invalid_parameters', /too large/)
   const tooLarge = { init_image: Buffer.alloc(maximumBytes + 1) }

@@ -189,7 +189,7 @@ t.test('every other failure is final, and the next job runs', async t => {
     ['checkpoint/a', { code: 'generation_failed' }],
     ['checkpoint/a', { code: 'invalid_parameters' }],
     ['checkpoint/a', { code: 'cancelled' }],
-    ['checkpoint/a', { code: 'generation_failed', message: /neither image nor error/ }],
+    ['checkpoint/a', { code: 'generation_failed', message: /0 of 1 images/ }],
     ['checkpoint/a', { code: 'generation_failed', message: /damaged image: Expected a PNG image/ }],
     ['checkpoint/gone', { code: 'model_not_found', message: 'It was deleted.' }],
     ['checkpoint/odd', { code: 'internal' }],

@@ -1,0 +1,195 @@
+import { readHeader } from '../images/png.ts'
+import {
+  capabilityNames, hostErrorCodes, maximumSeed, phases, type EngineImage, type EngineInfo, type Preview, type Progress
+} from './engine.ts'
+import { oneLine } from './one-line.ts'
+import {
+  ProtocolError, logLevels, maximumPreview, protocolVersion, type Frame, type HostMessage
+} from './protocol.ts'
+
+/**
+ * Reads what an engine process says. The process is not trusted: it runs C++ on files of strangers. What is returned
+ * here has the declared types, every number within its bounds, and no field that is not declared.
+ */
+
+/** Returns a value of the declared type, or throws a ProtocolError that names the field. */
+type Read<Type> = (value: unknown, field: string) => Type
+type Fields<Type> = { [Field in keyof Type]-?: Read<Type[Field]> }
+
+/** Steps, tensors of a model, and milliseconds of one operation. */
+const mostSteps = 10_000_000
+const mostMilliseconds = 1e12
+/** Images of one job, and pixels of one side; `ExpectedImages` knows what this job asked for. */
+const mostImages = 64
+const longestSide = 65_536
+/** Characters of a name, and entries of a list of names. */
+const longestName = 200
+const mostNames = 1000
+/** What a whole message is called. */
+const message = 'a message'
+
+const whole = (minimum: number, maximum: number): Read<number> => (value, field) => {
+  if (Number.isInteger(value) && (value as number) >= minimum && (value as number) <= maximum) return value as number
+  throw invalid(field, `a whole number from ${minimum} to ${maximum}`, value)
+}
+
+const milliseconds: Read<number> = (value, field) => {
+  if (typeof value === 'number' && value >= 0 && value <= mostMilliseconds) return value
+  throw invalid(field, 'milliseconds', value)
+}
+
+/** Longer texts are cut: the words of a library have any length. */
+const text = (longest?: number): Read<string> => (value, field) => {
+  if (typeof value === 'string') return oneLine(value, longest)
+  throw invalid(field, 'a text', value)
+}
+
+const oneOf = <Name extends string>(names: readonly Name[]): Read<Name> => (value, field) => {
+  if (names.includes(value as Name)) return value as Name
+  throw invalid(field, `one of ${names.join(', ')}`, value)
+}
+
+const list = <Type>(read: Read<Type>): Read<Type[]> => (value, field) => {
+  if (!Array.isArray(value) || value.length > mostNames) {
+    throw invalid(field, `a list of at most ${mostNames} entries`, value)
+  }
+  return value.map((entry, index) => read(entry, `${field}[${index}]`))
+}
+
+const optional = <Type>(read: Read<Type>): Read<Type | undefined> => (value, field) =>
+  value === undefined ? undefined : read(value, field)
+
+function record <Type extends object> (fields: Fields<Type>): Read<Type> {
+  const entries = Object.entries(fields) as Array<[string, Read<unknown>]>
+  return (value, field) => {
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid(field, 'an object', value)
+    const own = (name: string): unknown =>
+      Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined
+    const read = entries.map(([name, read]) => [name, read(own(name), path(field, name))])
+    return Object.fromEntries(read.filter(([, value]) => value !== undefined)) as Type
+  }
+}
+
+function path (field: string, name: string): string {
+  return field === message ? name : `${field}.${name}`
+}
+
+const name = text(longestName)
+const index = whole(0, mostImages - 1)
+const side = whole(1, longestSide)
+
+const info = record<EngineInfo>({
+  engine: oneOf(['native', 'portable']),
+  version: name,
+  device: name,
+  devices: optional(list(record<{ name: string, description: string }>({ name, description: name }))),
+  capabilities: list(oneOf(capabilityNames)),
+  samplers: list(name),
+  schedulers: list(name),
+  weight_types: list(name)
+})
+const progress = record<Progress>({
+  phase: oneOf(phases), step: whole(0, mostSteps), steps: whole(0, mostSteps), index
+})
+const image = record<Omit<EngineImage, 'png'>>({ index, width: side, height: side, seed: whole(0, maximumSeed) })
+const preview = record<Omit<Preview, 'png'>>({ step: whole(0, mostSteps), index, width: side, height: side })
+const result = record<{ load_ms?: number, generate_ms?: number }>({
+  load_ms: optional(milliseconds), generate_ms: optional(milliseconds)
+})
+const id = whole(1, Number.MAX_SAFE_INTEGER)
+const kind = oneOf(['hello', 'info', 'progress', 'preview', 'image', 'log', 'done', 'error'])
+
+/** @throws {ProtocolError} */
+export function readHostMessage ({ json, bytes }: Omit<Frame, 'length'>): HostMessage {
+  const { type, ...fields } = record<Record<string, unknown>>({
+    type: kind,
+    protocol: any,
+    info: any,
+    id: any,
+    progress: any,
+    preview: any,
+    image: any,
+    level: any,
+    text: any,
+    result: any,
+    code: any,
+    message: any
+  })(json, message)
+  const field = <Type>(name: string, read: Read<Type>): Type => read(fields[name], name)
+  if (bytes.byteLength > 0 && type !== 'image' && type !== 'preview') {
+    throw invalid(`the bytes of '${type as string}'`, 'none', bytes.byteLength)
+  }
+  switch (type as HostMessage['type']) {
+    case 'hello':
+      checkVersion(field('protocol', whole(0, 1_000_000)))
+      return { type: 'hello', protocol: protocolVersion, info: field('info', info) }
+    case 'info':
+      return { type: 'info', info: field('info', info) }
+    case 'progress': {
+      const { step, steps, ...rest } = field('progress', progress)
+      return { type: 'progress', id: field('id', id), progress: { ...rest, step: Math.min(step, steps), steps } }
+    }
+    case 'preview':
+      if (bytes.byteLength > maximumPreview) {
+        throw invalid('preview', `at most ${maximumPreview} bytes`, bytes.byteLength)
+      }
+      return { type: 'preview', id: field('id', id), preview: withPng('preview', field('preview', preview), bytes) }
+    case 'image':
+      return { type: 'image', id: field('id', id), image: withPng('image', field('image', image), bytes) }
+    case 'log':
+      return { type: 'log', level: field('level', oneOf(logLevels)), text: field('text', text()) }
+    case 'done':
+      return { type: 'done', id: field('id', id), result: field('result', result) }
+    case 'error':
+      return {
+        type: 'error',
+        id: field('id', id),
+        code: field('code', oneOf(hostErrorCodes)),
+        message: field('message', text())
+      }
+  }
+}
+
+function any (value: unknown): unknown {
+  return value
+}
+
+function checkVersion (version: number): void {
+  if (version === protocolVersion) return
+  throw new ProtocolError('wrong_version', `The engine process speaks version ${version} of the protocol ` +
+    `and this server version ${protocolVersion}: they are of different releases. Install or build the package again.`)
+}
+
+/** The bytes must be what they are said to be; only their header is read here. */
+function withPng <Picture extends { width: number, height: number }> (
+  field: string, picture: Picture, png: Uint8Array
+): Picture & { png: Uint8Array } {
+  const { width, height } = headerOf(field, png)
+  if (width !== picture.width || height !== picture.height) {
+    const said = `a PNG image of ${picture.width} × ${picture.height} pixels, as it says,`
+    throw invalid(field, said, `${width} × ${height}`)
+  }
+  return { ...picture, png }
+}
+
+function headerOf (field: string, png: Uint8Array): ReturnType<typeof readHeader> {
+  try {
+    return readHeader(png)
+  } catch (error) {
+    throw new ProtocolError('invalid_message', `The engine process sent something invalid for ${field}: ` +
+      `${(error as Error).message}.`, { cause: error })
+  }
+}
+
+/** The error for a field; what came is shown when it is short. */
+export function invalid (field: string, expected: string, received: unknown): ProtocolError {
+  return new ProtocolError('invalid_message',
+    `The engine process sent something invalid: expected ${expected} for ${field} but received ${shown(received)}.`)
+}
+
+function shown (value: unknown): string {
+  if (typeof value === 'string') return `"${oneLine(value, 40)}"`
+  if (Array.isArray(value)) return `a list of ${value.length}`
+  if (value === undefined) return 'nothing'
+  return typeof value === 'object' && value !== null ? 'an object' : String(value)
+}
