@@ -80,7 +80,10 @@ class Drawing {
     }
     if (job.type === 'upscale') await engine.run('upscale', parameters as { repeats?: number }, options)
     else await engine.run('generate', parameters as ImageParameters, options)
-    if (images === 0) throw new EngineError('generation_failed', 'The engine gave neither image nor error.')
+    const expected = (parameters as Partial<ImageParameters>).batch_count ?? 1
+    if (images !== expected) {
+      throw new EngineError('generation_failed', `The engine made ${images} of ${expected} images and gave no error.`)
+    }
     watch.finish()
   }
 }

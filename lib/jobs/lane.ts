@@ -4,6 +4,7 @@ import type { Device, Operations } from '../engine/engine.ts'
 import { isoTime } from '../iso-time.ts'
 import { Errands, type Patience } from './errands.ts'
 import type { Executors, LaneKind } from './executor.ts'
+import { isStorageTrouble } from './files.ts'
 import type { Inputs } from './inputs.ts'
 import type { JobEvents } from './job-events.ts'
 import { isCrash, isUnavailable, toJobError } from './job-error.ts'
@@ -255,7 +256,7 @@ export class Lane {
       failure = error
       leave = () => this.#leaveAfter(error, run)
     }
-    const left = await this.#persist(leave)
+    const left = await this.#persist(job, leave)
     this.#run = undefined
     if (left?.status !== 'completed') await this.#tidy(job, () => outputs.remove(job))
     if (left === undefined) return
@@ -276,19 +277,26 @@ export class Lane {
   }
 
   /**
-   * Waits until a change of state is stored, however long the database can't be written.
-   * @returns undefined when the job was in another state, or the server stops: then the next start decides about it.
+   * Waits until a change of state is stored, as long as the storage is to blame. A change that the database refuses for
+   * another reason would be refused for ever: then the job fails, and the lane goes on.
+   * @returns undefined when the job was in another state, or nothing could be stored: then the next start decides.
    */
-  async #persist (change: () => Job | undefined): Promise<Job | undefined> {
+  async #persist (job: Job, change: () => Job | undefined): Promise<Job | undefined> {
+    const { store, logger } = this.#parts
+    let isRefused = false
     for (;;) {
       try {
         return change()
       } catch (error) {
-        if (this.#isDraining) {
-          this.#parts.logger.error({ err: error }, 'The state of a job cannot be stored')
-          return undefined
+        const isTrouble = isStorageTrouble(error)
+        if (isTrouble && !this.#isDraining) {
+          await this.#backOff(error)
+          continue
         }
-        await this.#backOff(error)
+        logger.error({ job: job.id, err: error }, 'The state of a job cannot be stored')
+        if (isTrouble || isRefused) return undefined
+        isRefused = true
+        change = () => store.fail(job.id, toJobError(error))
       }
     }
   }

@@ -89,6 +89,38 @@ t.test('an end that cannot be stored is stored later', async t => {
   await scheduler.drain(1000)
 })
 
+t.test('an end that the database refuses for good fails the job, and the lane goes on', async t => {
+  const all = parts(t)
+  const { store } = all
+  const complete = store.complete.bind(store)
+  // As when an engine gives a seed that is no whole number.
+  store.complete = (id, images, result) => complete(id, images.map(image => ({ ...image, seed: 1.5 })), result)
+  const scheduler = new Scheduler(all)
+  const [first, second] = [accept(store), accept(store)]
+  scheduler.start()
+  await until(() => store.get(second)?.status === 'failed')
+  for (const id of [first, second]) t.match(store.get(id), { status: 'failed', images: [], error: { code: 'internal' }, attempts: 1 })
+  t.same(all.log.filter(text => text === 'The state of a job cannot be stored').length, 2)
+  t.notOk(all.log.some(text => text.startsWith('Jobs have to wait')))
+
+  store.complete = complete
+  const third = accept(store)
+  scheduler.wake()
+  await until(() => store.get(third)?.status === 'completed')
+  const fail = store.fail
+  store.complete = () => { throw new TypeError('not a number') }
+  store.fail = () => { throw new TypeError('not a number either') }
+  const [fourth] = [accept(store)]
+  scheduler.wake()
+  await until(() => all.log.filter(text => text === 'The state of a job cannot be stored').length === 4)
+  Object.assign(store, { complete, fail })
+  const fifth = accept(store)
+  scheduler.wake()
+  await until(() => store.get(fifth)?.status === 'completed')
+  t.equal(store.get(fourth)?.status, 'running', 'the next start decides about it')
+  await scheduler.drain(1000)
+})
+
 t.test('a start that cannot be stored is tried again, and the job is not lost', async t => {
   const all = parts(t)
   const { store } = all
