@@ -19,8 +19,9 @@ interface Accounts {
 }
 
 interface AccountCommand<Arguments> {
-  command: string
-  describe: string
+  /** Left out by a command that has no others below it. */
+  command?: string
+  describe?: string
   /** Names of the arguments that are no options of the server. */
   own?: string[]
   builder?: (yargs: Argv) => Argv

@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from 'node:fs'
-import { parse as parseYaml, stringify } from 'yaml'
 import { CommandError, exitCodes } from '../errors.ts'
 import { camelCase, optionNames, optionTable, traceOptions, type TracedOptions } from './options.ts'
+import { yaml } from './yaml.ts'
 
 /** Bytes of a configuration file; a real one has hundreds. */
 const maximumSize = 1024 * 1024
@@ -22,7 +22,7 @@ function readConfigFile (file: string): unknown {
   try {
     if (statSync(file).size > maximumSize) throw new Error(`it is larger than ${maximumSize} bytes`)
     // JSON is YAML, so one parser reads both.
-    return parseYaml(readFileSync(file, 'utf8'), { maxAliasCount: 0 })
+    return yaml().parse(readFileSync(file, 'utf8'), { maxAliasCount: 0 })
   } catch (error) {
     // What the parser says ends with line and column; a picture of the place follows, and could show a secret.
     const [problem = ''] = (error as Error).message.split('\n')
@@ -41,6 +41,6 @@ export function describeOptions ({ options, origins }: TracedOptions): string {
     const origin = origins.get(name) ?? 'default'
     if (value === undefined) return `# ${name}:\n`
     if ('secret' in optionTable[name]) return `# ${name}: (not shown) # ${origin}\n`
-    return `${stringify({ [name]: value }, { lineWidth: 0, collectionStyle: 'flow' }).replace(/^\{ (.*) \}\n$/s, '$1')} # ${origin}\n`
+    return `${yaml().stringify({ [name]: value }, { lineWidth: 0, collectionStyle: 'flow' }).replace(/^\{ (.*) \}\n$/s, '$1')} # ${origin}\n`
   }).join('')
 }

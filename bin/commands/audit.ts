@@ -19,8 +19,6 @@ const mostLines = 10_000
 
 /** `audit`: who did what. */
 export const audit = accountCommand<Arguments>({
-  command: 'audit',
-  describe: 'Show logins, refusals, and changes of accounts and keys',
   own: ['event', 'outcome', 'actor', 'lines', 'follow', 'json'],
   builder: yargs => yargs
     .option('event', { choices: auditEvents, describe: 'Only this kind of event' })

@@ -26,8 +26,6 @@ interface Arguments {
 
 /** `demo`: the whole way once, with real parts and a model of random weights. */
 export const demo: CommandModule<object, Arguments> = {
-  command: 'demo',
-  describe: 'Make a tiny model, serve it, log in and draw, as a user would',
   builder: yargs => yargs
     .option('keep', { type: 'boolean', default: false, describe: 'Leave the server running until Ctrl-C' })
     .option('output', { type: 'string', requiresArg: true, default: 'stable-diffusion-rest-demo.png', describe: 'Where to save the picture' }),

@@ -39,8 +39,6 @@ const checks: Array<[part: string, check: (options: Options) => Finding | Promis
 
 /** `doctor`: one line for each part, what to do about each problem, exit code 1 when something needed is broken. */
 export const doctor: CommandModule = {
-  command: 'doctor',
-  describe: 'Check whether the server could run with these options',
   builder: yargs => withOptions(yargs),
   handler: async argv => {
     const options = optionsOf(argv)

@@ -52,8 +52,6 @@ type Arguments = Partial<Record<keyof typeof fields | keyof typeof images, strin
 
 /** `generate`: draws on a running server, with a progress bar, and shows the picture where the terminal can. */
 export const generate: CommandModule<object, Arguments> = {
-  command: 'generate <prompt>',
-  describe: 'Draw on a running server',
   builder: yargs => withGroup(withGroup(yargs, 'Request:', fields), 'Request:', images)
     .positional('prompt', { type: 'string', demandOption: true, describe: 'What to draw' })
     .option('set', { group: 'Request:', type: 'string', array: true, nargs: 1, default: [], describe: 'Any other field of the request: NAME=VALUE, the value as JSON or text' })

@@ -16,8 +16,6 @@ const own = ['user', 'name', 'permissions', 'expires', 'id']
 
 /** `key create|list|revoke`: API keys, also while the server runs. */
 export const key: CommandModule = {
-  command: 'key <action>',
-  describe: 'Manage API keys',
   builder: yargs => yargs
     .command(accountCommand<Arguments & { user: string }>({
       command: 'create',

@@ -14,8 +14,6 @@ import { say } from '../say.ts'
 
 /** `models list|pull|hash|convert|remove`: the models folders of the options, also while a server runs. */
 export const models: CommandModule = {
-  command: 'models <action>',
-  describe: 'List, fetch and look after models',
   builder: yargs => yargs
     .command(modelsCommand<{ type?: ModelType, json: boolean }>({
       command: 'list',

@@ -5,8 +5,6 @@ import { withThrowawayApp } from '../throwaway-app.ts'
 
 /** `openapi`: prints the document that the server would serve with the same options. */
 export const openapi: CommandModule = {
-  command: 'openapi',
-  describe: 'Print the OpenAPI document without starting a server',
   builder: yargs => withOptions(yargs),
   handler: async argv => {
     await withThrowawayApp(optionsOf(argv), app => say(JSON.stringify(app.swagger(), null, 2)))

@@ -19,8 +19,6 @@ import { say } from '../say.ts'
 import { withThrowawayApp } from '../throwaway-app.ts'
 
 export const serve: CommandModule = {
-  command: ['serve', '$0'],
-  describe: 'Start the server (this is what happens without a command)',
   builder: yargs => withOptions(yargs)
     .option('check-config', { group: 'Output:', type: 'boolean', describe: 'Say whether the server could start with these options, and do not start it' })
     .option('print-config', { group: 'Output:', type: 'boolean', describe: 'Print the options in force as a configuration file, and where each comes from' })
@@ -58,7 +56,7 @@ const connectionTime = 5
 async function startServer (options: Options): Promise<void> {
   refuseOpenDoor(options)
   process.umask(0o077) // every file this makes is its owner's alone
-  const logger = createLogger(options)
+  const logger = await createLogger(options)
   hideSecrets(logger)
   await compileTicks()
   const { buildApp } = await import('../../app.ts') // half a second that no other command has to wait for

@@ -19,8 +19,6 @@ const role = { choices: accountRoles, describe: 'What the account may do' } as c
 
 /** `user add|list|passwd|role|disable|enable|remove`: accounts, also while the server runs. */
 export const user: CommandModule = {
-  command: 'user <action>',
-  describe: 'Manage local accounts',
   builder: yargs => yargs
     .command(accountCommand<Arguments>({
       command: 'add <name>',

@@ -1,7 +1,7 @@
 import { realpath, stat } from 'node:fs/promises'
 import { dirname, isAbsolute, resolve } from 'node:path'
 import { type Static, Type, Validator } from '../type.ts'
-import { parse } from 'yaml'
+import { yaml } from '../yaml.ts'
 import type { ModelFiles } from '../engine/engine.ts'
 import type { ImageDefaults } from './architectures.ts'
 import { ModelFileError, quote } from './header.ts'
@@ -92,7 +92,7 @@ function parseBundle (text: string): Static<typeof BundleFile> {
   let content: unknown
   try {
     // JSON is YAML too. Aliases are refused: a few lines of them can stand for gigabytes.
-    content = parse(text, { maxAliasCount: 0, logLevel: 'error' })
+    content = yaml().parse(text, { maxAliasCount: 0, logLevel: 'error' })
   } catch (cause) {
     const [reason = ''] = (cause as Error).message.split('\n')
     throw new ModelFileError(`The description is not valid YAML: ${reason.slice(0, 200)}`, { cause })

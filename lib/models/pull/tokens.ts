@@ -1,6 +1,6 @@
 import { readFileSync, statSync } from 'node:fs'
-import { parse, YAMLParseError } from 'yaml'
 import { CommandError, exitCodes } from '../../../errors.ts'
+import { yaml } from '../../yaml.ts'
 
 /** Bytes; a token has dozens. */
 const largestFile = 64 * 1024
@@ -30,10 +30,10 @@ function readFile (file: string): Array<[host: string, token: unknown]> {
     const { size, mode } = statSync(file)
     if (size > largestFile) throw new Error(`it is larger than ${largestFile} bytes`)
     if (process.platform !== 'win32' && (mode & 0o077) !== 0) throw new Error(`others can read it; chmod 600 ${file}`)
-    content = parse(readFileSync(file, 'utf8'), { maxAliasCount: 0, logLevel: 'error' })
+    content = yaml().parse(readFileSync(file, 'utf8'), { maxAliasCount: 0, logLevel: 'error' })
   } catch (error) {
     // The message of the parser quotes the line that it can't read.
-    const reason = error instanceof YAMLParseError ? 'it is no YAML' : (error as Error).message
+    const reason = error instanceof yaml().YAMLParseError ? 'it is no YAML' : (error as Error).message
     throw new CommandError(exitCodes.storage, `The file of --pull-tokens-file cannot be read: ${reason}`)
   }
   if (typeof content === 'object' && content !== null && !Array.isArray(content)) return Object.entries(content)

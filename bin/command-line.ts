@@ -1,0 +1,58 @@
+import yargs, { type Argv, type CommandModule } from 'yargs'
+import { hideBin } from 'yargs/helpers'
+import { CommandError, exitCodes } from '../errors.ts'
+import { version } from '../lib/version.ts'
+
+/** The file of a command, which is loaded when its help or its work is asked for: no command waits for the code of another. */
+type Load = () => Promise<CommandModule<object, any>>
+
+const commands: ReadonlyArray<[command: string | string[], describe: string, load: Load]> = [
+  [['serve', '$0'], 'Start the server (this is what happens without a command)', async () => (await import('./commands/serve.ts')).serve],
+  ['demo', 'Make a tiny model, serve it, log in and draw, as a user would', async () => (await import('./commands/demo.ts')).demo],
+  ['generate <prompt>', 'Draw on a running server', async () => (await import('./commands/generate.ts')).generate],
+  ['doctor', 'Check whether the server could run with these options', async () => (await import('./commands/doctor.ts')).doctor],
+  ['user <action>', 'Manage local accounts', async () => (await import('./commands/user.ts')).user],
+  ['key <action>', 'Manage API keys', async () => (await import('./commands/key.ts')).key],
+  ['audit', 'Show logins, refusals, and changes of accounts and keys', async () => (await import('./commands/audit.ts')).audit],
+  ['models <action>', 'List, fetch and look after models', async () => (await import('./commands/models.ts')).models],
+  ['openapi', 'Print the OpenAPI document without starting a server', async () => (await import('./commands/openapi.ts')).openapi]
+]
+
+/** Runs the command that the arguments name and sets the exit code of the process. */
+export async function runCommandLine (): Promise<void> {
+  const parser = yargs(hideBin(process.argv))
+    .scriptName('stable-diffusion-rest')
+    .parserConfiguration({
+      'camel-case-expansion': false,
+      'dot-notation': false,
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+      'boolean-negation': true
+    })
+    .epilogue('Every option can also be given as SDREST_<NAME> in the environment or as <name> in a --config file.')
+    .version(version)
+    .help()
+    .wrap(process.stdout.isTTY ? process.stdout.columns : 120)
+    .strictCommands()
+    .recommendCommands()
+    .fail((message, error) => {
+      throw error ?? new CommandError(exitCodes.usage, `${message}${message.endsWith('?') ? '' : '.'} Try --help.`)
+    })
+  for (const [command, describe, load] of commands) {
+    parser.command(
+      command, describe,
+      async (yargs: Argv) => await ((await load()).builder as (yargs: Argv) => Argv)(yargs),
+      async argv => await (await load()).handler(argv))
+  }
+  try {
+    await parser.parseAsync()
+  } catch (error) {
+    if (error instanceof CommandError) {
+      process.stderr.write(`stable-diffusion-rest: ${error.message}\n`)
+      process.exitCode = error.exitCode
+    } else {
+      process.stderr.write(`stable-diffusion-rest: a defect of this program: ${(error as Error).stack}\n`)
+      process.exitCode = exitCodes.internal
+    }
+  }
+}
