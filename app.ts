@@ -13,6 +13,7 @@ import authPam from './plugins/auth-pam.ts'
 import authUnix from './plugins/auth-unix.ts'
 import auth from './plugins/auth.ts'
 import config from './plugins/config.ts'
+import connections, { connectionTimes, type ConnectionTimes } from './plugins/connections.ts'
 import departure from './plugins/departure.ts'
 import documentation from './plugins/documentation.ts'
 import engine from './plugins/engine.ts'
@@ -54,13 +55,18 @@ export interface AppParts extends StoreOptions, SchemaOptions {
   logger?: FastifyBaseLogger
   /** Set by `serve` when --tls-cert is given. */
   https?: { cert: Buffer, key: Buffer } | null
+  /** Shorter ones are for tests. */
+  connectionTimes?: ConnectionTimes
 }
 
 /**
  * Builds the server without letting it listen. The order of registration is the order in which a request meets the parts.
  * @throws {CommandError} when something that the options name is missing, unreadable or wrong.
  */
-export async function buildApp (options: Options, { logger, https = null, compileAtOnce, ...storeOptions }: AppParts = {}): Promise<FastifyInstance> {
+export async function buildApp (
+  options: Options,
+  { logger, https = null, connectionTimes: times = connectionTimes, compileAtOnce, ...storeOptions }: AppParts = {}
+): Promise<FastifyInstance> {
   const app = Fastify({
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     https,
@@ -70,8 +76,8 @@ export async function buildApp (options: Options, { logger, https = null, compil
     requestIdHeader: false,
     // Health checks come every few seconds; `access` lines (--verbose) and the audit log say what matters.
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
-    connectionTimeout: 120_000,
-    requestTimeout: 120_000,
+    connectionTimeout: times.idle,
+    requestTimeout: 0, // plugins/connections.ts bounds bodies by their progress; headers have 60 seconds
     // Not ten seconds for each plugin and each hook: a cold scan of many models, an engine whose driver wakes up and the
     // drain of --shutdown-timeout take what they take, and bound themselves.
     pluginTimeout: 0,
@@ -88,7 +94,7 @@ export async function buildApp (options: Options, { logger, https = null, compil
   app.removeContentTypeParser('text/plain')
 
   try {
-    await registerParts(app, options, storeOptions, { compileAtOnce })
+    await registerParts(app, options, storeOptions, { times, compileAtOnce })
   } catch (error) {
     // Nobody else has it in hand: what was opened until here, the engine's process above all, would stay behind.
     await app.close()
@@ -97,9 +103,13 @@ export async function buildApp (options: Options, { logger, https = null, compil
   return app
 }
 
-async function registerParts (app: FastifyInstance, options: Options, storeOptions: StoreOptions, schemas: SchemaOptions): Promise<void> {
+async function registerParts (
+  app: FastifyInstance, options: Options, storeOptions: StoreOptions,
+  { times, ...schemas }: SchemaOptions & { times: ConnectionTimes }
+): Promise<void> {
   await app.register(config, { config: options })
   await app.register(errors)
+  await app.register(connections, { times })
   await app.register(departure)
   await app.register(metrics)
   await app.register(json)

@@ -23,6 +23,7 @@ export const errorTable = {
   SDR_USER_NOT_FOUND: [404, 'There is no such user.'],
   SDR_KEY_NOT_FOUND: [404, 'There is no such API key.'],
   SDR_SESSION_NOT_FOUND: [404, 'There is no such session.'],
+  SDR_METHOD_NOT_ALLOWED: [405, 'This URL does not take this method; Allow names those that it takes.'],
   SDR_NOT_ACCEPTABLE: [406, 'None of the accepted media types can be produced.'],
   SDR_REQUEST_TIMEOUT: [408, 'The request did not come to its end in time.'],
   SDR_CONFLICT: [409, 'The state of the resource does not allow that.'],
@@ -63,6 +64,12 @@ const constructors = new Map(Object.entries(errorTable).map(
 export function apiError (code: ErrorCode, message: string = errorTable[code][1], extra: ErrorExtra = {}): ApiError {
   const ErrorOfCode = constructors.get(code)!
   return Object.assign(new ErrorOfCode(message), extra)
+}
+
+/** A value is not what it has to be; every such error names the field, what was expected and what came. */
+export function unexpected (details: { field: string, expected: string, received: string }): ApiError {
+  const { field, expected, received } = details
+  return apiError('SDR_INVALID_REQUEST', `Expected ${expected} for ${field} but received ${received}`, { details: [details] })
 }
 
 /** Exit codes of the command line, in docs/errors.md too. */

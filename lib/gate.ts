@@ -55,10 +55,11 @@ export class Gate {
 
   /** Like `run`, for work that ends elsewhere. @returns gives the place back; further calls do nothing */
   async enter (caller: string, weight = 1): Promise<() => void> {
-    const { waiting, waitingForOne, what } = this.#bounds
+    const { running, runningForOne, waiting, waitingForOne, what } = this.#bounds
     const share = this.#shares.get(caller) ?? { running: 0, waiting: 0 }
     if (this.#line.length > 0 || !this.#hasRoom(share, weight)) {
-      if (this.#line.length >= waiting) {
+      const isOwnFault = runningForOne < running && share.running + weight > runningForOne
+      if (this.#line.length >= waiting && !(isOwnFault && share.waiting >= waitingForOne)) {
         throw apiError('SDR_UNAVAILABLE', `Too many ${what} at once; try again in a moment.`, { retryAfter: 2 })
       }
       if (share.waiting >= waitingForOne) {

@@ -1,10 +1,13 @@
 import { randomUUID } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
+import { Readable } from 'node:stream'
 import fp from 'fastify-plugin'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { apiError, errorTable, type ApiError, type ErrorCode } from '../errors.ts'
+import { discardBody, isBodyUnderWay, mostDiscarded } from '../lib/discard-body.ts'
 import { EngineError, type EngineErrorCode } from '../lib/engine/engine.ts'
+import { shortened } from '../lib/shortened.ts'
 
 /** The framework's refusals whose status says too little. */
 const frameworkCodes: Readonly<Record<string, ErrorCode>> = {
@@ -23,6 +26,7 @@ const statusCodes: Readonly<Record<number, ErrorCode>> = {
   401: 'SDR_UNAUTHENTICATED',
   403: 'SDR_FORBIDDEN',
   404: 'SDR_NOT_FOUND',
+  405: 'SDR_METHOD_NOT_ALLOWED',
   406: 'SDR_NOT_ACCEPTABLE',
   413: 'SDR_BODY_TOO_LARGE',
   414: 'SDR_URI_TOO_LONG',
@@ -37,10 +41,44 @@ const engineRefusals: readonly EngineErrorCode[] = ['model_load_failed', 'invali
 /** One shape for every error: `{"error": {code, message, details?, request_id}}`. */
 export default fp(async (app) => {
   app.setErrorHandler((error: FastifyError, request, reply) => sendError(error, request, reply))
-  app.setNotFoundHandler(async request => {
-    throw apiError('SDR_NOT_FOUND', `There is no ${request.method} ${request.url.split('?', 1)[0]!.slice(0, 200)}.`)
+
+  const routes: KnownRoute[] = []
+  app.addHook('onRoute', ({ method, url }) => {
+    // Preflights are no business of a route, and with --cors-origins they match every URL.
+    for (const one of [method].flat()) if (one !== 'OPTIONS') routes.push({ method: one, pattern: patternOf(url) })
+  })
+  app.setNotFoundHandler(async (request, reply) => {
+    const path = request.url.split('?', 1)[0]!
+    const methods = methodsOf(path, routes)
+    if (methods.length > 0 && !methods.includes(request.method)) {
+      reply.header('allow', methods.join(', '))
+      const expected = `${methods.join(' or ')} for ${shortened(path)}`
+      throw apiError('SDR_METHOD_NOT_ALLOWED', `Expected ${expected} but received ${request.method}.`)
+    }
+    const tidy = path.replaceAll(/\/{2,}/g, '/').replace(/(.)\/$/, '$1')
+    const hint = tidy === path ? '' : `; it has ${path.includes('//') ? 'two slashes in a row' : 'a slash at its end'}`
+    const advice = hint !== '' && methodsOf(tidy, routes).length > 0 ? `: the URL is ${shortened(tidy)}` : ''
+    throw apiError('SDR_NOT_FOUND', `There is no ${request.method} ${path.slice(0, 200)}${hint}${advice}.`)
   })
 }, { name: 'errors' })
+
+interface KnownRoute {
+  method: string
+  pattern: RegExp
+}
+
+function patternOf (url: string): RegExp {
+  const parts = url.split(/(:\w+|\*)/).map(part => {
+    if (part === '*') return '.+'
+    return part.startsWith(':') ? '[^/]+' : part.replaceAll(/[.+?^${}()|[\]\\]/g, '\\$&')
+  })
+  return new RegExp(`^${parts.join('')}$`, 's')
+}
+
+/** The methods that the URL of a route takes; none for any other URL. */
+function methodsOf (path: string, routes: readonly KnownRoute[]): string[] {
+  return [...new Set(routes.filter(({ pattern }) => pattern.test(path)).map(({ method }) => method))].sort()
+}
 
 /** Also for what the router refuses before any hook runs. */
 export function sendError (thrown: Error, request: FastifyRequest, reply: FastifyReply): FastifyReply {
@@ -50,9 +88,25 @@ export function sendError (thrown: Error, request: FastifyRequest, reply: Fastif
   else if (status > 500) request.log.warn({ code: error.code }, error.message) // foreseen, and there may be many
   if (error.retryAfter !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfter)))
   if (status === 401) reply.header('www-authenticate', challenge(request))
-  return reply.code(status).type('application/json; charset=utf-8').send({
+  return reply.code(status).type('application/json; charset=utf-8').send(afterBody(request, reply, {
     error: { code: error.code, message: error.message, details: error.details, request_id: request.id }
-  })
+  }))
+}
+
+/** An answer that goes out at once and ends when the rest of the body has come, so that the client gets to read it. */
+function afterBody ({ raw }: FastifyRequest, reply: FastifyReply, answer: object): object {
+  if (!isBodyUnderWay(raw)) return answer
+  if (Number(raw.headers['content-length'] ?? 0) > mostDiscarded) {
+    reply.header('connection', 'close')
+    return answer
+  }
+  const text = JSON.stringify(answer)
+  reply.header('content-length', Buffer.byteLength(text))
+  return Readable.from((async function * () {
+    yield text
+    const isWhole = await discardBody(raw)
+    if (!isWhole) reply.raw.once('finish', () => raw.socket.destroy())
+  })())
 }
 
 /** For what the parser of HTTP refuses before there is a request: the same shape on the bare connection, which ends then. */

@@ -1,10 +1,17 @@
 import { isUtf8 } from 'node:buffer'
 import fp from 'fastify-plugin'
 import type { FastifySchema } from 'fastify'
-import { apiError } from '../errors.ts'
-import { hasHalfCharacter, whyNotJson } from '../lib/json.ts'
+import { apiError, unexpected } from '../errors.ts'
+import { findFault, jsonBounds, whyNotJson, type JsonBounds } from '../lib/json.ts'
 
-/** Bodies in JSON: in UTF-8, of whole characters, and refused with a reason. */
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Bounds of a body in JSON that differ from those of every other. */
+    json?: Partial<JsonBounds>
+  }
+}
+
+/** Bodies in JSON: in UTF-8, of whole characters, not larger in memory than their text suggests, and refused with a reason. */
 export default fp(async (app) => {
   const parse = app.getDefaultJsonParser('error', 'error')
 
@@ -12,8 +19,10 @@ export default fp(async (app) => {
     // Many clients name the type of a body that they do not send.
     if (body.length === 0 && !needsBody(request.routeOptions.schema)) return done(null)
     if (!isUtf8(body)) return done(notJson('its text is not UTF-8'))
+    const fault = findFault(body, { ...jsonBounds, ...request.routeOptions.config.json })
+    if (fault === 'half') return done(notJson('an escape from \\ud800 to \\udfff has no other half'))
+    if (fault !== undefined) return done(unexpected(fault))
     const text = body.toString()
-    if (hasHalfCharacter(text)) return done(notJson('an escape from \\ud800 to \\udfff has no other half'))
     return parse(request, text, (error, value) => done(error === null ? null : notJson(whyNotJson(text)), value))
   })
 

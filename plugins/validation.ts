@@ -2,7 +2,7 @@ import AjvCompiler from '@fastify/ajv-compiler'
 import { inspect } from 'node:util'
 import fp from 'fastify-plugin'
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
-import { apiError } from '../errors.ts'
+import { unexpected } from '../errors.ts'
 import { validatorsLater } from '../lib/compile-later.ts'
 import { nearest } from '../lib/nearest.ts'
 import { shortened } from '../lib/shortened.ts'
@@ -27,6 +27,8 @@ interface Schema {
   maxLength?: number
   minItems?: number
   maxItems?: number
+  minProperties?: number
+  maxProperties?: number
   properties?: object
   writeOnly?: boolean
 }
@@ -56,9 +58,7 @@ export default fp<SchemaOptions>(async (app, { compileAtOnce }) => {
     return compilers[route.httpPart === 'body' ? 'body' : 'others'](route as never) as (data: unknown) => boolean
   }, compileAtOnce))
   app.setSchemaErrorFormatter((problems, part) => {
-    const explanation = explain(problems[0] as Problem, part)
-    const { field, expected, received } = explanation
-    return apiError('SDR_INVALID_REQUEST', `Expected ${expected} for ${field} but received ${received}`, { details: [explanation] })
+    return unexpected(explain(problems[0] as Problem, part))
   })
 }, { name: 'validation' })
 
@@ -84,14 +84,17 @@ function explain ({ keyword, params, instancePath, data, parentSchema = {} }: Pr
 }
 
 /** What a schema asks for, for example `an integer from 64 to 2048 that is a multiple of 8`. */
-function inWords ({ type = 'value', format, pattern, minimum, maximum, multipleOf, minLength, maxLength, minItems, maxItems }: Schema): string {
+function inWords (schema: Schema): string {
+  const { type = 'value', format, pattern, minimum, maximum, multipleOf } = schema
+  const { minLength, maxLength, minItems, maxItems, minProperties, maxProperties } = schema
   const name = [type].flat().join(' or ')
   return [
     /^[aeiou]/.test(name) ? `an ${name}` : `a ${name}`,
     range(minimum, maximum),
     multipleOf === undefined ? '' : `that is a multiple of ${multipleOf}`,
-    minLength === undefined && maxLength === undefined ? '' : `of ${range(minLength ?? 0, maxLength)} characters`.replace('of from', 'of'),
-    minItems === undefined && maxItems === undefined ? '' : `of ${range(minItems ?? 0, maxItems)} entries`.replace('of from', 'of'),
+    count(minLength, maxLength, ['character', 'characters']),
+    count(minItems, maxItems, ['entry', 'entries']),
+    count(minProperties, maxProperties, ['field', 'fields']),
     format === undefined ? '' : `with the format ${format}`,
     pattern === undefined ? '' : `that matches ${pattern}`
   ].filter(part => part !== '').join(' ')
@@ -99,8 +102,17 @@ function inWords ({ type = 'value', format, pattern, minimum, maximum, multipleO
 
 function range (least: number | undefined, most: number | undefined): string {
   if (least !== undefined && most !== undefined) return `from ${least} to ${most}`
-  if (least !== undefined) return `from ${least}`
-  return most === undefined ? '' : `up to ${most}`
+  if (least !== undefined) return `of at least ${least}`
+  return most === undefined ? '' : `of at most ${most}`
+}
+
+/** `of 1 to 64 characters`, `of at least 1 entry` */
+function count (least: number | undefined, most: number | undefined, [one, several]: readonly [string, string]): string {
+  if (least === undefined && most === undefined) return ''
+  const unit = (most ?? least) === 1 ? one : several
+  if (most === undefined) return `of at least ${least} ${unit}`
+  if (least === most) return `of ${most} ${unit}`
+  return least === undefined || least === 0 ? `of at most ${most} ${unit}` : `of ${least} to ${most} ${unit}`
 }
 
 /** Never deeper than two levels: a body that is nested thousands of times would exhaust the stack here. */

@@ -1,8 +1,7 @@
 import multipart from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import type { FastifyRequest } from 'fastify'
-import { Type } from '../lib/type.ts'
-import { checkDepth } from '../lib/generation/depth.ts'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { Gate } from '../lib/gate.ts'
 import { readForm } from '../lib/generation/form.ts'
 import { splitImages } from '../lib/generation/images.ts'
 import { bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter } from '../lib/generation/parameters.ts'
@@ -10,19 +9,30 @@ import { prepareJob } from '../lib/generation/prepare.ts'
 import { requireFeature } from '../lib/generation/refusals.ts'
 import type { Uploads } from '../lib/generation/request.ts'
 import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
+import { Type } from '../lib/type.ts'
 import { jobResponses, Wait } from './schemas.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
     /** Images that came as files of a multipart form, by field. */
     uploads: Uploads
+    /** Gives back the room for a large body. */
+    leaveRoom: (() => void) | undefined
   }
 }
 
 /** Bytes of everything but the images: much more than the longest prompt, so that a refusal can name the field. */
 const textBytes = 8 * 1024 * 1024
+/** Bytes of a text in JSON that may be too long, so that a refusal can say how long it may be. */
+const shortText = 1024 * 1024
+/** Bytes of a character in JSON, when both of its halves are escaped. */
+const longestEscape = 12
 /** Files of the largest size that the images of one request may have together. */
 const mostFiles = 4
+/** Bodies of the largest size that may be here at once, from all callers and from one. */
+const [mostUploads, mostUploadsForOne] = [4, 2]
+/** Bytes of a body that is not worth counting. */
+const smallBody = 64 * 1024
 /** Bytes of a field of a multipart form. */
 const fieldBytes = 256 * 1024
 
@@ -62,6 +72,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   const { config: limits, engineInfo: engine } = app
   const parameters = requestParameters(limits, engine)
   const maxFileBytes = limits.maxUploadSize * 1024 * 1024
+  const json = { text: Math.max(shortText, limits.maxPromptLength * longestEscape), longFields: [...imageNames, ...imageLists] }
 
   await app.register(multipart, {
     limits: {
@@ -74,28 +85,52 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   })
   app.decorateRequest('uploads')
+  app.decorateRequest('leaveRoom')
 
-  /** Brings forms into the shape of JSON, and refuses what the validation could not survive. */
+  const imageCountOf = (type: ImageType) => {
+    const isUsable = ({ types, feature }: Parameter) =>
+      types.includes(type) && (feature === undefined || engine.capabilities.includes(feature))
+    return imageNames.filter(name => isUsable(parameters[name]!)).length +
+      imageLists.filter(name => isUsable(parameters[name]!)).length * mostListedImages
+  }
+  const bodyLimitOf = (type: ImageType) =>
+    textBytes + Math.min(imageCountOf(type), mostFiles) * Math.ceil(maxFileBytes * 1.5)
+  const mostFileBytes = mostFiles * maxFileBytes
+  const largestForm = textBytes + mostFileBytes
+  const largestBody = Math.max(largestForm, ...imageTypes.map(bodyLimitOf))
+  const uploads = new Gate({
+    running: mostUploads * largestBody, runningForOne: mostUploadsForOne * largestBody, waiting: 0, what: 'bytes of uploads'
+  })
+
+  /** Until a large body has become a job, its bytes count to those that the caller, and all together, may have here. */
+  async function holdRoom (request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    const { 'content-length': length, 'transfer-encoding': coding } = request.headers
+    const most = request.isMultipart() ? largestForm : request.routeOptions.bodyLimit
+    const bytes = coding === undefined ? Number(length ?? 0) : most
+    // Larger JSON is refused before it is read.
+    if (bytes <= smallBody || (bytes > most && !request.isMultipart())) return
+    request.leaveRoom = await uploads.enter(app.callerOf(request), Math.min(bytes, most))
+    reply.raw.once('close', request.leaveRoom)
+    if (reply.raw.destroyed) request.leaveRoom()
+  }
+
+  /** Brings forms into the shape of JSON. */
   async function takeBody (request: FastifyRequest): Promise<void> {
     request.uploads = {}
     if (request.isMultipart()) {
-      const { fields, files } = await readForm(request.parts(), parameters, mostFiles * maxFileBytes)
+      const { fields, files } = await readForm(request.parts(), parameters, mostFileBytes)
       Object.assign(request, { body: fields, uploads: files })
     }
-    checkDepth(request.body)
   }
 
   for (const type of imageTypes) {
     const { name, summary, description } = operations[type]
-    const isUsable = ({ types, feature }: Parameter) =>
-      types.includes(type) && (feature === undefined || engine.capabilities.includes(feature))
-    const imageCount = imageNames.filter(name => isUsable(parameters[name]!)).length +
-      imageLists.filter(name => isUsable(parameters[name]!)).length * mostListedImages
 
     app.post(`/${type}`, {
-      config: { permission: 'generate' },
-      bodyLimit: textBytes + Math.min(imageCount, mostFiles) * Math.ceil(maxFileBytes * 1.5),
-      preValidation: [async () => requireFeature(type, engine), takeBody],
+      config: { permission: 'generate', json },
+      bodyLimit: bodyLimitOf(type),
+      preParsing: [async () => requireFeature(type, engine), holdRoom], // before megabytes are read
+      preValidation: takeBody,
       schema: {
         operationId: `generate${name}`,
         tags: ['generate'],
@@ -110,7 +145,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         response: jobResponses
       }
     }, async (request, reply) => {
-      const accepted = await submit(type, request)
+      const { leaveRoom = () => {} } = request
+      reply.raw.off('close', leaveRoom) // the images stay in memory when their sender goes
+      const accepted = await submit(type, request).finally(leaveRoom)
       reply.header('location', `/api/queue/job/${accepted.id}`)
       const { wait = 0 } = request.query
       const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure })

@@ -198,7 +198,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }
   app.get('/:id', {
     ...details, schema: { ...details.schema, params: ModelId }
-  }, async request => getModel(request, request.params.id))
+  }, async (request, reply) => {
+    if (request.params.id === '') return reply.callNotFound() as never // /api/models/
+    return await getModel(request, request.params.id)
+  })
   app.get('/*', {
     ...details, schema: { hide: true, params: ModelPath, response: { 200: Named(ModelSchema) } }
   }, async request => getModel(request, request.params['*']))

@@ -1,5 +1,5 @@
-import { apiError } from '../../errors.ts'
-import { hasHalfCharacter } from '../json.ts'
+import { apiError, unexpected } from '../../errors.ts'
+import { findFault, jsonBounds } from '../json.ts'
 import { checkDepth } from './depth.ts'
 import { isImage, isImageList, type Parameter } from './parameters.ts'
 import { badValue } from './refusals.ts'
@@ -24,6 +24,11 @@ const standIn = '(file)'
 const replacement = 'U+FFFD'
 const isReplaced = (value: unknown) => typeof value === 'string' && value.includes('\ufffd')
 
+/** Characters of all fields together. */
+const mostCharacters = 4 * 1024 * 1024
+/** What a part counts that the parser took for JSON: the longest field that it reads. */
+const parsedCharacters = 256 * 1024
+
 const decimal = /^\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
 /** Characters; a double has 17 digits. */
 const longestNumber = 40
@@ -38,26 +43,33 @@ export async function readForm (
 ): Promise<Form> {
   const fields = new Map<string, unknown>()
   const files = new Map<string, Buffer[]>()
+  /** A list comes as one field with all of it in JSON, or as a field, or a file, for each of its entries. */
+  const mayRepeat = ({ type }: FormPart, name: string) => type === 'file'
+    ? files.has(name) && isImageList(name)
+    : !files.has(name) && typeOf(parameters[name]) === 'array'
   let bytes = 0
+  let characters = 0
   try {
     for await (const part of parts) {
       const { fieldname: name = '' } = part
       if (name === '') throw badValue('the form', 'a name for each part', 'a part without one')
-      const earlier = part.type === 'file' && isImageList(name) ? files.get(name) ?? [] : []
-      if (fields.has(name) && (part.type === 'field' || earlier.length === 0)) throw badValue(name, 'one value', 'several')
+      if (fields.has(name) && !mayRepeat(part, name)) throw badValue(name, 'one value', 'several')
       if (part.type === 'file') {
         const isText = name === manyFields || (Object.hasOwn(parameters, name) && !isImage(name) && !isImageList(name))
         if (isText) throw badValue(name, 'a field without a file name', 'a file')
         const file = await readFile(name, part)
         if ((bytes += file.length) > maxBytes) throw tooLarge(name, 'together with the files before it')
-        files.set(name, [...earlier, file])
+        files.set(name, [...files.get(name) ?? [], file])
         fields.set(name, isImageList(name) ? files.get(name)!.map(() => standIn) : standIn)
       } else {
         if (part.valueTruncated === true) throw tooLarge(name, 'as the field of a form; send it as a file')
         if (isReplaced(name) || isReplaced(part.value)) {
           throw badValue(name, 'text in UTF-8', `bytes that are none, or the character ${replacement} that stands for such`)
         }
-        fields.set(name, name === manyFields ? readMany(part.value) : readValue(part.value, parameters[name]))
+        characters += typeof part.value === 'string' ? part.value.length : parsedCharacters
+        if (characters > mostCharacters) throw tooLarge(name, 'together with the fields before it')
+        const value = name === manyFields ? readMany(part.value) : readValue(name, part.value, parameters[name])
+        fields.set(name, fields.has(name) ? [fields.get(name), value].flat() : value)
       }
     }
   } catch (error) {
@@ -72,9 +84,13 @@ export async function readForm (
   }
   const { [manyFields]: many, ...single } = Object.fromEntries(fields)
   const all: Record<string, unknown> = { ...many as object, ...single }
+  for (const [name, value] of Object.entries(single)) {
+    // One entry of a list looks like the list itself is missing.
+    if (typeOf(parameters[name]) === 'array' && isEntry(value)) all[name] = [value]
+  }
   checkDepth(all)
   for (const [name, value] of Object.entries(all)) {
-    if (hasHalfCharacter(JSON.stringify(value))) throw badValue(name, 'text of whole characters', 'half of one')
+    if (hasHalfCharacter(value)) throw badValue(name, 'text of whole characters', 'half of one')
   }
   return {
     fields: Object.fromEntries(Object.entries(all).filter(([, value]) => value !== '')),
@@ -92,34 +108,50 @@ async function readFile (name: string, part: FormPart & { type: 'file' }): Promi
 }
 
 function readMany (value: unknown): object {
-  const many = fromJson(value)
+  const many = fromJson(manyFields, value)
   if (typeof many === 'object' && many !== null && !Array.isArray(many)) return many
   throw badValue(manyFields, 'an object in JSON', value)
 }
 
+function typeOf (parameter: Parameter | undefined): string | undefined {
+  return (parameter?.schema as { type?: string } | undefined)?.type
+}
+
+/** What an entry of a list is read as: not a list, nor text that is not JSON. */
+function isEntry (value: unknown): boolean {
+  return (typeof value === 'object' && value !== null && !Array.isArray(value)) || typeof value === 'number'
+}
+
 /** The value that its parameter asks for, or the text itself, which the schema refuses. */
-function readValue (value: unknown, parameter: Parameter | undefined): unknown {
+function readValue (name: string, value: unknown, parameter: Parameter | undefined): unknown {
   if (typeof value !== 'string') return value
-  const { type } = (parameter?.schema ?? {}) as { type?: string }
-  switch (type) {
+  switch (typeOf(parameter)) {
     case 'integer':
     case 'number':
       return value.length <= longestNumber && decimal.test(value) ? Number(value) : value
     case 'boolean':
     case 'array':
     case 'object':
-      return fromJson(value)
+      return fromJson(name, value)
     default:
       return value
   }
 }
 
-function fromJson (value: unknown): unknown {
+function fromJson (name: string, value: unknown): unknown {
+  if (typeof value !== 'string') return value
+  const fault = findFault(Buffer.from(value), jsonBounds)
+  if (fault !== undefined && fault !== 'half') throw unexpected({ ...fault, field: name })
   try {
-    return JSON.parse(String(value)) as unknown
+    return JSON.parse(value) as unknown
   } catch {
     return value
   }
+}
+
+/** Of a value that is not nested more deeply than `checkDepth` allows. */
+function hasHalfCharacter (value: unknown): boolean {
+  return findFault(Buffer.from(JSON.stringify(value)), { ...jsonBounds, structure: Infinity, values: Infinity }) === 'half'
 }
 
 function tooLarge (field: string, where: string): Error {

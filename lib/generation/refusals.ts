@@ -1,13 +1,10 @@
-import { apiError, type ApiError, type ErrorCode } from '../../errors.ts'
+import { apiError, unexpected, type ApiError, type ErrorCode } from '../../errors.ts'
 import { shortened } from '../shortened.ts'
 import type { Capability, EngineInfo } from '../engine/engine.ts'
 
 /** The value of a field is not what it has to be; said in the words of the schema's own refusals. */
 export function badValue (field: string, expected: string, received: unknown): ApiError {
-  const shown = shorten(received)
-  return apiError('SDR_INVALID_REQUEST', `Expected ${expected} for ${field} but received ${shown}`, {
-    details: [{ field, expected, received: shown }]
-  })
+  return unexpected({ field, expected, received: shorten(received) })
 }
 
 /**

@@ -47,6 +47,7 @@ export class JobEvents {
   readonly #maxSubscribers: number
   #lastId: number
   #subscribers = 0
+  #isClosed = false
 
   constructor (options: JobEventsOptions = {}) {
     this.#maxSubscribers = options.maxSubscribers ?? 1000
@@ -59,6 +60,10 @@ export class JobEvents {
 
   get isFull (): boolean {
     return this.#subscribers >= this.#maxSubscribers
+  }
+
+  get isClosed (): boolean {
+    return this.#isClosed
   }
 
   /** The jobs that somebody listens to, with the place in the queue that they know of. */
@@ -90,11 +95,12 @@ export class JobEvents {
   /**
    * The events of a job from now on, until its end. First come the missed ones, when `lastEventId` says which, or the
    * job as it is now, when they can't be told any more or were never asked for.
-   * @throws {ApiError} SDR_UNAVAILABLE when too many subscribe.
+   * @throws {ApiError} SDR_UNAVAILABLE when too many subscribe, SDR_DRAINING when all streams have ended.
    */
   subscribe (job: Job, { lastEventId, signal }: SubscribeOptions = {}): JobEventStream {
     const now: JobEvent = { id: ++this.#lastId, name: isEnded(job.status) ? 'done' : 'state', data: job }
     if (now.name === 'done') return new Subscriber([now])
+    if (this.#isClosed) throw apiError('SDR_DRAINING')
     if (this.isFull) {
       throw apiError('SDR_UNAVAILABLE',
         `${this.#maxSubscribers} clients follow jobs already; ask for the job itself, or try again later.`,
@@ -113,8 +119,9 @@ export class JobEvents {
     return subscriber
   }
 
-  /** Ends all streams. */
+  /** Ends all streams, and begins none any more. */
   close (): void {
+    this.#isClosed = true
     for (const { subscribers } of this.#channels.values()) {
       for (const subscriber of subscribers) subscriber.end()
     }

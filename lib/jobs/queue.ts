@@ -206,7 +206,7 @@ export class JobQueue {
   ): Promise<Job> {
     const job = this.get(id, { owner })
     // Whoever can't be told of the end gets the answer now and asks again.
-    if (isEnded(job.status) || this.#events.isFull) return job
+    if (isEnded(job.status) || this.#events.isFull || this.#events.isClosed) return job
     const events = this.#events.subscribe(job, { signal })
     const timer = setTimeout(() => events.end(), Math.min(milliseconds, longestTimer))
     try {
@@ -252,9 +252,13 @@ export class JobQueue {
     await this.#scheduler.unload(...args)
   }
 
-  /** Takes no more jobs; the running ones have `milliseconds` to finish, or go back to the queue. */
+  /**
+   * Takes no more jobs; the running ones have `milliseconds` to finish, or go back to the queue. Then all event streams
+   * end, and whoever waits for a job gets it as it is.
+   */
   async drain (milliseconds: number): Promise<void> {
     await this.#scheduler.drain(milliseconds)
+    this.#events.close()
   }
 
   /** Drains without waiting, ends all event streams and closes the database. */
@@ -264,10 +268,9 @@ export class JobQueue {
 
   async #close (): Promise<void> {
     clearInterval(this.#positionTimer)
-    await this.#scheduler.drain(0)
+    await this.drain(0)
     await this.#retention.stop()
     await this.#webhooks?.stop()
-    this.#events.close()
     this.#store.close()
   }
 

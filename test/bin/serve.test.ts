@@ -125,7 +125,10 @@ t.test('SIGTERM and Ctrl-C end it cleanly, and the running job is not lost', asy
     const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--shutdown-timeout', '0'])
     const { body } = await submit(server, { ...long, steps: 150 })
     await until(() => isSampling(server, body.id))
+    const waiting = submit(server, short, '?wait=60')
+    await until(async () => (await server.json('/api/queue/status')).body.queued === 1)
     t.match(await server.end(signal), { code: 0 }, signal)
+    t.match(await waiting, { status: 202, body: { status: 'queued' } }, 'who waits learns the id of the job')
     if (signal === 'SIGINT') continue
     const next = await startServer(t, ['--models-dir', models, '--data-dir', data])
     t.match(await until(async () => {

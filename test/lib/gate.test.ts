@@ -68,3 +68,13 @@ t.test('work is weighed, and a heavy call is not passed for ever', async t => {
   await gate.run('b', async () => {}, 10)
   await t.rejects(Promise.race([gate.run('b', async () => { throw new Error('inside') }, 10)]), { message: 'inside' })
 })
+
+t.test('without a line a caller whose own share is full learns that', async t => {
+  const gate = new Gate({ running: 4, runningForOne: 2, waiting: 0, what: 'bytes' })
+  const leave = await gate.enter('a', 2)
+  await t.rejects(gate.enter('a', 1), { code: 'SDR_RATE_LIMITED', retryAfter: 2 })
+  await gate.enter('b', 2)
+  await t.rejects(gate.enter('c', 1), { code: 'SDR_UNAVAILABLE', retryAfter: 2 })
+  leave()
+  await gate.enter('c', 1)
+})

@@ -59,7 +59,7 @@ t.test('login, me, validate, refresh, logout', async t => {
   t.equal(wrong.json().error.message, unknown.json().error.message, 'the answer does not tell which names exist')
 
   const nested = await app.inject({ method: 'POST', url: '/api/auth/login', headers: { 'content-type': 'application/json' }, payload: '['.repeat(5000) + ']'.repeat(5000) })
-  expectError(t, nested, 400, 'SDR_INVALID_REQUEST', /an object for body/)
+  expectError(t, nested, 400, 'SDR_INVALID_REQUEST', /at most 8 lists and objects within each other for body/)
 
   const stale = { authorization: 'Bearer stale.stale.stale' }
   t.equal((await app.inject({ method: 'POST', url: '/api/auth/login', headers: stale, body: { username: 'alice', password } })).statusCode, 200)

@@ -148,11 +148,11 @@ t.test('bad fields are named', async t => {
       '\xff\xfe',
       '{"__proto__":{"steps":1}}',
       '{"prompt":"a","constructor":{"prototype":{}}}',
-      '['.repeat(100_000)
+      '['.repeat(9)
     ]) {
       expectError(t, await post(app, 'txt2img', body), 400, 'SDR_INVALID_JSON')
     }
-    for (const body of ['null', '[]', '"a fox"', '1', 'true']) { expectError(t, await post(app, 'txt2img', body), 400, 'SDR_INVALID_REQUEST', /body/) }
+    for (const body of ['null', '[]', '"a fox"', '1', 'true', '['.repeat(100_000)]) { expectError(t, await post(app, 'txt2img', body), 400, 'SDR_INVALID_REQUEST', /body/) }
     for (const type of [
       'text/plain',
       'application/x-www-form-urlencoded',
@@ -208,6 +208,17 @@ t.test('bad fields are named', async t => {
         /at most 8 lists and objects within each other for hires/
       )
     }
+    for (const [body, message] of [
+      [`{"prompt":"a","loras":[${' '.repeat(300_000)}1]}`, /at most 262144 bytes outside of strings for loras but received more/],
+      [`{"prompt":"a","loras":[${'{},'.repeat(100_000)}1]}`, /at most 20000 values for loras but received more/],
+      [`{"prompt":"a","custom_sigmas":[${'1,'.repeat(30_000)}1]}`, /at most 20000 values for custom_sigmas/],
+      [`{"prompt":"${'x'.repeat(7 * 1024 * 1024)}"}`, /at most 1048576 bytes for prompt but received 7340032/],
+      [`{"prompt":"a","${'x'.repeat(7 * 1024 * 1024)}":1}`, /a name of at most 1024 bytes for xxx.* but received one of 7340032/]
+    ] as const) {
+      const began = performance.now()
+      expectError(t, await post(app, 'txt2img', body), 400, 'SDR_INVALID_REQUEST', message)
+      t.ok(performance.now() - began < 2000, 'without making anything of it')
+    }
     t.match((await post(app, 'txt2img', '{"prompt":"a","prompt":""}')).statusCode, 400, 'the last of two counts')
   })
 
@@ -229,8 +240,23 @@ t.test('bad fields are named', async t => {
     }
     const headers = { 'content-type': 'application/json', 'idempotency-key': 'x'.repeat(256) }
     expectError(t, await post(app, 'txt2img', good, headers), 400, 'SDR_INVALID_REQUEST', /idempotency-key/)
-    t.equal((await app.inject('/api/generate/txt2img')).statusCode, 404)
+    t.equal((await app.inject('/api/generate/txt2img')).statusCode, 405)
     t.equal((await app.inject({ method: 'POST', url: '/api/generate/txt2vid', body: good })).statusCode, 404)
+  })
+
+  t.test('what is wrong with a length is said in words', async t => {
+    for (const [change, message] of [
+      [{ init_image: '' }, 'Expected a string of at least 1 character for init_image but received ""'],
+      [{ init_image: null }, 'Expected a string of at least 1 character for init_image but received null'],
+      [{ prompt: '' }, 'Expected a string of 1 to 8000 characters for prompt but received ""'],
+      [{ negative_prompt: 1 }, 'Expected a string of at most 8000 characters for negative_prompt but received 1'],
+      [{ loras: Array(9).fill({ name: 'a' }) }, /^Expected an array of at most 8 entries for loras but received /],
+      [{ custom_sigmas: [1] }, 'Expected an array of 2 to 151 entries for custom_sigmas but received [ 1 ]'],
+      [{ eta: -1 }, 'Expected a number from 0 to 10 for eta but received -1']
+    ] as const) {
+      const response = await post(app, 'img2img', { ...good, init_image: 'aaaa', ...change })
+      t.match(response.json(), { error: { message } })
+    }
   })
 
   t.test('images', async t => {

@@ -1,5 +1,6 @@
 import sharp from 'sharp'
 import t from 'tap'
+import type { Capability } from '../../lib/engine/engine.ts'
 import type { Job } from '../../lib/jobs/job.ts'
 import { build } from '../helper.ts'
 
@@ -32,6 +33,7 @@ t.test('forms', async t => {
     headers: { 'content-type': 'multipart/form-data; boundary=b' },
     body
   })
+  const engineHas = (capability: Capability) => app.engineInfo.capabilities.includes(capability)
   const fields = { prompt: 'a fox', width: '64', height: '64', steps: '1', seed: '5' }
   const all = (changes: Record<string, string> = {}) =>
     Object.entries({ ...fields, ...changes }).map(([name, value]) => field(name, value))
@@ -70,6 +72,23 @@ t.test('forms', async t => {
       'empty fields are as good as absent')
   })
 
+  t.test('a list as one field, or as one for each entry', async t => {
+    const sigmas = async (...values: string[]) => {
+      const { parameters } = await done(...all(), ...values.map(value => field('custom_sigmas', value)))
+      return parameters.custom_sigmas
+    }
+    const expected = engineHas('custom_sigmas') ? [10, 1, 0] : undefined
+    if (expected !== undefined) {
+      t.same(await sigmas('[10,1,0]'), expected)
+      t.same(await sigmas('10', '1', '0'), expected)
+      t.same(await sigmas('[10,1]', '0'), expected)
+    }
+    for (const values of [['{"name":"a"}'], ['{"name":"a"}', '{"name":"b"}'], ['[{"name":"a"}]', '{"name":"b"}']]) {
+      const response = await post(form(...all(), ...values.map(value => field('loras', value))))
+      t.match(response.json(), { error: { code: /SDR_MODEL_NOT_FOUND|SDR_UNSUPPORTED_FEATURE/ } }, values.join())
+    }
+  })
+
   t.test('what makes no sense is named', async t => {
     const png = await sharp({ create: { width: 64, height: 64, channels: 3, background: 'red' } }).png().toBuffer()
     const image = { name: 'init_image', value: png, file: '../../etc/passwd', type: 'text/html' }
@@ -87,7 +106,13 @@ t.test('forms', async t => {
       ['no name', 'txt2img', [...all(), { value: '1' }], 400, /a name for each part for the form/],
       ['an empty name', 'txt2img', [...all(), field('', '1')], 400, /a name for each part for the form/],
       ['a name of ten thousand letters', 'txt2img', [...all(), field('n'.repeat(10_000), '1')], 400, /no such field.* for nnn/],
-      ['a list that is none', 'txt2img', [...all(), field('loras', '{}')], 400, /array.* for loras/],
+      ['a list that is none', 'txt2img', [...all(), field('loras', 'true')], 400, /array.* for loras/],
+      ['an entry of a list that is none', 'txt2img', [...all(), field('loras', '{}')], 400, /a value for loras.0.name/],
+      ['a list of text', 'txt2img', [...all(), field('custom_sigmas', '10000,10000')], 400, /array of 2 to 151 entries for custom_sigmas/],
+      ['an object twice', 'txt2img', [...all(), field('hires', '{}'), field('hires', '{}')], 400, /one value for hires but received several/],
+      ['a list of many', 'txt2img', [...all(), field('loras', `[${'{},'.repeat(50_000)}1]`)], 400, /at most 20000 values for loras/],
+      ['JSON that says so, again and again', 'txt2img', Array.from({ length: 20 }, () => ({ name: 'loras', value: '[{}]', type: 'application/json' })), 413, /loras is too large together/],
+      ['half a character in a part that is JSON', 'txt2img', [{ name: 'prompt', value: '"\\ud83d"', type: 'application/json' }], 400, /whole characters for prompt/],
       ['an object that is none', 'txt2img', [...all(), field('vae_tiling', 'true')], 400, /object for vae_tiling/],
       ['JSON that is none', 'txt2img', [field('parameters', '{')], 400, /an object in JSON for parameters/],
       ['half a character', 'txt2img', [field('parameters', '{"prompt":"\\ud83d"}')], 400, /whole characters for prompt/],

@@ -55,7 +55,7 @@ t.test('CORS: preflights are answered for configured origins only', async t => {
     'https://ui.example/', ' https://ui.example x', 'https://ui.exampl', `${origin},${evil}`, `${evil} ${origin}`]) {
     for (const port of [openPort, closedPort]) {
       const answer = await preflight(port, other)
-      t.equal(answer.status, port === openPort ? 404 : 401, other)
+      t.equal(answer.status, port === openPort ? 405 : 401, other)
       t.same(Object.keys(answer.headers).filter(name => name.startsWith('access-control-')), [])
     }
     const read = await send(openPort, '/api/models', { headers: [`Origin: ${other}`] })
@@ -63,7 +63,7 @@ t.test('CORS: preflights are answered for configured origins only', async t => {
   }
   t.equal((await preflight(closedPort, origin)).status, 401, 'without --cors-origins there are none')
   t.equal((await send(openPort, '/api/models', { headers: [`Origin: ${origin}`] })).headers['access-control-allow-origin'], origin)
-  t.equal((await send(openPort, '/api/models', { method: 'OPTIONS' })).status, 404)
+  t.equal((await send(openPort, '/api/models', { method: 'OPTIONS' })).status, 405)
 })
 
 t.test('pages of others send no forms: what needs no preflight is refused (CSRF, CVE-2022-41919)', async t => {
