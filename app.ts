@@ -16,7 +16,7 @@ import config from './plugins/config.ts'
 import connections, { connectionTimes, type ConnectionTimes } from './plugins/connections.ts'
 import departure from './plugins/departure.ts'
 import documentation from './plugins/documentation.ts'
-import engine from './plugins/engine.ts'
+import engine, { type EngineOptions } from './plugins/engine.ts'
 import errors, { refuseConnection, sendError } from './plugins/errors.ts'
 import jobs from './plugins/jobs.ts'
 import json from './plugins/json.ts'
@@ -51,7 +51,7 @@ const authMethods = {
 /** Bytes of a body, where the route does not say: twice the longest that is valid, so that a refusal can name the field. */
 const bodyLimit = 16 * 1024
 
-export interface AppParts extends StoreOptions, SchemaOptions {
+export interface AppParts extends StoreOptions, SchemaOptions, EngineOptions {
   logger?: FastifyBaseLogger
   /** Set by `serve` when --tls-cert is given. */
   https?: { cert: Buffer, key: Buffer } | null
@@ -65,7 +65,7 @@ export interface AppParts extends StoreOptions, SchemaOptions {
  */
 export async function buildApp (
   options: Options,
-  { logger, https = null, connectionTimes: times = connectionTimes, compileAtOnce, ...storeOptions }: AppParts = {}
+  { logger, https = null, connectionTimes: times = connectionTimes, ...parts }: AppParts = {}
 ): Promise<FastifyInstance> {
   const app = Fastify({
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
@@ -94,19 +94,20 @@ export async function buildApp (
   app.removeContentTypeParser('text/plain')
 
   try {
-    await registerParts(app, options, storeOptions, { times, compileAtOnce })
+    await registerParts(app, options, { times, ...parts })
   } catch (error) {
     // Nobody else has it in hand: what was opened until here, the engine's process above all, would stay behind.
-    await app.close()
+    await Promise.allSettled([app.close(), parts.engines?.then(async ({ stop }) => stop())])
     throw error
   }
   return app
 }
 
 async function registerParts (
-  app: FastifyInstance, options: Options, storeOptions: StoreOptions,
-  { times, ...schemas }: SchemaOptions & { times: ConnectionTimes }
+  app: FastifyInstance, options: Options,
+  { times, compileAtOnce, engines, ...storeOptions }: StoreOptions & SchemaOptions & EngineOptions & { times: ConnectionTimes }
 ): Promise<void> {
+  const schemas = { compileAtOnce }
   await app.register(config, { config: options })
   await app.register(errors)
   await app.register(connections, { times })
@@ -127,7 +128,7 @@ async function registerParts (
   await app.register(authMethods[options.auth])
 
   await app.register(models)
-  await app.register(engine)
+  await app.register(engine, { engines })
   await app.register(jobs)
   await app.register(readiness)
 

@@ -5,11 +5,13 @@ import { measureMemory } from './figures/memory.ts'
 import { measurePages } from './figures/pages.ts'
 import { measureRoutes } from './figures/routes.ts'
 import { measureScan } from './figures/scan.ts'
+import { measureStart } from './figures/start.ts'
 import { measureSubmitToImage } from './figures/submit-to-image.ts'
 import { measureSwaps } from './figures/swaps.ts'
 
 /** By the names that the command line takes. */
 export const measures: Record<string, Measure> = {
+  start: measureStart,
   routes: measureRoutes,
   health: measureHealth,
   'submit-to-image': measureSubmitToImage,

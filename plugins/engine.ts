@@ -1,9 +1,6 @@
 import fp from 'fastify-plugin'
-import { deviceNames, findDevice } from '../lib/engine/devices.ts'
 import type { Device, EngineInfo } from '../lib/engine/engine.ts'
-import { EngineProcess } from '../lib/engine/process.ts'
-import { selectEngine } from '../lib/engine/select.ts'
-import { CommandError, exitCodes } from '../errors.ts'
+import { startEngines } from '../lib/engine/start.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -14,31 +11,20 @@ declare module 'fastify' {
   }
 }
 
+export interface EngineOptions {
+  /** The engines, when they were started while the code of the application was loaded. */
+  engines?: ReturnType<typeof startEngines>
+}
+
 /**
  * The engine processes. They are started before the server listens: their samplers are part of the schemas, and an
  * operator wants to know at once when one can't run.
  */
-export default fp(async (app) => {
-  const { engine: wanted, cancelGrace, engineTimeout } = app.config
-  const names = deviceNames(app.config)
-  const selected = await selectEngine({ engine: wanted })
-  app.log.info({ engine: selected.engine }, `Engine: ${selected.reason}`)
-  const devices: Device[] = names.map(name => ({
-    name,
-    engine: new EngineProcess(selected, {
-      cancelGrace: cancelGrace * 1000,
-      silenceTimeout: engineTimeout * 1000,
-      logger: names.length === 1 ? app.log : app.log.child({ device: name })
-    })
-  }))
-  app.addHook('onClose', async () => { await Promise.all(devices.map(async ({ engine }) => engine.stop())) })
-  try {
-    const [info] = await Promise.all(devices.map(async ({ name, engine }) => findDevice(name, await engine.start()))) as [EngineInfo]
-    app.log.info({ version: info.version, device: info.device, capabilities: info.capabilities }, `The ${info.engine} engine is ready`)
-    app.decorate('devices', devices)
-    app.decorate('engineInfo', info)
-  } catch (error) {
-    if (error instanceof CommandError) throw error
-    throw new CommandError(exitCodes.engine, `The ${selected.engine} engine does not start: ${(error as Error).message}`, { cause: error })
-  }
+export default fp<EngineOptions>(async (app, { engines = startEngines(app.config, app.log) }) => {
+  const { devices, ready, stop } = await engines
+  app.addHook('onClose', stop)
+  const info = await ready
+  app.log.info({ version: info.version, device: info.device, capabilities: info.capabilities }, `The ${info.engine} engine is ready`)
+  app.decorate('devices', devices)
+  app.decorate('engineInfo', info)
 }, { name: 'engine', dependencies: ['config'] })

@@ -8,6 +8,7 @@ import type { Logger } from 'pino'
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { describeOptions } from '../../lib/configuration.ts'
+import { startEngines } from '../../lib/engine/start.ts'
 import { modelFolderOptions, modelRoots } from '../../lib/folders.ts'
 import { createLogger } from '../../lib/logger.ts'
 import { environmentName, optionNames, optionTable, type Options } from '../../lib/options.ts'
@@ -59,8 +60,12 @@ async function startServer (options: Options): Promise<void> {
   const logger = await createLogger(options)
   hideSecrets(logger)
   await compileTicks()
-  const { buildApp } = await import('../../app.ts') // half a second that no other command has to wait for
-  const app = await buildApp(options, { logger, https: readTls(options) })
+  const https = readTls(options)
+  const engines = startEngines(options, logger)
+  engines.catch(() => {}) // the application fails with it
+  // Loading the rest takes as long as the engine takes to be ready.
+  const { buildApp } = await import('../../app.ts')
+  const app = await buildApp(options, { logger, https, engines })
   try {
     if (app.metricsAddress !== undefined) {
       await app.listenForMetrics(app.metricsAddress).catch(inWords(app.metricsAddress, ['--metrics-listen', '--metrics-listen']))

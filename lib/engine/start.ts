@@ -1,0 +1,43 @@
+import { CommandError, exitCodes } from '../../errors.ts'
+import type { Options } from '../options.ts'
+import { deviceNames, findDevice } from './devices.ts'
+import type { Device, EngineInfo } from './engine.ts'
+import { EngineProcess, type EngineLogger } from './process.ts'
+import { selectEngine } from './select.ts'
+
+interface StartingEngines {
+  /** The devices that draw, each with an engine process; at least one. */
+  devices: readonly Device[]
+  /** What the first engine says of itself, once all have started. */
+  ready: Promise<EngineInfo>
+  stop: () => Promise<void>
+}
+
+/**
+ * Starts the engine process of each device, without waiting until it is ready.
+ * @throws {CommandError} (usage, engine) when the options name no usable engine; `ready` rejects with one as well.
+ */
+export async function startEngines (
+  options: Pick<Options, 'engine' | 'device' | 'devices' | 'cancelGrace' | 'engineTimeout'>,
+  logger: EngineLogger & { child: (bindings: { device: string }) => EngineLogger }
+): Promise<StartingEngines> {
+  const names = deviceNames(options)
+  const selected = await selectEngine(options)
+  logger.info({ engine: selected.engine }, `Engine: ${selected.reason}`)
+  const devices = names.map(name => ({
+    name,
+    engine: new EngineProcess(selected, {
+      cancelGrace: options.cancelGrace * 1000,
+      silenceTimeout: options.engineTimeout * 1000,
+      logger: names.length === 1 ? logger : logger.child({ device: name })
+    })
+  }))
+  const ready = Promise.all(devices.map(async ({ name, engine }) => findDevice(name, await engine.start()))).then(
+    ([info]) => info!,
+    error => {
+      if (error instanceof CommandError) throw error
+      throw new CommandError(exitCodes.engine, `The ${selected.engine} engine does not start: ${(error as Error).message}`, { cause: error })
+    })
+  ready.catch(() => {}) // the application asks for it later, and may have failed before
+  return { devices, ready, stop: async () => { await Promise.all(devices.map(async ({ engine }) => engine.stop())) } }
+}
