@@ -18,6 +18,7 @@ import departure from './plugins/departure.ts'
 import documentation from './plugins/documentation.ts'
 import engine, { type EngineOptions } from './plugins/engine.ts'
 import errors, { refuseConnection, sendError } from './plugins/errors.ts'
+import images from './plugins/images.ts'
 import jobs from './plugins/jobs.ts'
 import json from './plugins/json.ts'
 import keys from './plugins/keys.ts'
@@ -127,6 +128,7 @@ async function registerParts (
   await app.register(login)
   await app.register(authMethods[options.auth])
 
+  await app.register(images)
   await app.register(models)
   await app.register(engine, { engines })
   await app.register(jobs)

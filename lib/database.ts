@@ -1,6 +1,7 @@
 import { chmodSync } from 'node:fs'
-import { DatabaseSync } from '@photostructure/sqlite'
+import type { DatabaseSync } from '@photostructure/sqlite'
 import { CommandError, exitCodes } from '../errors.ts'
+import { sqlite } from './sqlite.ts'
 
 export type Database = InstanceType<typeof DatabaseSync>
 
@@ -10,9 +11,11 @@ const busyTimeout = 5000
 /**
  * Opens a SQLite file (mode 0600, WAL, foreign keys) and brings its schema up to date.
  * `migrations[n]` takes the schema from version n to n+1; `PRAGMA user_version` remembers where a file is.
- * @throws {CommandError} when the file can't be opened, or was written by a newer release.
+ * @throws {CommandError} when the file can't be opened, or was written by a newer release; when SQLite is
+ * missing.
  */
 export function openDatabase (file: string, migrations: readonly string[]): Database {
+  const { DatabaseSync } = sqlite()
   try {
     const database = new DatabaseSync(file, { timeout: busyTimeout })
     // FULL is what makes an answer a promise: WAL with NORMAL may lose the last commits when the machine goes down.

@@ -164,6 +164,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       limits,
       parameters,
       loadedModel: app.jobs.status.scheduler.loaded_model,
+      decoder: app.decoderFor(request),
       mayHurry: permissions.includes('jobs:all')
     })
     // Images of megabytes are not kept while somebody waits for the job.

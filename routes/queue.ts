@@ -213,7 +213,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const file = await app.jobs.openImage(job, index)
     const body = isOriginal(variant)
       ? await content(file)
-      : await convertImage(file.handle, variant, generationText(job, image))
+      : await convertImage(file.handle, variant, generationText(job, image), app.decoderFor(request))
     return reply
       .type(mediaType(variant.format))
       .headers({

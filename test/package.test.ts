@@ -1,5 +1,5 @@
 import { execFile, execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, readlinkSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, readlinkSync, renameSync, symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { satisfies } from 'semver'
@@ -62,6 +62,21 @@ t.test('the package holds what is needed and works where it is installed', async
   t.equal(readFileSync(picture).subarray(1, 4).toString(), 'PNG')
   t.match(server.log.find(({ msg }) => msg === 'Job ended'), { status: 'completed' })
   t.match(await server.end(), { code: 0 })
+
+  for (const [part, missing, reason] of [
+    ['images', '@img', /^stable-diffusion-rest: The package sharp, .* is not installed for \S+\. Type `npm install --include=optional` in .*\.\n$/],
+    ['database', '@photostructure/sqlite/prebuilds', /^stable-diffusion-rest: The package @photostructure\/sqlite, .* Type `npm install` in .*\.\n$/]
+  ] as const) {
+    const there = join(installed, 'node_modules', missing)
+    renameSync(there, `${there}.away`)
+    const again = ['--models-dir', models, '--data-dir', data, '--port', '0', '--engine', 'portable']
+    const diagnosis = await run(process.execPath, [program, 'doctor', ...again], { cwd: folder, env }).catch(error => error)
+    t.equal(diagnosis.code, 1, part)
+    t.match(diagnosis.stdout, new RegExp(`^FAIL +${part} +The package .* is not installed for`, 'm'))
+    // 4 is one of those that RestartPreventExitStatus of the systemd unit names.
+    await t.rejects(run(process.execPath, [program, ...again], { cwd: folder, env }), { code: 4, stderr: reason } as unknown as Error)
+    renameSync(`${there}.away`, there)
+  }
 })
 
 t.test('every dependency declares the oldest Node.js that the package declares', async t => {

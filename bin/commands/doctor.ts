@@ -4,9 +4,14 @@ import { once } from 'node:events'
 import { dirname, join } from 'node:path'
 import type { CommandModule } from 'yargs'
 import { exitCodes } from '../../errors.ts'
+import { openDatabase } from '../../lib/database.ts'
 import { EngineProcess } from '../../lib/engine/process.ts'
 import { selectEngine } from '../../lib/engine/select.ts'
 import { danglingTarget, dataFolders, modelRoots } from '../../lib/folders.ts'
+import { requireSharp, sharpVersion } from '../../lib/images/binaries.ts'
+import { cleanImage } from '../../lib/images/container.ts'
+import { ImageProcesses } from '../../lib/images/image-processes.ts'
+import { encodePng } from '../../lib/images/png-encode.ts'
 import { ModelCatalog } from '../../lib/models/catalog.ts'
 import type { Options } from '../../lib/options.ts'
 import { SystemAccounts } from '../../lib/system-accounts.ts'
@@ -28,6 +33,8 @@ const oldestNode = '20.20.2'
 
 const checks: Array<[part: string, check: (options: Options) => Finding | Promise<Finding>]> = [
   ['node', checkNode],
+  ['images', checkImages],
+  ['database', checkDatabase],
   ['engine', checkEngine],
   ['native engine', checkNativeEngine],
   ['models', checkModels],
@@ -53,6 +60,32 @@ export const doctor: CommandModule = {
 function checkNode (): Finding {
   const isEnough = process.versions.node.localeCompare(oldestNode, 'en', { numeric: true }) >= 0
   return isEnough ? ok(process.version) : fail(`${process.version}; install Node.js ${oldestNode} or newer`)
+}
+
+/** As the server does it: with a process, which loads what it needs. */
+async function checkImages (): Promise<Finding> {
+  requireSharp()
+  const failures: string[] = []
+  const processes = new ImageProcesses(reason => failures.push(reason))
+  try {
+    const pixel = cleanImage(await encodePng({ width: 1, height: 1, channels: 3, data: new Uint8Array(3) }))
+    await processes.make(pixel, { format: 'webp' })
+    return ok(`sharp ${sharpVersion()}`)
+  } catch (error) {
+    return fail(failures[0] ?? (error as Error).message)
+  } finally {
+    await processes.close()
+  }
+}
+
+function checkDatabase (): Finding {
+  const database = openDatabase(':memory:', [])
+  try {
+    const { version } = database.prepare('SELECT sqlite_version() AS version').get() as { version: string }
+    return ok(`SQLite ${version}`)
+  } finally {
+    database.close()
+  }
 }
 
 async function checkEngine (options: Options): Promise<Finding> {

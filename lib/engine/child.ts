@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process'
-import { writeFile } from 'node:fs'
-import { setPriority } from 'node:os'
 import type { Duplex, Readable } from 'node:stream'
+import { leaveToServer } from '../background-process.ts'
 import type { EngineName } from './engine.ts'
 import { engineEnvironment } from './environment.ts'
 import { readHostMessage } from './host-message.ts'
@@ -28,10 +27,8 @@ interface ChildListener {
   gone: (reason: string) => void
 }
 
-/** Below normal: the server has to answer while the engine takes what is left of the processor. */
-const niceness = 10
-/** Of −1000…1000: when memory is short, Linux ends an engine rather than the server. */
-const outOfMemoryScore = '500'
+/** When memory is short, Linux ends an engine rather than the server. */
+const manners = { niceness: 10, outOfMemoryScore: 500 }
 /** Milliseconds from SIGTERM to SIGKILL. */
 const killDelay = 2000
 /** Milliseconds for which output may still arrive after the end, when something else holds the pipes open. */
@@ -73,7 +70,7 @@ export class EngineChild {
     this.#read(stdout!, () => {})
     this.#read(stderr!, (chunk) => this.#output.add(chunk))
     this.#readChannel()
-    if (pid !== undefined) yieldToServer(pid)
+    if (pid !== undefined) leaveToServer(pid, manners)
   }
 
   get pid (): number | null {
@@ -204,14 +201,4 @@ export class EngineChild {
 /** In messages of usual length. The bytes of images cost nothing: their number and size have bounds of their own. */
 function costOf ({ type }: HostMessage, { length, bytes }: Frame): number {
   return 1 + (length + (type === 'preview' ? bytes.byteLength : 0)) / 1024
-}
-
-/** The process may be gone already, and containers may forbid it: the engine works all the same. */
-function yieldToServer (pid: number): void {
-  try {
-    setPriority(pid, niceness)
-  } catch {
-    // see above
-  }
-  if (process.platform === 'linux') writeFile(`/proc/${pid}/oom_score_adj`, outOfMemoryScore, () => {})
 }

@@ -33,7 +33,7 @@ const upscaleFactor = 4
  * the size they are needed in, and refuses what would only fail later in the engine. The parameters of the job, sent
  * again with the same images, make the same job.
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_FORBIDDEN, SDR_MODEL_NOT_FOUND,
- * SDR_UNSUPPORTED_MODEL, SDR_UNSUPPORTED_FEATURE, SDR_UNAVAILABLE
+ * SDR_UNSUPPORTED_MODEL, SDR_UNSUPPORTED_FEATURE, SDR_UNAVAILABLE, SDR_RATE_LIMITED
  */
 export async function prepareJob (
   type: ImageType, request: ImageRequest, uploads: Uploads, setting: Setting
@@ -71,14 +71,14 @@ async function prepareUpscaling (
   { model: wanted, repeats = 1 }: ImageRequest, uploads: Uploads, setting: Setting
 ): Promise<Prepared> {
   const model = wanted === undefined ? loadedOrFirst(['upscaler'], setting) : namedOrFirst('model', wanted, 'upscaler', setting.catalog)
-  const image = (await openImages(uploads, setting)).init_image!
+  const image = openImages(uploads, setting).init_image!
   const { width, height } = image
   const most = Math.floor(setting.limits.maxUpscaledPixels / upscaleFactor ** (2 * repeats))
   if (width * height > most) {
     const expected = `an image of at most ${most} pixels with repeats ${repeats} (--max-upscaled-pixels)`
     throw badValue('init_image', expected, `one of ${width} × ${height}`)
   }
-  const attachments = { init_image: await image.toPng({ width, height, channels: 3 }) }
+  const attachments = { init_image: await image.toPng({ width, height, channels: 3 }, setting.decoder) }
   return { model: model.id, parameters: { repeats }, attachments }
 }
 
@@ -87,7 +87,7 @@ async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting:
   const { model, components } = chooseDrawingModel(request, uploads, setting)
   requireParts(model, setting.engine)
   const prompts = resolvePrompts(request, setting)
-  const images = await openImages(uploads, setting)
+  const images = openImages(uploads, setting)
   checkImages(request, images, model)
   const parameters = inUse({
     ...withDefaults(request, model, images, setting),
@@ -98,7 +98,7 @@ async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting:
     ...resolveSubject(request, images, model, setting)
   })
   checkWork(parameters, model, limits)
-  return { model: model.id, parameters, attachments: await unpackImages(images, parameters) }
+  return { model: model.id, parameters, attachments: await unpackImages(images, parameters, setting.decoder) }
 }
 
 function chooseDrawingModel ({ model: wanted, components = {} }: ImageRequest, images: GivenImages, setting: Setting): ComposedModel {

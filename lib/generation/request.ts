@@ -1,4 +1,5 @@
 import type { EngineInfo } from '../engine/engine.ts'
+import type { Decoder } from '../images/input.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Components } from '../models/components.ts'
 import type { ImageListName, ImageName, Limits, Parameter } from './parameters.ts'
@@ -52,6 +53,8 @@ export interface Setting {
   parameters: Record<string, Parameter>
   /** Id of the model in the engine's memory: what a request without a model means. */
   loadedModel: string | null
+  /** Who decodes the images. */
+  decoder: Decoder
   /** Whether the caller may put a job before those of others. */
   mayHurry: boolean
 }

@@ -1,6 +1,8 @@
+import { riffHeaderLength, webpFile } from './riff.ts'
+
 /**
- * A text in the metadata of JPEG and WebP images, where tools for generated images look for it: the UserComment of
- * EXIF, which sharp can write in ASCII only.
+ * EXIF: how the camera was held, of images that come in, and a text in JPEG and WebP images that go out, where tools for
+ * generated images look for it. That is the UserComment, which sharp can write in ASCII only.
  */
 
 /** What fits into one segment of a JPEG file beside its own header. */
@@ -23,19 +25,47 @@ export function addWebpText (webp: Buffer, text: string, { width, height }: { wi
   features[0] = hasExif
   features.writeUIntLE(width - 1, 4, 3)
   features.writeUIntLE(height - 1, 7, 3)
-  const header = Buffer.from('RIFF\0\0\0\0WEBP', 'latin1')
-  const chunks = Buffer.concat([
-    riffChunk('VP8X', features), webp.subarray(header.length), riffChunk('EXIF', exifOf(text))
-  ])
-  header.writeUInt32LE(4 + chunks.length, 4)
-  return Buffer.concat([header, chunks])
+  const type = webp.toString('latin1', riffHeaderLength, riffHeaderLength + 4)
+  const length = webp.readUInt32LE(riffHeaderLength + 4)
+  const pixels = webp.subarray(riffHeaderLength + 8, riffHeaderLength + 8 + length)
+  return webpFile([['VP8X', features], [type, pixels], ['EXIF', exifOf(text)]])
 }
+
+/** EXIF's number for how an image has to be turned and mirrored. */
+const orientationTag = 0x0112
+const upright = 1
+
+/** @param exif from its byte order on. @returns 1…8; upright when it is damaged. Follows no directory but the first. */
+export function readOrientation (exif: Buffer): number {
+  const order = exif.toString('latin1', 0, 4)
+  if (exif.length < 8 || (order !== 'II*\0' && order !== 'MM\0*')) return upright
+  const isLittle = order.startsWith('I')
+  const read16 = (at: number) => isLittle ? exif.readUInt16LE(at) : exif.readUInt16BE(at)
+  const start = isLittle ? exif.readUInt32LE(4) : exif.readUInt32BE(4)
+  if (start + 2 > exif.length) return upright
+  const entries = Math.min(read16(start), Math.floor((exif.length - start - 2) / 12))
+  for (let entry = 0; entry < entries; entry++) {
+    const at = start + 2 + entry * 12
+    if (read16(at) !== orientationTag) continue
+    const orientation = read16(at + 8)
+    return orientation >= 1 && orientation <= 8 ? orientation : upright
+  }
+  return upright
+}
+
+/** EXIF that says nothing but the orientation. */
+export function orientationExif (orientation: number): Buffer {
+  const short = 3
+  return Buffer.concat([header, directory(orientationTag, short, 1, orientation << 16)])
+}
+
+/** Big-endian; the first directory follows. */
+const header = Buffer.from('MM\0\x2a\0\0\0\x08', 'latin1')
 
 /** The smallest EXIF there is: a directory that points to a directory with the comment. */
 function exifOf (text: string): Buffer {
   const comment = Buffer.concat([Buffer.from('UNICODE\0', 'latin1'), Buffer.from(text, 'utf16le').swap16()])
   const [long, undefinedBytes] = [4, 7]
-  const header = Buffer.from('MM\0\x2a\0\0\0\x08', 'latin1')
   const directoryLength = 2 + 12 + 4
   const second = header.length + directoryLength
   return Buffer.concat([
@@ -55,10 +85,4 @@ function directory (tag: number, type: number, count: number, value: number): Bu
   bytes.writeUInt32BE(count, 6)
   bytes.writeUInt32BE(value, 10)
   return bytes
-}
-
-function riffChunk (type: string, data: Buffer): Buffer {
-  const header = Buffer.from(`${type}\0\0\0\0`, 'latin1')
-  header.writeUInt32LE(data.length, 4)
-  return Buffer.concat([header, data, Buffer.alloc(data.length % 2)])
 }

@@ -1,8 +1,8 @@
-import type { Metadata } from 'sharp'
 import { apiError, type ApiError } from '../../errors.ts'
-import { Gate } from '../gate.ts'
+import { cleanImage, type CleanImage } from './container.ts'
 import { formatOf, formats } from './format.ts'
-import sharp from './sharp.ts'
+import { ImageError } from './image-process.ts'
+import type { ImageProcesses } from './image-processes.ts'
 
 /** Images that callers send. Nothing of them is trusted: neither what they say they are, nor how large. */
 
@@ -22,8 +22,6 @@ interface PngOptions {
   over?: { width: number, height: number }
 }
 
-/** Seconds; 64 megapixels take two. */
-const longestDecoding = 30
 /** zlib's scale: these files live as long as their job. */
 const compressionLevel = 3
 
@@ -32,64 +30,69 @@ const largestOverhead = 1.1
 /** Characters: what closes base64, and line breaks. */
 const longestEnd = 16
 
-/** One at a time: an interlaced image needs all of its pixels in memory. Those that wait hold their bytes. */
-const decoding = new Gate({ running: 1, waiting: 16, what: 'images to decode' })
+/** Who decodes, and for whom. */
+export interface Decoder {
+  processes: ImageProcesses
+  /** Whose share it takes. */
+  caller: string
+}
 
-/** An image of which the header was read: what it is and how large, before a pixel of it is unpacked. */
+/** An image whose parts were looked at: what it is and how large, before a pixel of it is unpacked. */
 export class InputImage {
   readonly field: string
   /** Pixels, after it was turned the way its camera was held. */
   readonly width: number
   readonly height: number
-  readonly #bytes: Uint8Array
-  readonly #maxPixels: number
+  readonly #image: CleanImage
 
-  private constructor (
-    field: string, bytes: Uint8Array, { autoOrient: { width, height } }: Metadata, maxPixels: number
-  ) {
+  private constructor (field: string, image: CleanImage) {
+    const isOnItsSide = image.orientation >= 5
     this.field = field
-    this.width = width
-    this.height = height
-    this.#bytes = bytes
-    this.#maxPixels = maxPixels
+    this.width = isOnItsSide ? image.height : image.width
+    this.height = isOnItsSide ? image.width : image.height
+    this.#image = image
   }
 
   /**
    * @param field what the caller calls it; errors name it.
    * @param source a file, or base64, or a data URL.
-   * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_UNAVAILABLE
+   * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE
    */
-  static async open (
-    field: string, source: string | Uint8Array, { maxBytes, maxPixels }: InputBounds
-  ): Promise<InputImage> {
+  static open (field: string, source: string | Uint8Array, { maxBytes, maxPixels }: InputBounds): InputImage {
     const bytes = typeof source === 'string' ? fromText(field, source, maxBytes) : source
     checkSize(field, bytes.byteLength, maxBytes)
     checkSignature(field, bytes)
-    const metadata = await decode(field, () => sharp(bytes, { limitInputPixels: false, failOn: 'error' }).metadata())
-    const { format, width, height } = metadata
-    if (!formats.includes(format)) throw refuse(field, 'a PNG, JPEG or WebP image', format)
+    const image = decodable(field, () => cleanImage(bytes))
+    const { width, height } = image
     if (width * height > maxPixels) {
       const expected = `an image of at most ${maxPixels} pixels (--max-upload-pixels)`
       throw refuse(field, expected, `one of ${width} × ${height}`)
     }
-    return new InputImage(field, bytes, metadata, maxPixels)
+    return new InputImage(field, image)
   }
 
   /**
    * Unpacks it and makes a PNG of 8 bits without any metadata. The largest part in its middle that has the proportions
    * of the result is scaled to the result; of an animation that is the first frame.
-   * @throws {ApiError} SDR_INVALID_REQUEST when it is damaged, SDR_UNAVAILABLE when too many wait.
+   * @throws {ApiError} SDR_INVALID_REQUEST when it is damaged, SDR_UNAVAILABLE or SDR_RATE_LIMITED when too many wait.
    */
-  async toPng ({ width, height, channels, over = this }: PngOptions): Promise<Buffer> {
-    return await decode(this.field, () => sharp(this.#bytes, { limitInputPixels: this.#maxPixels, failOn: 'error' })
-      .autoOrient()
-      .extract(this.#seenPart({ width, height }, over))
-      .resize(width, height, { fit: 'fill' })
-      .flatten({ background: channels === 1 ? 'black' : 'white' })
-      .toColourspace(channels === 1 ? 'b-w' : 'srgb')
-      .png({ compressionLevel })
-      .timeout({ seconds: longestDecoding })
-      .toBuffer())
+  async toPng (
+    { width, height, channels, over = this }: PngOptions, { processes, caller }: Decoder
+  ): Promise<Buffer> {
+    return await processes.uploads.run(caller, async () => {
+      try {
+        const { bytes } = await processes.make(this.#image, {
+          part: this.#seenPart({ width, height }, over),
+          resize: { width, height },
+          background: channels === 1 ? 'black' : 'white',
+          format: 'png',
+          compressionLevel
+        })
+        return bytes
+      } catch (error) {
+        throw error instanceof ImageError ? undecodable(this.field, error) : error
+      }
+    })
   }
 
   /** What is left of this image when `over`, which it is stretched to, is cut to the proportions of `target`. */
@@ -107,15 +110,16 @@ function middle (side: number, part: number): [start: number, length: number] {
   return [Math.floor((side - length) / 2), length]
 }
 
-async function decode<Result> (field: string, work: () => Promise<Result>): Promise<Result> {
-  return await decoding.run('', async () => {
-    try {
-      return await work()
-    } catch (error) {
-      const reason = (error as Error).message.split('\n', 1)[0]!.slice(0, 120)
-      throw refuse(field, 'an image that can be decoded', `one that cannot (${reason})`, error)
-    }
-  })
+function decodable<Result> (field: string, look: () => Result): Result {
+  try {
+    return look()
+  } catch (error) {
+    throw error instanceof RangeError ? undecodable(field, error) : error
+  }
+}
+
+function undecodable (field: string, error: Error): ApiError {
+  return refuse(field, 'an image that can be decoded', `one that cannot (${error.message})`, error)
 }
 
 function fromText (field: string, text: string, maxBytes: number): Buffer {

@@ -1,9 +1,11 @@
 import type { FileHandle } from 'node:fs/promises'
 import { apiError } from '../../errors.ts'
-import { Gate } from '../gate.ts'
+import { sharpVersion } from './binaries.ts'
+import { cleanImage } from './container.ts'
 import { addJpegText, addWebpText } from './exif.ts'
+import { ImageError } from './image-process.ts'
+import type { Decoder } from './input.ts'
 import { addText } from './png.ts'
-import sharp from './sharp.ts'
 
 /** The images that callers get: as they are kept, or in another format or size. */
 
@@ -28,8 +30,8 @@ interface Variant {
 }
 
 const defaultQuality = 90
-
-const conversions = new Gate({ running: 2, waiting: 64, what: 'conversions of images' })
+/** Pixels of an image that is converted: more than any engine draws. */
+const mostPixels = 16_384 ** 2
 
 /**
  * What to send: the format that is asked for, else the one that `accept` likes best, PNG when it likes several best.
@@ -68,7 +70,7 @@ export function isOriginal ({ format, width }: Variant): boolean {
 /** A strong entity tag: an image never changes, and a variant of it only with the program that makes it. */
 export function entityTag (name: string, variant: Variant): string {
   const { format, quality, width } = variant
-  const how = isOriginal(variant) ? [] : [format, quality ?? '', width ?? '', sharp.versions.sharp, sharp.versions.vips]
+  const how = isOriginal(variant) ? [] : [format, quality ?? '', width ?? '', sharpVersion()]
   return `"${[name, ...how].join('-')}"`
 }
 
@@ -81,20 +83,24 @@ export function matches (ifNoneMatch: string | undefined, tag: string): boolean 
 /**
  * @param file the image as it is kept, open; it is closed here.
  * @param text its generation data, which every variant carries.
- * @throws {ApiError} SDR_UNAVAILABLE when too many wait already.
+ * @throws {ApiError} SDR_UNAVAILABLE when too many wait, or the image cannot be converted; SDR_RATE_LIMITED.
  */
 export async function convertImage (
-  file: FileHandle, { format, quality, width }: Variant, text: string
+  file: FileHandle, { format, quality, width }: Variant, text: string, { processes, caller }: Decoder
 ): Promise<Buffer> {
-  const { data, info } = await conversions.run('', async () => {
-    const image = sharp(await file.readFile())
-    if (width !== undefined) image.resize({ width })
-    return await image.toFormat(format, { quality }).toBuffer({ resolveWithObject: true })
+  const image = await processes.conversions.run(caller, async () => {
+    // An engine made it, which may have been taken over by a model.
+    const kept = cleanImage(await file.readFile())
+    if (kept.width * kept.height > mostPixels) throw new RangeError(`it has ${kept.width} × ${kept.height} pixels`)
+    return await processes.make(kept, { format, quality, ...(width !== undefined && { resize: { width } }) })
+  }).catch((error: Error) => {
+    if (!(error instanceof RangeError || error instanceof ImageError)) throw error
+    throw apiError('SDR_UNAVAILABLE', `The image cannot be converted: ${error.message}.`, { cause: error })
   }).finally(() => file.close())
   switch (format) {
-    case 'png': return addText(data, 'parameters', text)
-    case 'jpeg': return addJpegText(data, text)
-    case 'webp': return addWebpText(data, text, info)
+    case 'png': return addText(image.bytes, 'parameters', text)
+    case 'jpeg': return addJpegText(image.bytes, text)
+    case 'webp': return addWebpText(image.bytes, text, image)
   }
 }
 

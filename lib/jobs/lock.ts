@@ -1,6 +1,6 @@
-import { DatabaseSync } from '@photostructure/sqlite'
 import { CommandError, exitCodes } from '../../errors.ts'
 import type { Database } from '../database.ts'
+import { sqlite } from '../sqlite.ts'
 
 const sqliteBusy = 5
 
@@ -11,6 +11,7 @@ const sqliteBusy = 5
  * @throws {CommandError} (storage) when another process holds it, or it can't be written.
  */
 export function lock (file: string): Database {
+  const { DatabaseSync } = sqlite()
   const database = new DatabaseSync(file, { timeout: 0 })
   try {
     database.exec('BEGIN EXCLUSIVE')

@@ -9,6 +9,7 @@ import { requestParameters } from '../../../lib/generation/parameters.ts'
 import { prepareJob } from '../../../lib/generation/prepare.ts'
 import type { ImageRequest, Uploads } from '../../../lib/generation/request.ts'
 import type { Job, ImageType } from '../../../lib/jobs/job.ts'
+import { ImageProcesses } from '../../../lib/images/image-processes.ts'
 import { JobQueue } from '../../../lib/jobs/queue.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { resolveOptions } from '../../../lib/options.ts'
@@ -119,6 +120,8 @@ async function start (t: Test) {
     await jobs.close()
     await engine.stop()
   })
+  const processes = new ImageProcesses(reason => t.comment(reason))
+  t.teardown(async () => processes.close())
   const info = await engine.start()
   const setting = {
     catalog,
@@ -126,6 +129,7 @@ async function start (t: Test) {
     limits,
     parameters: requestParameters(limits, info),
     loadedModel: null,
+    decoder: { processes, caller: 'a' },
     mayHurry: false
   }
   /** What the library was told since the last look, by the name of the call. */

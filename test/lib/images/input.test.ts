@@ -3,11 +3,16 @@ import fc from 'fast-check'
 import sharp, { type Sharp } from 'sharp'
 import t, { type Test } from 'tap'
 import type { ApiError } from '../../../errors.ts'
+import { ImageProcesses } from '../../../lib/images/image-processes.ts'
 import { InputImage } from '../../../lib/images/input.ts'
 
 const bounds = { maxBytes: 4 * 1024 * 1024, maxPixels: 8192 * 8192 }
 
-const open = (source: string | Uint8Array, changes: Partial<typeof bounds> = {}) =>
+const processes = new ImageProcesses(reason => t.comment(reason))
+t.teardown(async () => processes.close())
+const decoder = { processes, caller: 'alice' }
+
+const open = async (source: string | Uint8Array, changes: Partial<typeof bounds> = {}) =>
   InputImage.open('init_image', source, { ...bounds, ...changes })
 
 const plain = (width: number, height: number, background = 'red'): Sharp =>
@@ -32,7 +37,7 @@ async function refused (
   changes: Partial<typeof bounds> = {}
 ): Promise<void> {
   await t.rejects(
-    open(source, changes).then(image => image.toPng({ width: 64, height: 64, channels: 3 })),
+    open(source, changes).then(image => image.toPng({ width: 64, height: 64, channels: 3 }, decoder)),
     {
       statusCode: /400|413/,
       message,
@@ -188,7 +193,7 @@ t.test('bombs are decoded in little memory and time, or refused', async t => {
   const before = process.memoryUsage().rss
   const start = performance.now()
   const image = await open(greyPng(8192, 8192, { pixels: flat }))
-  const png = await image.toPng({ width: 64, height: 64, channels: 3 })
+  const png = await image.toPng({ width: 64, height: 64, channels: 3 }, decoder)
   t.match(await pixels(png), { width: 64, height: 64, channels: 3 })
   t.ok(process.memoryUsage().rss - before < 512 * 1024 * 1024)
   t.ok(performance.now() - start < 25_000)
@@ -199,11 +204,8 @@ t.test('bombs are decoded in little memory and time, or refused', async t => {
     deflateSync(Buffer.alloc(64 * 1024 * 1024), { level: 9 })
   ])
   const pixel = deflateSync(Buffer.from([0, 128]))
-  const withText = await open(greyPng(1, 1, { pixels: pixel, extra: [pngChunk('zTXt', text)] })).catch(
-    (error: ApiError) => error
-  )
-  t.ok(withText instanceof InputImage || withText.statusCode === 400)
-  t.ok(process.memoryUsage().rss - before < 512 * 1024 * 1024, 'also of text')
+  const withText = await open(greyPng(1, 1, { pixels: pixel, extra: [pngChunk('zTXt', text)] }))
+  t.ok(await withText.toPng({ width: 64, height: 64, channels: 3 }, decoder), 'and text is not unpacked')
 })
 
 t.test('cut off anywhere it is refused', async t => {
@@ -234,7 +236,7 @@ t.test('nothing but the pixels survives', async t => {
     Buffer.concat([jpeg, Buffer.from(script)]),
     Buffer.concat([png, Buffer.from(script)])
   ]) {
-    const clean = await (await open(bytes)).toPng({ width: 64, height: 64, channels: 3 })
+    const clean = await (await open(bytes)).toPng({ width: 64, height: 64, channels: 3 }, decoder)
     t.notOk(clean.includes('script'))
     t.equal((await sharp(clean).metadata()).exif, undefined)
     t.ok(clean.subarray(-8).equals(Buffer.from('IEND\xae\x42\x60\x82', 'latin1')), 'and nothing follows')
@@ -263,7 +265,7 @@ t.test('turned the way the camera was held', async t => {
     const image = await open(bytes)
     const isTurned = side === 'top' || side === 'bottom'
     t.match(image, isTurned ? { width: 40, height: 80 } : { width: 80, height: 40 })
-    const { at } = await pixels(await image.toPng({ width: image.width, height: image.height, channels: 3 }))
+    const { at } = await pixels(await image.toPng({ width: image.width, height: image.height, channels: 3 }, decoder))
     const [x, y] = [image.width - 5, image.height - 5]
     const at3 = { left: at(5, 5), right: at(x, 5), top: at(5, 5), bottom: at(5, y) }
     t.equal(colour(at3[side as keyof typeof at3]), 'red', `orientation ${orientation}`)
@@ -276,7 +278,7 @@ t.test('turned the way the camera was held', async t => {
 
 t.test('the largest part in the middle, scaled', async t => {
   const wide = await open(await (await twoColours(200, 100)).png().toBuffer())
-  const square = await pixels(await wide.toPng({ width: 64, height: 64, channels: 3 }))
+  const square = await pixels(await wide.toPng({ width: 64, height: 64, channels: 3 }, decoder))
   t.match(square, { width: 64, height: 64, channels: 3 })
   t.equal(colour(square.at(2, 32)), 'red')
   t.equal(colour(square.at(61, 32)), 'blue')
@@ -284,9 +286,9 @@ t.test('the largest part in the middle, scaled', async t => {
   t.equal(colour(square.at(35, 60)), 'blue')
 
   const tiny = await open(await plain(1, 1, 'blue').png().toBuffer())
-  t.same((await pixels(await tiny.toPng({ width: 128, height: 64, channels: 3 }))).at(100, 60), [0, 0, 255])
+  t.same((await pixels(await tiny.toPng({ width: 128, height: 64, channels: 3 }, decoder))).at(100, 60), [0, 0, 255])
   const line = await open(await plain(3000, 1, 'blue').png().toBuffer())
-  t.same((await pixels(await line.toPng({ width: 64, height: 512, channels: 3 }))).at(60, 500), [0, 0, 255])
+  t.same((await pixels(await line.toPng({ width: 64, height: 512, channels: 3 }, decoder))).at(60, 500), [0, 0, 255])
 })
 
 t.test('a mask is stretched over its image and cut with it', async t => {
@@ -300,7 +302,7 @@ t.test('a mask is stretched over its image and cut with it', async t => {
       .png()
       .toBuffer()
   )
-  const { at, channels } = await pixels(await mask.toPng({ width: 64, height: 64, channels: 1, over: image }))
+  const { at, channels } = await pixels(await mask.toPng({ width: 64, height: 64, channels: 1, over: image }, decoder))
   t.equal(channels, 1)
   t.same([at(2, 2), at(20, 60), at(44, 2), at(62, 62)], [[0], [0], [255], [255]])
 })
@@ -328,7 +330,7 @@ t.test('every kind of pixel becomes 8 bits of grey or RGB', async t => {
       [3, rgb],
       [1, grey]
     ] as const) {
-      const png = await image.toPng({ width: 64, height: 64, channels })
+      const png = await image.toPng({ width: 64, height: 64, channels }, decoder)
       t.match(await sharp(png).metadata(), { format: 'png', depth: 'uchar', channels, width: 64, height: 64 }, name)
       if (expected !== undefined) t.same((await pixels(png)).at(32, 32), expected, `${name}, ${channels}`)
     }
@@ -344,7 +346,7 @@ t.test('colour profiles, depths and channels that are rare', async t => {
     const before = process.memoryUsage().rss
     const image = await open(greyPng(64, 64, { pixels: black, extra: [iccp(profile)] })).catch((error: ApiError) => error)
     if (image instanceof InputImage) {
-      t.same((await pixels(await image.toPng({ width: 64, height: 64, channels: 3 }))).at(1, 1), [0, 0, 0], what)
+      t.same((await pixels(await image.toPng({ width: 64, height: 64, channels: 3 }, decoder))).at(1, 1), [0, 0, 0], what)
     } else {
       t.equal(image.statusCode, 400, what)
     }
@@ -369,7 +371,7 @@ t.test('colour profiles, depths and channels that are rare', async t => {
     ['colour of 16 bits with alpha', typed(16, 6, 512, 0xff), [255, 255, 255]],
     ['one bit', typed(1, 0, 8, 0), [0, 0, 0]]
   ] as const) {
-    const clean = await (await open(png)).toPng({ width: 64, height: 64, channels: 3 })
+    const clean = await (await open(png)).toPng({ width: 64, height: 64, channels: 3 }, decoder)
     t.match(await sharp(clean).metadata(), { channels: 3, depth: 'uchar' }, what)
     t.same((await pixels(clean)).at(5, 5), expected, what)
   }
@@ -387,7 +389,7 @@ t.test('a file that is several things is only an image', async t => {
   const others = ['<svg onload="alert(1)"/>', 'PK\x03\x04', '%PDF-1.7', 'GIF89a', '#!/bin/sh\n']
   for (const other of others) {
     const both = Buffer.concat([png, Buffer.from(other, 'latin1')])
-    const clean = await (await open(both)).toPng({ width: 64, height: 64, channels: 3 })
+    const clean = await (await open(both)).toPng({ width: 64, height: 64, channels: 3 }, decoder)
     t.same((await pixels(clean)).at(1, 1), [0, 0, 255], 'what is behind the image is not looked at')
     t.notOk(clean.includes(Buffer.from(other, 'latin1')), 'and not kept')
     await refused(t, Buffer.concat([Buffer.from(other, 'latin1'), png]), /begin with/)
@@ -396,7 +398,7 @@ t.test('a file that is several things is only an image', async t => {
   const control = Buffer.alloc(8)
   control.writeUInt32BE(0x7fff_ffff)
   const animated = Buffer.concat([png.subarray(0, 33), pngChunk('acTL', control), png.subarray(33)])
-  t.same((await pixels(await (await open(animated)).toPng({ width: 64, height: 64, channels: 3 }))).at(1, 1), [0, 0, 255])
+  t.same((await pixels(await (await open(animated)).toPng({ width: 64, height: 64, channels: 3 }, decoder))).at(1, 1), [0, 0, 255])
 })
 
 t.test('of an animation the first frame', async t => {
@@ -409,24 +411,24 @@ t.test('of an animation the first frame', async t => {
   t.equal((await sharp(webp, { pages: -1 }).metadata()).pages, 3)
   const image = await open(webp)
   t.match(image, { width: 64, height: 64 })
-  t.same((await pixels(await image.toPng({ width: 64, height: 64, channels: 3 }))).at(32, 32), [0, 0, 255])
+  t.same((await pixels(await image.toPng({ width: 64, height: 64, channels: 3 }, decoder))).at(32, 32), [0, 0, 255])
 })
 
 t.test('the same image gives the same bytes', async t => {
   const bytes = await (await twoColours(333 * 2, 111)).jpeg().toBuffer()
   const [first, second] = await Promise.all(
-    [1, 2].map(async () => await (await open(bytes)).toPng({ width: 128, height: 64, channels: 3 }))
+    [1, 2].map(async () => await (await open(bytes)).toPng({ width: 128, height: 64, channels: 3 }, decoder))
   )
   t.same(first, second)
 })
 
 t.test('many at once wait, too many are refused', async t => {
-  const bytes = await plain(512, 512).png().toBuffer()
-  const outcomes = await Promise.allSettled(Array.from({ length: 60 }, () => open(bytes)))
+  const image = await open(await plain(512, 512).png().toBuffer())
+  const outcomes = await Promise.allSettled(Array.from({ length: 60 }, () => image.toPng({ width: 64, height: 64, channels: 3 }, decoder)))
   const refusals = outcomes.filter(outcome => outcome.status === 'rejected')
   t.ok(refusals.length > 0 && refusals.length < 60)
-  t.ok(refusals.every(({ reason }) => reason.code === 'SDR_UNAVAILABLE' && reason.retryAfter > 0))
-  t.match(await open(bytes), { width: 512 })
+  t.ok(refusals.every(({ reason }) => reason.code === 'SDR_RATE_LIMITED' && reason.retryAfter > 0))
+  t.ok(await image.toPng({ width: 64, height: 64, channels: 3 }, decoder))
 })
 
 t.test('whatever the bytes, an answer comes and it is no defect', async t => {
@@ -443,7 +445,7 @@ t.test('whatever the bytes, an answer comes and it is no defect', async t => {
       for (const { at, to } of edits) bytes[at % bytes.length] = to
       try {
         const image = await open(isText ? bytes.toString('base64') : bytes)
-        const png = await image.toPng({ width: 64, height: 64, channels: 3 })
+        const png = await image.toPng({ width: 64, height: 64, channels: 3 }, decoder)
         return (await sharp(png).metadata()).width === 64
       } catch (error) {
         return (error as ApiError).statusCode === 400

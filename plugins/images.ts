@@ -1,0 +1,19 @@
+import fp from 'fastify-plugin'
+import { requireSharp } from '../lib/images/binaries.ts'
+import { ImageProcesses } from '../lib/images/image-processes.ts'
+import type { Decoder } from '../lib/images/input.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** What decodes images for the caller of a request. */
+    decoderFor: (request: FastifyRequest) => Decoder
+  }
+}
+
+/** The processes that decode images. None is started before the first image. */
+export default fp(async (app) => {
+  requireSharp()
+  const processes = new ImageProcesses(reason => app.log.warn(reason))
+  app.decorate('decoderFor', request => ({ processes, caller: app.callerOf(request) }))
+  app.addHook('onClose', async () => processes.close())
+}, { name: 'images', dependencies: ['rate-limit'] })
