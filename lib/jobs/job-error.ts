@@ -13,12 +13,17 @@ export function isUnavailable (error: unknown): boolean {
   return error instanceof EngineError && (error.code === 'engine_unavailable' || error.code === 'engine_busy')
 }
 
+/** A text of the system or of an engine, with the names of files but not where they lie. */
+function withoutFolders (text: string): string {
+  return text.replace(/(?<![\w/.])(?:\/[^\s/'"]+)+\/(?=[^\s/'"])/g, '').replace(/(?<!\w)[a-z]:\\(?:[^\s\\'"]+\\)*/gi, '')
+}
+
 /** What a client is told of a failure. Anything can be thrown; what is not meant for clients is only logged. */
 export function toJobError (error: unknown): JobError {
   if (isStorageFull(error)) return { code: 'storage_full', message: 'There is no room left to store what the job makes.' }
   const { code, message } = Object(error) as { code?: unknown, message: string }
-  if (error instanceof EngineError) return { code: error.code, message }
-  if (error instanceof DownloadError) return { code: 'download_failed', message }
+  if (error instanceof EngineError) return { code: error.code, message: withoutFolders(message) }
+  if (error instanceof DownloadError) return { code: 'download_failed', message: withoutFolders(message) }
   if (typeof code === 'string' && code.startsWith('SDR_')) return { code: code.slice(4).toLowerCase(), message }
   return { code: 'internal', message: 'The server failed to do this job; its log says why.' }
 }

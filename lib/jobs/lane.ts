@@ -272,7 +272,7 @@ export class Lane {
     const { store } = this.#parts
     if (ending === 'cancel') return store.endCancelled(job.id)
     if (ending === 'drain' || isUnavailable(error)) return store.giveBack(job.id)
-    if (isCrash(error)) return store.retryOrFail(job.id, error.message)
+    if (isCrash(error)) return store.retryOrFail(job.id, toJobError(error).message)
     return store.fail(job.id, toJobError(error))
   }
 
