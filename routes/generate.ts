@@ -150,7 +150,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       const accepted = await submit(type, request).finally(leaveRoom)
       reply.header('location', `/api/queue/job/${accepted.id}`)
       const { wait = 0 } = request.query
-      const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure })
+      const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure, caller: app.callerOf(request) })
       return reply.code(job.finished_at === null ? 202 : 200).send(job)
     })
   }

@@ -106,7 +106,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getStatus',
       tags: ['server'],
       summary: 'What the server is doing',
-      description: 'Counts of the queue and the models, and the state of the engine; callers with credentials see more of the engine.',
+      description: 'Counts of the queue and the models, and the state of the engine; callers with credentials see more of the engine, and with the permission `system:read` why it crashed.',
       response: { 200: Named(Status) }
     }
   }, async request => {
@@ -114,6 +114,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const engines = app.devices.map(({ name: device, engine: { status: { engine: name, ...status }, info } }) => ({
       name, device, info, status: { ...status, ...memoryOf(lanes.find(lane => lane.device === device)!) }
     }))
+    if (!request.principal.permissions.includes('system:read')) {
+      // The last words of an engine name files of this machine.
+      for (const { status } of engines) if (status.last_crash !== null) status.last_crash = { ...status.last_crash, reason: 'The engine crashed.' }
+    }
     const [{ name, info, status: { state, ...details } }] = engines as [typeof engines[number]]
     const isDegraded = engines.some(({ status: { state } }) => state === 'backing_off')
     const status = app.jobs.isDraining ? 'draining' as const : isDegraded ? 'degraded' as const : 'ok' as const

@@ -7,9 +7,10 @@ import {
   chooseVariant, convertImage, entityTag, isOriginal, matches, mediaType, outputFormats, thumbnailWidth
 } from '../lib/images/output.ts'
 import { generationText } from '../lib/jobs/generation-text.ts'
-import { jobStatuses, jobTypes } from '../lib/jobs/job.ts'
+import { jobStatuses, jobTypes, type Job as JobDescription } from '../lib/jobs/job.ts'
 import { laneStates } from '../lib/jobs/lane.ts'
 import type { OpenImage } from '../lib/jobs/outputs.ts'
+import type { SchedulerStatus } from '../lib/jobs/scheduler.ts'
 import { visibleOwner } from '../lib/principals.ts'
 import { Id, Job, Named, named, NextCursor, Nullable, OneOf, Time } from './schemas.ts'
 
@@ -80,6 +81,9 @@ const ImageVariant = Type.Object({
   }))
 }, { additionalProperties: false })
 
+/** Milliseconds that a client may take for one event. */
+const longestStall = 60_000
+
 /** Bytes of an image that is read at once; a stream takes longer than that. */
 const mostWhole = 256 * 1024
 
@@ -103,10 +107,14 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getQueueStatus',
       tags,
       summary: 'How many jobs are in which state',
-      description: 'Of everybody, with what the engine does at the moment.',
+      description: 'Of all owners, with what the engines do at the moment. Why jobs have to wait is said in full to callers with the permission `system:read`.',
       response: { 200: Named(Queue) }
     }
-  }, async () => app.jobs.status)
+  }, async request => {
+    const { scheduler, ...counts } = app.jobs.status
+    if (request.principal.permissions.includes('system:read')) return { ...counts, scheduler }
+    return { ...counts, scheduler: { ...withoutReason(scheduler), lanes: scheduler.lanes.map(withoutReason) } }
+  })
 
   app.get('/jobs', {
     config,
@@ -114,7 +122,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listJobs',
       tags,
       summary: 'List jobs, the newest first',
-      description: "Your own; administrators see everybody's. Ended jobs stay as long as --keep-jobs and --keep-days say.",
+      description: "Your own; administrators see everybody's. Ended jobs stay as long as --keep-jobs and --keep-days say. A page ends early, with a next_cursor, when its jobs have more than 1 MiB of parameters.",
       querystring: Type.Object({
         status: Type.Optional(OneOf(jobStatuses)),
         type: Type.Optional(OneOf(jobTypes)),
@@ -177,11 +185,15 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const disconnected = new AbortController()
     const events = app.jobs.subscribe(id, {
       owner,
+      caller: app.callerOf(request),
       lastEventId: Number(request.headers['last-event-id'] ?? NaN) || undefined,
       signal: disconnected.signal
     })
     reply.sse.onClose(() => disconnected.abort())
-    for await (const { id, name, data } of events) await reply.sse.send({ id: String(id), event: name, data })
+    for await (const { id, name, data } of events) {
+      // One event is on its way, and of the later ones the newest of each type waits: that bounds what a slow reader costs.
+      await taken(reply, reply.sse.send({ id: String(id), event: name, data }))
+    }
   })
 
   app.get('/job/:id/images/:index', {
@@ -204,7 +216,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const { id, index } = request.params
     const job = app.jobs.get(id, { owner: visibleOwner(request.principal) })
     const image = job.images.find(image => image.index === index)
-    if (image === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
+    if (image === undefined) throw apiError('SDR_IMAGE_NOT_FOUND', whyNoImage(job, index))
     const variant = chooseVariant(request.query, request.headers.accept, image)
     const etag = entityTag(`${id}-${index}`, variant)
     const caching = { etag, 'cache-control': 'private, max-age=31536000, immutable', vary: varyByAccept(reply) }
@@ -222,6 +234,35 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         'content-disposition': `inline; filename="${id}-${index}.${variant.format}"`
       })
       .send(body)
+  })
+}
+
+/** The words of the system, with paths and causes, are for those who run it. */
+function withoutReason<Status extends Pick<SchedulerStatus, 'blocked'>> (status: Status): Status {
+  const { blocked } = status
+  return { ...status, blocked: blocked && { ...blocked, reason: 'The server cannot do jobs at the moment; its log says why.' } }
+}
+
+function whyNoImage ({ status, position, progress, images }: JobDescription, index: number): string {
+  const later = 'fetch it when the status of the job is completed.'
+  if (status === 'queued') return `The job still waits (position ${position}), so it has no image yet; ${later}`
+  if (status === 'running') {
+    const step = progress === null || progress.steps === 0 ? '' : ` (${progress.phase}, step ${progress.step} of ${progress.steps})`
+    return `The job is still running${step}, so it has no image yet; ${later}`
+  }
+  if (status !== 'completed') return `The job is ${status} and has no images.`
+  if (images.length === 0) return 'The job has no images: its type makes none, or they were deleted to make room.'
+  return `The job has no image ${index}; its images are ${images.map(image => image.index).join(', ')}.`
+}
+
+/** Waits until a client has taken an event; one that takes nothing for long is cut off. */
+async function taken (reply: FastifyReply, sent: Promise<void>): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => {
+      reply.raw.destroy()
+      resolve() // an event that will not be sent any more is never told to have failed
+    }, longestStall).unref()
+    sent.then(resolve, reject).finally(() => clearTimeout(timer))
   })
 }
 

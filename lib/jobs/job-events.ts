@@ -1,9 +1,13 @@
-import { apiError } from '../../errors.ts'
+import { apiError, type ApiError } from '../../errors.ts'
 import { isEnded, type Job, type JobEvent, type JobEventName } from './job.ts'
 
 export interface JobEventsOptions {
-  /** Everybody who listens to any job, together. */
-  maxSubscribers?: number
+  /** Streams of events at once, of all callers and of one. */
+  maxStreams?: number
+  maxStreamsForOne?: number
+  /** Requests that wait for the end of a job, which cost much less. */
+  maxWaits?: number
+  maxWaitsForOne?: number
   /** Milliseconds since 1970. */
   now?: () => number
 }
@@ -13,6 +17,10 @@ export interface SubscribeOptions {
   lastEventId?: number
   /** Ends the subscription; never the job. */
   signal?: AbortSignal
+  /** Whose share of the places it takes; the owner's of the job unless said. */
+  caller?: string
+  /** A stream unless said. */
+  kind?: 'stream' | 'wait'
 }
 
 /**
@@ -38,28 +46,72 @@ export interface JobEventStream extends AsyncIterableIterator<JobEvent> {
 /** Seconds after which a refused subscriber may come again. */
 const retryAfter = 5
 
+/** Counts places, so that no caller takes all of them. */
+class Places {
+  readonly #most: number
+  readonly #mostForOne: number
+  readonly #ofCallers = new Map<string, number>()
+  #taken = 0
+
+  constructor (most: number, mostForOne: number) {
+    this.#most = most
+    this.#mostForOne = Math.min(mostForOne, most)
+  }
+
+  get taken (): number {
+    return this.#taken
+  }
+
+  /** Why this caller gets no place. */
+  lack (caller: string): ApiError | undefined {
+    if (this.#of(caller) >= this.#mostForOne) {
+      return apiError('SDR_RATE_LIMITED', `You follow jobs ${this.#mostForOne} times already; end some of that first.`, { retryAfter })
+    }
+    if (this.#taken < this.#most) return undefined
+    return apiError('SDR_UNAVAILABLE',
+      `${this.#most} clients follow jobs already; ask for the job itself, or try again later.`, { retryAfter })
+  }
+
+  take (caller: string): void {
+    this.#taken++
+    this.#ofCallers.set(caller, this.#of(caller) + 1)
+  }
+
+  leave (caller: string): void {
+    this.#taken--
+    const left = this.#of(caller) - 1
+    if (left > 0) this.#ofCallers.set(caller, left)
+    else this.#ofCallers.delete(caller)
+  }
+
+  #of (caller: string): number {
+    return this.#ofCallers.get(caller) ?? 0
+  }
+}
+
 /**
  * What happens to jobs, as it happens. Ids come from one counter that starts at the clock in microseconds, so that
  * they grow over restarts too. What a job's subscribers may have missed is kept until its end.
  */
 export class JobEvents {
   readonly #channels = new Map<string, Channel>()
-  readonly #maxSubscribers: number
+  readonly #places: Readonly<Record<'stream' | 'wait', Places>>
   #lastId: number
-  #subscribers = 0
   #isClosed = false
 
   constructor (options: JobEventsOptions = {}) {
-    this.#maxSubscribers = options.maxSubscribers ?? 1000
+    const { maxStreams = 1000, maxStreamsForOne = 100, maxWaits = 10_000, maxWaitsForOne = 1000 } = options
+    this.#places = { stream: new Places(maxStreams, maxStreamsForOne), wait: new Places(maxWaits, maxWaitsForOne) }
     this.#lastId = (options.now ?? Date.now)() * 1000
   }
 
   get subscriberCount (): number {
-    return this.#subscribers
+    return this.#places.stream.taken + this.#places.wait.taken
   }
 
-  get isFull (): boolean {
-    return this.#subscribers >= this.#maxSubscribers
+  /** Whether a request of this caller can wait for the end of a job. */
+  canWait (caller: string): boolean {
+    return this.#places.wait.lack(caller) === undefined
   }
 
   get isClosed (): boolean {
@@ -95,26 +147,25 @@ export class JobEvents {
   /**
    * The events of a job from now on, until its end. First come the missed ones, when `lastEventId` says which, or the
    * job as it is now, when they can't be told any more or were never asked for.
-   * @throws {ApiError} SDR_UNAVAILABLE when too many subscribe, SDR_DRAINING when all streams have ended.
+   * @throws {ApiError} SDR_RATE_LIMITED when this caller has too many, SDR_UNAVAILABLE when all together have,
+   * SDR_DRAINING when all streams have ended.
    */
-  subscribe (job: Job, { lastEventId, signal }: SubscribeOptions = {}): JobEventStream {
+  subscribe (job: Job, { lastEventId, signal, caller = job.owner, kind = 'stream' }: SubscribeOptions = {}): JobEventStream {
     const now: JobEvent = { id: ++this.#lastId, name: isEnded(job.status) ? 'done' : 'state', data: job }
     if (now.name === 'done') return new Subscriber([now])
     if (this.#isClosed) throw apiError('SDR_DRAINING')
-    if (this.isFull) {
-      throw apiError('SDR_UNAVAILABLE',
-        `${this.#maxSubscribers} clients follow jobs already; ask for the job itself, or try again later.`,
-        { retryAfter })
-    }
+    const places = this.#places[kind]
+    const lack = places.lack(caller)
+    if (lack !== undefined) throw lack
     const channel = this.#channel(job.id, job.position)
     const isCovered = lastEventId !== undefined && lastEventId >= channel.completeAfter && lastEventId <= this.#lastId
     const missed = [...channel.newest.values()].filter(({ id }) => isCovered && id > lastEventId)
     const subscriber: Subscriber = new Subscriber(isCovered ? missed : [now], () => {
       channel.subscribers.delete(subscriber)
-      this.#subscribers--
+      places.leave(caller)
     })
     channel.subscribers.add(subscriber)
-    this.#subscribers++
+    places.take(caller)
     subscriber.endWith(signal)
     return subscriber
   }

@@ -2,7 +2,7 @@ import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
 import { openDatabase, transaction, type Database } from '../database.ts'
 import { isoTime } from '../iso-time.ts'
-import { pageOf, wrongCursor } from '../page.ts'
+import { wrongCursor } from '../page.ts'
 import type { LaneKind, Outcome } from './executor.ts'
 import { residentOf, type Job, type JobError, type JobFilter, type JobPage, type JobStatus, type JobType, type NewJob } from './job.ts'
 import { Line, type Choice } from './line.ts'
@@ -18,12 +18,23 @@ export interface JobStoreOptions {
   /** Bytes of images that came with jobs that have not ended, of all callers and of one. */
   inputBytes?: number
   inputBytesPerOwner?: number
+  /** Webhooks of one caller that are not delivered yet. */
+  webhooksPerOwner?: number
   /** How often a job may be overtaken by jobs for the model that is loaded. */
   overtakeLimit?: number
   /** Which lane a type of jobs waits for; the engines unless said. */
   laneOf?: (type: JobType) => LaneKind
   /** Milliseconds since 1970. */
   now?: () => number
+}
+
+/** The end of a job that is to be told. */
+export interface DueWebhook {
+  sequence: number
+  url: string
+  tries: number
+  /** The job's id. */
+  id: string
 }
 
 /** A request that has passed all checks. */
@@ -78,6 +89,10 @@ const keyLifetime = 24 * 60 * 60 * 1000
 /** Seconds after which a refused submission may be tried again: about the time of one job. */
 const retryAfter = 10
 const mostPerPage = 200
+/** Callers who may have all the webhooks that one may have. */
+const callersWithWebhooks = 20
+/** Characters of parameters after which a page ends early: more would keep the event loop busy. */
+const bytesPerPage = 1024 * 1024
 /** Bytes of parameters for which an ended job counts as one; a longer one counts as several. */
 const bytesPerUnit = 16 * 1024
 const noImages: ReadonlyMap<number, ImageRow[]> = new Map()
@@ -97,6 +112,7 @@ export class JobStore {
   readonly #capacityPerOwner: number
   readonly #inputBytes: number
   readonly #inputBytesPerOwner: number
+  readonly #webhooksPerOwner: number
   /** Bytes of inputs that are kept, by caller. */
   readonly #inputs = new Map<string, number>()
   readonly #now: () => number
@@ -118,6 +134,7 @@ export class JobStore {
     this.#capacityPerOwner = options.capacityPerOwner ?? 100
     this.#inputBytes = options.inputBytes ?? Infinity
     this.#inputBytesPerOwner = options.inputBytesPerOwner ?? Infinity
+    this.#webhooksPerOwner = options.webhooksPerOwner ?? 1000
     this.#now = options.now ?? Date.now
     this.#laneOf = options.laneOf ?? (() => 'engine')
     this.#lines = { engine: new Line(options.overtakeLimit ?? 8), files: new Line(0) }
@@ -169,7 +186,10 @@ export class JobStore {
           owner: job.owner, key, hash: requestHash, job: row.sequence, created_at: createdAt
         })
       }
-      if (job.webhookUrl !== undefined) this.#statements.insertWebhook.run({ job: row.sequence, url: job.webhookUrl })
+      if (job.webhookUrl !== undefined) {
+        this.#checkRoomForWebhook(caller)
+        this.#statements.insertWebhook.run({ job: row.sequence, url: job.webhookUrl, caller })
+      }
       return { row }
     })
     if (accepted.earlier !== undefined) return { job: accepted.earlier, isNew: false }
@@ -216,6 +236,18 @@ export class JobStore {
     }
   }
 
+  #checkRoomForWebhook (caller: string): void {
+    const { own, all } = this.#statements.pendingWebhooks.get({ caller }) as { own: number, all: number }
+    if (own >= this.#webhooksPerOwner) {
+      throw apiError('SDR_QUEUE_FULL',
+        `${own} webhooks of your jobs are not delivered yet, and one caller may not have more; ask without webhook_url, or try again later.`,
+        { retryAfter })
+    }
+    if (all >= this.#webhooksPerOwner * callersWithWebhooks) {
+      throw apiError('SDR_QUEUE_FULL', `${all} webhooks are not delivered yet; ask without webhook_url, or try again later.`, { retryAfter })
+    }
+  }
+
   #keepInputs (caller: string, bytes: number): void {
     const kept = (this.#inputs.get(caller) ?? 0) + bytes
     if (kept > 0) this.#inputs.set(caller, kept)
@@ -246,7 +278,7 @@ export class JobStore {
   }
 
   /**
-   * A page of jobs, newest first.
+   * A page of jobs, newest first; it ends early where the jobs are long.
    * @throws {ApiError} SDR_INVALID_REQUEST for a cursor that no page gave.
    */
   list (filter: JobFilter = {}): JobPage {
@@ -261,12 +293,22 @@ export class JobStore {
     const rows = this.#database.prepare(`
       SELECT * FROM jobs ${conditions.length > 0 ? `WHERE ${conditions.join(' AND ')}` : ''}
       ORDER BY sequence DESC LIMIT $limit
-    `).all({
+    `).iterate({
       ...Object.fromEntries([...given, ...times]), ...(cursor === undefined ? {} : { before: parseCursor(cursor) }), limit: limit + 1
-    }) as unknown as JobRow[]
-    const { rows: page, next_cursor } = pageOf(rows, limit, ({ sequence }) => String(sequence))
+    }) as Iterable<unknown> as Iterable<JobRow>
+    const page: JobRow[] = []
+    let bytes = 0
+    let cursorOfNext: string | null = null
+    for (const row of rows) {
+      if (page.length === limit || bytes >= bytesPerPage) {
+        cursorOfNext = String(page.at(-1)!.sequence)
+        break
+      }
+      page.push(row)
+      bytes += row.parameters.length
+    }
     const images = this.#imagesOf(page)
-    return { jobs: page.map(row => this.#toJob(row, images)), next_cursor }
+    return { jobs: page.map(row => this.#toJob(row, images)), next_cursor: cursorOfNext }
   }
 
   counts (): Readonly<Record<JobStatus, number>> {
@@ -464,15 +506,19 @@ export class JobStore {
     })
   }
 
-  /** Webhooks of ended jobs whose time has come, at most `limit`. */
-  dueWebhooks (now: number, limit: number): Array<{ sequence: number, url: string, tries: number, job: Job }> {
-    const rows = this.#statements.dueWebhooks.all({ now, limit }) as unknown as Array<JobRow & { url: string, tries: number }>
-    return rows.map(row => ({ sequence: row.sequence, url: row.url, tries: row.tries, job: this.#toJob(row) }))
+  /** The callers with webhooks whose time has come, those who wait longest first. */
+  callersWithDueWebhooks (now: number): string[] {
+    return (this.#statements.callersWithDueWebhooks.all({ now }) as Array<{ caller: string }>).map(({ caller }) => caller)
   }
 
-  /** When the next webhook is due, in milliseconds since 1970. */
-  nextWebhook (): number | undefined {
-    return (this.#statements.nextWebhook.get() as { due_at: number | null }).due_at ?? undefined
+  /** Webhooks of a caller whose time has come, at most `limit`. */
+  dueWebhooks (caller: string, now: number, limit: number): DueWebhook[] {
+    return this.#statements.dueWebhooks.all({ caller, now, limit }) as unknown as DueWebhook[]
+  }
+
+  /** When the next webhook is due after `now`, in milliseconds since 1970. */
+  nextWebhook (now: number): number | undefined {
+    return (this.#statements.nextWebhook.get({ now }) as { due_at: number | null }).due_at ?? undefined
   }
 
   postponeWebhook (sequence: number, dueAt: number): void {
@@ -652,10 +698,20 @@ function prepareAll (database: Database) {
       VALUES ($owner, $key, $hash, $job, $created_at)`,
     dropKeys: 'DELETE FROM idempotency_keys WHERE created_at <= $before',
 
-    insertWebhook: 'INSERT INTO webhooks (job, url) VALUES ($job, $url)',
-    dueWebhooks: `SELECT jobs.*, url, tries FROM webhooks JOIN jobs ON sequence = job
-      WHERE due_at <= $now ORDER BY due_at LIMIT $limit`,
-    nextWebhook: 'SELECT min(due_at) AS due_at FROM webhooks WHERE due_at IS NOT NULL',
+    insertWebhook: 'INSERT INTO webhooks (job, url, caller) VALUES ($job, $url, $caller)',
+    pendingWebhooks: `SELECT (SELECT count(*) FROM webhooks WHERE caller = $caller) AS own,
+      (SELECT count(*) FROM webhooks) AS "all"`,
+    // From one caller to the next in the index, however many webhooks each has.
+    callersWithDueWebhooks: `WITH RECURSIVE callers (caller) AS (
+        SELECT min(caller) FROM webhooks
+        UNION ALL SELECT (SELECT min(caller) FROM webhooks WHERE caller > callers.caller) FROM callers WHERE caller IS NOT NULL
+      ), first (caller, due_at) AS (
+        SELECT caller, (SELECT min(due_at) FROM webhooks WHERE webhooks.caller = callers.caller AND due_at IS NOT NULL) FROM callers
+        WHERE caller IS NOT NULL
+      ) SELECT caller FROM first WHERE due_at <= $now ORDER BY due_at`,
+    dueWebhooks: `SELECT sequence, id, url, tries FROM webhooks JOIN jobs ON sequence = job
+      WHERE webhooks.caller = $caller AND due_at <= $now ORDER BY due_at LIMIT $limit`,
+    nextWebhook: 'SELECT min(due_at) AS due_at FROM webhooks WHERE due_at > $now',
     postponeWebhook: 'UPDATE webhooks SET tries = tries + 1, due_at = $due_at WHERE job = $sequence',
     forgetWebhook: 'DELETE FROM webhooks WHERE job = $sequence',
 

@@ -141,4 +141,8 @@ export const migrations: readonly string[] = [`
     UPDATE kept SET units = units - OLD.units, bytes = bytes - OLD.bytes WHERE caller = OLD.caller;
     DELETE FROM kept WHERE caller = OLD.caller AND units <= 0;
   END;
+`, `
+  ALTER TABLE webhooks ADD COLUMN caller TEXT NOT NULL DEFAULT '';
+  UPDATE webhooks SET caller = jobs.caller FROM jobs WHERE sequence = job;
+  CREATE INDEX webhooks_by_caller ON webhooks (caller, due_at);
 `]

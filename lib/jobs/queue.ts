@@ -200,14 +200,18 @@ export class JobQueue {
     return this.#scheduler.inUse
   }
 
-  /** The job when it has ended, or as it is after `milliseconds` or when `signal` is aborted. */
+  /**
+   * The job when it has ended, or as it is after `milliseconds`, when `signal` is aborted, or at once when too many
+   * requests wait already, of this caller or of all.
+   * @throws {ApiError} SDR_JOB_NOT_FOUND
+   */
   async waitFor (
-    id: string, milliseconds: number, { owner, signal }: Viewer & Pick<SubscribeOptions, 'signal'> = {}
+    id: string, milliseconds: number, { owner, ...options }: Viewer & Pick<SubscribeOptions, 'signal' | 'caller'> = {}
   ): Promise<Job> {
     const job = this.get(id, { owner })
-    // Whoever can't be told of the end gets the answer now and asks again.
-    if (isEnded(job.status) || this.#events.isFull || this.#events.isClosed) return job
-    const events = this.#events.subscribe(job, { signal })
+    const { caller = job.owner } = options
+    if (isEnded(job.status) || this.#events.isClosed || !this.#events.canWait(caller)) return job
+    const events = this.#events.subscribe(job, { ...options, caller, kind: 'wait' })
     const timer = setTimeout(() => events.end(), Math.min(milliseconds, longestTimer))
     try {
       for await (const { name, data } of events) {
@@ -221,7 +225,8 @@ export class JobQueue {
 
   /**
    * What happens to a job, until its end. Whoever stops listening does not stop the job.
-   * @throws {ApiError} SDR_JOB_NOT_FOUND, SDR_UNAVAILABLE when too many listen.
+   * @throws {ApiError} SDR_JOB_NOT_FOUND; SDR_RATE_LIMITED when this caller has too many streams, SDR_UNAVAILABLE when all
+   *   together have.
    */
   subscribe (id: string, { owner, ...options }: Viewer & SubscribeOptions = {}): JobEventStream {
     return this.#events.subscribe(this.get(id, { owner }), options)

@@ -1,5 +1,4 @@
-import type { Job } from '../jobs/job.ts'
-import type { JobStore } from '../jobs/job-store.ts'
+import type { DueWebhook, JobStore } from '../jobs/job-store.ts'
 import type { Logger } from '../jobs/lane.ts'
 import type { AllowList } from '../network/allow-list.ts'
 import { post } from './delivery.ts'
@@ -24,9 +23,20 @@ const minute = 60 * second
 const standardDelays = [5 * second, 30 * second, 2 * minute, 10 * minute, 30 * minute, 120 * minute, 300 * minute]
 /** Milliseconds for one try, from the look-up of the name to the status. */
 const timeout = 10 * second
-/** Messages on their way at once. */
-const mostAtOnce = 4
+/** Messages on their way at once, of all callers, of one, and to one host: a receiver that is silent keeps its places for long. */
+const mostAtOnce = 16
+const mostForOne = 2
+const mostToOneHost = 8
+/** Messages of one caller that are looked at for one whose host has a free place. */
+const lookAhead = 20
 const goneStatus = 410
+
+/** A message on its way. */
+interface Delivery {
+  caller: string
+  host: string
+  ended: Promise<void>
+}
 
 /**
  * Tells the ends of jobs to those who asked for it. What is to be told is in the database until it is told or given up,
@@ -36,7 +46,7 @@ export class Webhooks {
   readonly #parts: WebhooksParts
   readonly #now: () => number
   readonly #stop = new AbortController()
-  readonly #underWay = new Map<number, Promise<void>>()
+  readonly #underWay = new Map<number, Delivery>()
   #timer: NodeJS.Timeout | undefined
 
   constructor (parts: WebhooksParts) {
@@ -49,35 +59,60 @@ export class Webhooks {
     if (this.#stop.signal.aborted) return
     clearTimeout(this.#timer)
     try {
-      const { store } = this.#parts
-      const due = store.dueWebhooks(this.#now(), mostAtOnce * 2).filter(({ sequence }) => !this.#underWay.has(sequence))
-      for (const webhook of due.slice(0, mostAtOnce - this.#underWay.size)) {
-        const delivery = this.#deliver(webhook).finally(() => {
-          this.#underWay.delete(webhook.sequence)
-          this.wake()
-        })
-        this.#underWay.set(webhook.sequence, delivery)
-      }
+      for (let next = this.#next(); next !== undefined; next = this.#next()) this.#begin(next)
     } catch (error) {
       this.#parts.logger.error({ err: error }, 'Webhooks have to wait')
     }
     // Also the clock may be set meanwhile, and the database be free again.
-    if (this.#underWay.size === 0) this.#timer = setTimeout(() => this.wake(), this.#untilNext()).unref()
+    this.#timer = setTimeout(() => this.wake(), this.#untilNext()).unref()
+  }
+
+  /** The message that goes next: of the callers with fewest on their way the one who waits longest. */
+  #next (): { caller: string, webhook: DueWebhook } | undefined {
+    if (this.#underWay.size >= mostAtOnce) return undefined
+    const { store } = this.#parts
+    const now = this.#now()
+    const callers = store.callersWithDueWebhooks(now)
+      .map(caller => ({ caller, running: this.#count('caller', caller) }))
+      .filter(({ running }) => running < mostForOne)
+      .sort((a, b) => a.running - b.running)
+    for (const { caller } of callers) {
+      const webhook = store.dueWebhooks(caller, now, lookAhead).find(({ sequence, url }) =>
+        !this.#underWay.has(sequence) && this.#count('host', new URL(url).host) < mostToOneHost)
+      if (webhook !== undefined) return { caller, webhook }
+    }
+    return undefined
+  }
+
+  #begin ({ caller, webhook }: { caller: string, webhook: DueWebhook }): void {
+    const ended = this.#deliver(webhook).finally(() => {
+      this.#underWay.delete(webhook.sequence)
+      this.wake()
+    })
+    this.#underWay.set(webhook.sequence, { caller, host: new URL(webhook.url).host, ended })
+  }
+
+  #count (what: 'caller' | 'host', value: string): number {
+    let count = 0
+    for (const delivery of this.#underWay.values()) if (delivery[what] === value) count++
+    return count
   }
 
   /** What is not told yet is told after the next start. */
   async stop (): Promise<void> {
     clearTimeout(this.#timer)
     this.#stop.abort()
-    await Promise.all(this.#underWay.values())
+    await Promise.all([...this.#underWay.values()].map(async ({ ended }) => ended))
   }
 
   #untilNext (): number {
-    const next = this.#parts.store.nextWebhook()
+    const next = this.#parts.store.nextWebhook(this.#now())
     return next === undefined ? minute : Math.min(Math.max(next - this.#now(), second / 10), minute)
   }
 
-  async #deliver ({ sequence, url, tries, job }: { sequence: number, url: string, tries: number, job: Job }): Promise<void> {
+  async #deliver ({ sequence, url, tries, id }: DueWebhook): Promise<void> {
+    const job = this.#parts.store.get(id)
+    if (job === undefined) return // deleted meanwhile, and its webhook with it
     const { store, logger, hosts, secret, delays = standardDelays } = this.#parts
     const message = {
       id: job.id,

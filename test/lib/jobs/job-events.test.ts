@@ -126,19 +126,34 @@ t.test('a slow consumer gets the newest of each kind and cannot fill the memory'
   t.match(taken, [{ data: { attempts: 900 } }, { data: { step: 999 } }, { data: { step: 1000 } }, {}])
 })
 
-t.test('there are only so many subscribers', async t => {
-  const events = new JobEvents({ maxSubscribers: 2 })
+t.test('there are only so many streams', async t => {
+  const events = new JobEvents({ maxStreams: 2 })
   const leave = new AbortController()
   const first = events.subscribe(job(), { signal: leave.signal })
   events.subscribe(job({ id: 'y' }))
-  t.throws(() => events.subscribe(job()), { code: 'SDR_UNAVAILABLE', statusCode: 503, retryAfter: 5 })
+  t.throws(() => events.subscribe(job(), { caller: 'bob' }), { code: 'SDR_UNAVAILABLE', statusCode: 503, retryAfter: 5 })
+  events.subscribe(job(), { kind: 'wait' }).end()
   t.equal(names(await all(events.subscribe(job({ status: 'cancelled' })))), 'done', 'an ended job needs no place')
   leave.abort()
   t.equal(names(await all(first)), '', 'what was not taken is dropped')
-  t.notOk(events.isFull)
   const aborted = events.subscribe(job(), { signal: leave.signal })
   t.same(await aborted.next(), { done: true, value: undefined })
   t.equal(events.subscriberCount, 1)
+})
+
+t.test('no caller takes the places of all', async t => {
+  const events = new JobEvents({ maxStreams: 3, maxStreamsForOne: 2, maxWaits: 3, maxWaitsForOne: 2 })
+  const streams = [1, 2].map(() => events.subscribe(job(), { caller: 'bob' }))
+  t.throws(() => events.subscribe(job(), { caller: 'bob' }), { code: 'SDR_RATE_LIMITED', statusCode: 429, retryAfter: 5 })
+  events.subscribe(job(), { caller: 'carol' })
+  streams[0]!.end()
+  streams[0]!.end()
+  events.subscribe(job(), { caller: 'bob' })
+  t.throws(() => events.subscribe(job(), { caller: 'carol' }), { code: 'SDR_UNAVAILABLE' }, 'a place is given back once')
+  for (const kind of ['wait', 'wait'] as const) events.subscribe(job(), { caller: 'bob', kind })
+  t.notOk(events.canWait('bob'))
+  t.ok(events.canWait('carol'), 'who waits takes no place of a stream')
+  t.equal(events.subscriberCount, 5)
 })
 
 t.test('whoever waits is told of the end, once', async t => {

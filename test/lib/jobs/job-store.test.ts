@@ -347,7 +347,7 @@ t.test('a job with long parameters counts as several', async t => {
 
 t.test('retention with ten thousand jobs of a thousand owners takes no time', async t => {
   const file = join(t.testdir({}), 'jobs.db')
-  const database = openDatabase(file, migrations.slice(0, -1))
+  const database = openDatabase(file, migrations.slice(0, 6))
   database.exec(`
     WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)
     INSERT INTO jobs (id, type, status, owner, model, priority, parameters, created_at, finished_at, bytes)
@@ -421,6 +421,24 @@ t.test('jobs of a time', async t => {
   t.same(ids({ created_after: '2026-01-01T00:00:30Z', created_before: '2026-01-01T00:02:00Z', owner: 'ann' }), ['second'])
   const { next_cursor: cursor } = store.list({ created_after: '2026-01-01T00:01:00Z', limit: 1 })
   t.same(ids({ created_after: '2026-01-01T00:01:00Z', cursor: cursor! }), ['second'])
+})
+
+t.test('a page of long jobs ends early', async t => {
+  const { store } = open(t)
+  for (let index = 0; index < 12; index++) store.accept(request({ id: `long ${index}`, parameters: { prompt: 'x'.repeat(200_000) } }))
+  store.accept(request({ id: 'huge', parameters: { prompt: 'x'.repeat(2_000_000) } }))
+  const sizes: number[] = []
+  const ids: string[] = []
+  for (let cursor: string | null | undefined; cursor !== null;) {
+    const start = performance.now()
+    const { jobs, next_cursor: next } = store.list({ limit: 200, cursor })
+    t.ok(performance.now() - start < 100)
+    sizes.push(jobs.length)
+    ids.push(...jobs.map(({ id }) => id))
+    cursor = next
+  }
+  t.same(sizes, [1, 6, 6])
+  t.same(ids, ['huge', ...Array.from({ length: 12 }, (_, index) => `long ${11 - index}`)])
 })
 
 t.test('pages of a hundred thousand jobs', async t => {

@@ -500,7 +500,7 @@ t.test('how far a job is', async t => {
 })
 
 t.test('waiting for a job', async t => {
-  const { queue, engine } = open(t, { maxSubscribers: 2 })
+  const { queue, engine } = open(t, { maxStreams: 1, maxWaits: 1 })
   const job = await queue.submit(request('x'))
   const start = Date.now()
   t.match(await queue.waitFor(job.id, 50), { status: 'queued' })
@@ -510,7 +510,7 @@ t.test('waiting for a job', async t => {
   engine.script.generate = [held.step]
   await queue.start()
   const waiting = queue.waitFor(job.id, 60_000, { owner: 'ann' })
-  const events = queue.subscribe(job.id)
+  const events = queue.subscribe(job.id, { caller: 'bob' })
   t.match(await queue.waitFor(job.id, 60_000), { id: job.id }, 'with too many waiting the answer comes at once')
   held.release()
   t.match(await waiting, { status: 'completed' })

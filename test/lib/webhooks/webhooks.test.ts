@@ -54,9 +54,48 @@ function open (t: Test, options: Partial<JobQueueOptions> = {}) {
   return { queue, log }
 }
 
-const request = (webhookUrl: string): NewJob => ({ type: 'txt2img', owner: 'ann', model: 'checkpoint/a', parameters: { prompt: 'x' }, webhookUrl })
+const request = (webhookUrl: string, owner = 'ann'): NewJob => ({ type: 'txt2img', owner, model: 'checkpoint/a', parameters: { prompt: 'x' }, webhookUrl })
 const ended = (queue: JobQueue, { id }: Job) => queue.waitFor(id, 10_000)
 const hosts = new AllowList(['127.0.0.1'], '--webhook-hosts')
+
+t.test('a receiver that is silent delays only its own caller', async t => {
+  const silent = await receiver(t, [() => {}])
+  const quick = await receiver(t)
+  const { queue } = open(t, { webhooks: { hosts, secret } })
+  await queue.start()
+  for (let index = 0; index < 20; index++) await ended(queue, await queue.submit(request(silent.url, 'bob')))
+  await until(() => silent.received.length === 2)
+  const start = performance.now()
+  await ended(queue, await queue.submit(request(quick.url, 'carol')))
+  await until(() => quick.received.length === 1)
+  t.ok(performance.now() - start < 5000, 'not the 10 s of a try that gets no answer')
+  await ended(queue, await queue.submit(request(silent.url, 'carol')))
+  await until(() => silent.received.length === 3)
+  t.pass('nor at the same host')
+})
+
+t.test('one host and one caller have a part of the places', async t => {
+  const silent = await receiver(t, [() => {}])
+  const quick = await receiver(t)
+  const { queue } = open(t, { webhooks: { hosts, secret } })
+  await queue.start()
+  for (let index = 0; index < 30; index++) await ended(queue, await queue.submit(request(silent.url, `bob ${index % 10}`)))
+  await until(() => silent.received.length === 8)
+  await ended(queue, await queue.submit(request(quick.url, 'bob 1')))
+  await until(() => quick.received.length === 1)
+  t.equal(silent.received.length, 8)
+})
+
+t.test('webhooks that are not delivered yet are bounded for each caller', async t => {
+  const { queue } = open(t, { webhooks: { hosts, secret }, webhooksPerOwner: 2 })
+  const url = 'http://127.0.0.1:9/'
+  for (let job = 0; job < 2; job++) await queue.submit(request(url))
+  await t.rejects(queue.submit(request(url)), { code: 'SDR_QUEUE_FULL', statusCode: 429, message: /^2 webhooks of your jobs/ })
+  t.equal(queue.status.queued, 2, 'the job was not accepted')
+  await queue.submit(request(url, 'bob'))
+  const { webhookUrl, ...silent } = request(url)
+  await queue.submit(silent)
+})
 
 t.test('the end of a job is told, signed, and tried again until it is heard', async t => {
   const { received, url } = await receiver(t, [500, 302, (_request, response) => response.destroy(), 204])

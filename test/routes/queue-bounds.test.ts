@@ -1,0 +1,44 @@
+import t from 'tap'
+import type { Job } from '../../lib/jobs/job.ts'
+import { as, build, expectError } from '../helper.ts'
+
+t.setTimeout(120_000)
+
+const drawing = { method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'a fox', width: 512, steps: 150 } } as const
+
+t.test('the image of a job that has not ended says when it will be there', async t => {
+  const app = await build(t)
+  const first = (await app.inject(drawing)).json<Job>()
+  const second = (await app.inject(drawing)).json<Job>()
+  const waiting = await app.inject(`/api/queue/job/${second.id}/images/0`)
+  expectError(t, waiting, 404, 'SDR_IMAGE_NOT_FOUND')
+  t.match(waiting.json().error.message, /^The job still waits \(position \d\), so it has no image yet; fetch it when the status of the job is completed/)
+  while (app.jobs.get(first.id).progress?.phase !== 'sampling') await new Promise(resolve => { setTimeout(resolve, 20) })
+  const running = await app.inject(`/api/queue/job/${first.id}/images/0`)
+  expectError(t, running, 404, 'SDR_IMAGE_NOT_FOUND')
+  t.match(running.json().error.message, /^The job is still running \(sampling, step \d+ of 150\)/)
+  for (const { id } of [second, first]) await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}` })
+  await app.jobs.waitFor(first.id, 30_000)
+  t.match((await app.inject(`/api/queue/job/${first.id}/images/0`)).json().error.message, 'The job is cancelled and has no images.')
+})
+
+t.test('why jobs have to wait and an engine crashed is for those who run the server', async t => {
+  const app = await build(t, { auth: 'jwt', 'public-paths': ['/api/queue/status', '/api/status'] })
+  const [alice, bob] = [await as(app, 'alice', 'admin'), await as(app, 'bob')]
+  const secret = 'SQLITE_CANTOPEN: /var/lib/secret/jobs.db'
+  const blocked = { reason: secret, retry_at: null }
+  const { status } = app.jobs
+  const lanes = status.scheduler.lanes.map(lane => ({ ...lane, blocked }))
+  Object.defineProperty(app.jobs, 'status', { value: { ...status, scheduler: { ...status.scheduler, blocked, lanes } } })
+  const { engine } = app.devices[0]!
+  Object.defineProperty(engine, 'status', { value: { ...engine.status, last_crash: { reason: secret, at: new Date().toISOString() } } })
+  for (const url of ['/api/queue/status', '/api/status']) {
+    t.match((await alice(url)).body, secret, url)
+    for (const response of [await bob(url), await app.inject(url)]) {
+      t.equal(response.statusCode, 200)
+      t.notMatch(response.body, 'secret', url)
+    }
+  }
+  t.match((await bob('/api/queue/status')).json().scheduler, { blocked: { reason: /its log says why/ } })
+  t.match((await bob('/api/status')).json().engine, { last_crash: { reason: 'The engine crashed.' } })
+})
