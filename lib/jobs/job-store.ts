@@ -290,8 +290,10 @@ export class JobStore {
     const times = Object.entries({ created_after: filter.created_after, created_before: filter.created_before })
       .flatMap(([name, time]) => time === undefined ? [] : [[name, Date.parse(time)] as const])
     for (const [name] of times) conditions.push(`created_at ${name === 'created_after' ? '>=' : '<'} $${name}`)
+    // Without another filter SQLite would read past the long parameters of every row to its time.
+    const source = times.length > 0 && given.length === 0 ? 'jobs INDEXED BY jobs_by_time' : 'jobs'
     const rows = this.#database.prepare(`
-      SELECT * FROM jobs ${conditions.length > 0 ? `WHERE ${conditions.join(' AND ')}` : ''}
+      SELECT * FROM ${source} ${conditions.length > 0 ? `WHERE ${conditions.join(' AND ')}` : ''}
       ORDER BY sequence DESC LIMIT $limit
     `).iterate({
       ...Object.fromEntries([...given, ...times]), ...(cursor === undefined ? {} : { before: parseCursor(cursor) }), limit: limit + 1
