@@ -28,6 +28,7 @@ import models from './plugins/models.ts'
 import openapi from './plugins/openapi.ts'
 import rateLimit from './plugins/rate-limit.ts'
 import readiness from './plugins/readiness.ts'
+import routeNeeds from './plugins/route-needs.ts'
 import security from './plugins/security.ts'
 import serialization, { type SchemaOptions } from './plugins/serialization.ts'
 import store, { type StoreOptions } from './plugins/store.ts'
@@ -110,6 +111,7 @@ async function registerParts (
 ): Promise<void> {
   const schemas = { compileAtOnce }
   await app.register(config, { config: options })
+  await app.register(routeNeeds)
   await app.register(errors)
   await app.register(connections, { times })
   await app.register(departure)

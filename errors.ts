@@ -51,6 +51,8 @@ interface ErrorExtra {
   details?: unknown
   /** Seconds after which a retry makes sense; becomes the Retry-After header. */
   retryAfter?: number
+  /** Permissions of which the credentials lack one, for WWW-Authenticate. */
+  scope?: string
   cause?: unknown
 }
 

@@ -1,20 +1,21 @@
 import { CommandError, exitCodes } from '../errors.ts'
 import { nearest } from './nearest.ts'
+import { isAdministration, permissionsOf, type Declaration } from './route-needs.ts'
 
-/** What the decision needs to know of a route. Patterns are the router's: `/api/queue/job/:id`. */
+/** A route, as the decision sees it. Patterns are the router's: `/api/queue/job/:id`. */
 export interface RouteFacts {
   method: string
   pattern: string
-  /** Its schema says `public: true`. */
-  isFlagged: boolean
-  /** Works on the caller's own account, or tells callers of themselves: no entry opens it. */
-  neverPublic: boolean
+  declaration: Declaration
+  /** The declaration in words, as `needOf` writes it. */
+  need: string
 }
 
 interface Entry {
   text: string
   opens: boolean
-  method: string
+  /** Undefined is every method. */
+  method: string | undefined
   segments: string[]
 }
 
@@ -27,24 +28,44 @@ const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
  * @throws {CommandError} (usage) naming an entry that is malformed or matches no route, with the nearest route.
  */
 export function resolvePublicRoutes (routes: readonly RouteFacts[], entries: readonly string[]): { open: Set<string>, warnings: string[] } {
-  const known = routes.filter(route => route.method !== 'HEAD' && route.method !== 'OPTIONS')
-  const open = new Set(known.filter(route => route.isFlagged).map(routeKey))
+  const known = routes.filter(route => methods.includes(route.method))
+  const open = new Set(known.filter(route => route.declaration.public === true).map(routeKey))
   const warnings: string[] = []
   // An entry that closes wins over any that opens, in whatever order they stand.
   for (const entry of entries.map(parseEntry).sort((a, b) => Number(b.opens) - Number(a.opens))) {
     const matched = known.filter(route => matches(entry, route))
-    if (matched.length === 0) throw refuse(entry.text, `matches no ${entry.method} route${suggestion(entry, known)}`)
-    const usable = matched.filter(route => !entry.opens || !route.neverPublic)
-    if (usable.length === 0) throw refuse(entry.text, 'names account, key or administration routes, which cannot be public')
-    for (const route of usable) {
-      if (entry.opens) open.add(routeKey(route))
-      else open.delete(routeKey(route))
-    }
-    if (entry.opens && entry.segments.length === 0) {
-      warnings.push(`--public-paths "${entry.text}" opens every ${entry.method} route except account, key and administration routes`)
+    if (matched.length === 0) throw refuse(entry.text, `matches no ${entry.method ?? ''} route${suggestion(entry, known)}`.replace('  ', ' '))
+    if (entry.opens) {
+      const opened = matched.filter(route => canOpen(entry, route))
+      if (opened.length === 0) throw refuse(entry.text, 'names account, key or administration routes, which cannot be public')
+      for (const route of opened) open.add(routeKey(route))
+      warnings.push(...warningsOf(entry, opened))
+    } else {
+      // Login and refresh carry their credentials in the body: closed to callers without credentials, they would be of no use.
+      const closed = matched.filter(({ declaration }) => declaration.carriesCredentials !== true)
+      if (closed.length === 0) throw refuse(entry.text, 'names routes that carry their own credentials, which cannot be closed')
+      for (const route of closed) open.delete(routeKey(route))
     }
   }
   return { open, warnings }
+}
+
+/** Accounts, keys and sessions never; administration only by an entry that names it, because `/` and `/api` are written without thinking of it. */
+function canOpen (entry: Entry, { pattern, declaration }: RouteFacts): boolean {
+  if (declaration.needsAccount === true || declaration.neverPublic === true) return false
+  return !isAdministration(declaration) || entry.segments.length > 1 || pattern.split('/').length - 1 === entry.segments.length
+}
+
+function warningsOf ({ text, method, segments }: Entry, opened: readonly RouteFacts[]): string[] {
+  const option = `--public-paths ${JSON.stringify(text)}`
+  if (segments.length === 0) {
+    const what = method === undefined ? 'every method of every route' : `every ${method} route`
+    const warning = `${option} opens ${what} except account, key and administration routes`
+    const isForDrawing = opened.some(({ declaration }) => permissionsOf(declaration).includes('generate'))
+    return [isForDrawing ? `${warning}: without credentials, callers can draw images, and see and cancel the jobs of all such callers` : warning]
+  }
+  const administration = opened.filter(({ declaration }) => isAdministration(declaration)).map(route => readablePattern(routeKey(route)))
+  return administration.length === 0 ? [] : [`${option} lets callers without credentials administer the server: ${administration.join(', ')}`]
 }
 
 /** HEAD follows GET. */
@@ -53,19 +74,22 @@ export function routeKey ({ method, pattern }: { method: string, pattern: string
 }
 
 function parseEntry (text: string): Entry {
-  const [, bang = '', method = 'GET', path = ''] = /^(!?)(?:([A-Z]+):)?(.*)$/s.exec(text) ?? []
-  if (!methods.includes(method)) throw refuse(text, `has an unknown method; use one of ${methods.join(', ')} (HEAD follows GET)`)
+  const [, bang = '', named, path = ''] = /^(!?)(?:([A-Z]+):)?(.*)$/s.exec(text) ?? []
+  if (named !== undefined && !methods.includes(named)) throw refuse(text, `has an unknown method; use one of ${methods.join(', ')} (HEAD follows GET)`)
   if (!path.startsWith('/')) throw refuse(text, `must begin with "/"${path === '' ? '' : `: "/${path}"`}`)
   const forbidden = /\.\.|[?#*\\%;\s]|[^\x21-\x7e]/.exec(path)
   if (forbidden !== null) throw refuse(text, `must not contain ${JSON.stringify(forbidden[0])}; it is a path, not a URL or a pattern`)
   const segments = path.replace(/\/$/, '').split('/').slice(1)
   if (segments.includes('')) throw refuse(text, 'has an empty segment ("//")')
-  return { text, opens: bang === '', method, segments }
+  const opens = bang === ''
+  // What closes, closes whole; what opens, opens for reading. Only "/" opens everything, as it says.
+  const method = named ?? (opens && segments.length > 0 ? 'GET' : undefined)
+  return { text, opens, method, segments }
 }
 
 /** Whether the route is the entry's path or lies below it, segment by segment; `{…}` stands for a parameter. */
 function matches (entry: Entry, route: RouteFacts): boolean {
-  if (entry.method !== route.method) return false
+  if (entry.method !== undefined && entry.method !== route.method) return false
   const segments = route.pattern.split('/').slice(1)
   return entry.segments.every((segment, index) => {
     const other = segments[index]
@@ -85,7 +109,7 @@ export function readablePattern (pattern: string): string {
 
 function suggestion (entry: Entry, routes: readonly RouteFacts[]): string {
   const path = `/${entry.segments.join('/')}`
-  const sameMethod = routes.filter(route => route.method === entry.method).map(route => readablePattern(route.pattern))
+  const sameMethod = routes.filter(route => entry.method === undefined || route.method === entry.method).map(route => readablePattern(route.pattern))
   const otherMethod = routes.find(route => matches({ ...entry, method: route.method }, route))
   if (otherMethod !== undefined) return `; did you mean "${otherMethod.method}:${readablePattern(otherMethod.pattern)}"?`
   const guess = nearest(path, sameMethod)

@@ -1,26 +1,13 @@
 import fastifyAuth from '@fastify/auth'
 import fp from 'fastify-plugin'
-import type { FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
+import type { FastifyReply, FastifyRequest, FastifySchema, onRequestHookHandler } from 'fastify'
 import { apiError, CommandError, exitCodes, type ApiError } from '../errors.ts'
 import { readCredential, type Credential } from '../lib/credentials.ts'
 import { guestPrincipal, isNarrowKey, type Permission, type Principal } from '../lib/principals.ts'
-import { readablePattern, resolvePublicRoutes, routeKey, type RouteFacts } from '../lib/public-paths.ts'
+import { readablePattern, resolvePublicRoutes, routeKey } from '../lib/public-paths.ts'
+import { permissionsOf } from '../lib/route-needs.ts'
 
 declare module 'fastify' {
-  interface FastifySchema {
-    /** Needs no credentials unless `--public-paths "!…"` closes it. */
-    public?: boolean
-  }
-  interface FastifyContextConfig {
-    /** What a caller must be allowed to do; without it any valid credentials will do. */
-    permission?: Permission
-    /** The request proves itself by its body, so that a stale Authorization header must not stop it. */
-    carriesCredentials?: boolean
-    /** Works on accounts: never public, never for guests, nor for keys that may do less than their owner. */
-    needsAccount?: boolean
-    /** Tells callers of themselves: never public, but guests may ask. */
-    neverPublic?: boolean
-  }
   interface FastifyRequest {
     principal: Principal
     credential: Credential | undefined
@@ -71,7 +58,6 @@ const recheckInterval = 5000
  */
 export default fp(async (app) => {
   await app.register(fastifyAuth)
-  const routes: RouteFacts[] = []
   const open = new Set<string>()
   if (app.config.guestPermissions.includes('users:manage')) {
     throw new CommandError(exitCodes.usage, 'With users:manage in --guest-permissions everybody could make an administrator; leave it out')
@@ -84,15 +70,8 @@ export default fp(async (app) => {
   app.decorateRequest('refusal')
   app.decorateRequest('isLogged', false)
 
-  app.addHook('onRoute', ({ method, url, schema, config }) => {
-    const isClosed = config?.needsAccount === true || config?.neverPublic === true
-    for (const one of [method].flat()) {
-      routes.push({ method: one, pattern: url, isFlagged: schema?.public === true, neverPublic: isClosed })
-    }
-  })
-
   app.addHook('onReady', async () => {
-    const resolved = resolvePublicRoutes(routes, app.config.publicPaths)
+    const resolved = resolvePublicRoutes([...app.routeFacts.values()], app.config.publicPaths)
     for (const key of resolved.open) open.add(key)
     for (const warning of resolved.warnings) app.log.warn(warning)
     app.log.info({ public: [...open].map(readablePattern).sort() }, 'Routes that need no credentials')
@@ -175,19 +154,24 @@ export default fp(async (app) => {
     }
   }
 
+  /** Denies what no declaration allows. */
   function authorize (request: FastifyRequest): ApiError | undefined {
-    const { permission, needsAccount } = request.routeOptions.config
-    const { principal } = request
-    const isPermitted = permission !== undefined && principal.permissions.includes(permission)
-    if ((isPermitted && needsAccount !== true) || isPublic(request)) return undefined
-    if (needsAccount === true && principal.via === 'guest') return apiError('SDR_UNAUTHENTICATED', 'This works on an account, and guests have none.')
-    if (permission === undefined) {
-      return needsAccount === true && isNarrowKey(principal)
-        ? apiError('SDR_FORBIDDEN', 'This API key may do less than its owner, so it does not reach the account itself.')
-        : undefined
+    const { principal, is404, routeOptions: { config, schema } } = request
+    if (is404 || isPublic(request)) return undefined
+    const needed = permissionsOf(config)
+    const isPermitted = needed.some(permission => principal.permissions.includes(permission))
+    if (config.needsAccount === true) {
+      if (principal.via === 'guest') return apiError('SDR_UNAUTHENTICATED', 'This works on an account, and guests have none.')
+      if (needed.length === 0) {
+        return isNarrowKey(principal)
+          ? apiError('SDR_FORBIDDEN', 'This API key may do less than its owner, so it does not reach the account itself.')
+          : undefined
+      }
     }
-    if (isPermitted) return undefined
-    return apiError('SDR_FORBIDDEN', `This needs the permission ${permission}, which ${principal.username} (${principal.role}) does not have.`)
+    if (isPermitted || config.anyCaller === true || (schema as FastifySchema | undefined)?.public === true) return undefined
+    if (needed.length === 0) return undecided
+    return apiError('SDR_FORBIDDEN',
+      `This needs the permission ${needed.join(' or ')}, which ${principal.username} (${principal.role}) does not have.`, { scope: needed.join(' ') })
   }
 
   /** Requests of this turn of the event loop, and those that had no whole answer when theirs was over. */
@@ -250,4 +234,4 @@ export default fp(async (app) => {
       }
     }
   })
-}, { name: 'auth', dependencies: ['config', 'errors', 'metrics', 'rate-limit', 'audit'] })
+}, { name: 'auth', dependencies: ['config', 'errors', 'metrics', 'rate-limit', 'audit', 'route-needs'] })

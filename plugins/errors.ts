@@ -87,7 +87,7 @@ export function sendError (thrown: Error, request: FastifyRequest, reply: Fastif
   if (status === 500) request.log.error({ err: thrown }, error.message)
   else if (status > 500) request.log.warn({ code: error.code }, error.message) // foreseen, and there may be many
   if (error.retryAfter !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfter)))
-  if (status === 401) reply.header('www-authenticate', challenge(request))
+  if (status === 401 || error.scope !== undefined) reply.header('www-authenticate', challenge(request, error))
   return reply.code(status).type('application/json; charset=utf-8').send(afterBody(request, reply, {
     error: { code: error.code, message: error.message, details: error.details, request_id: request.id }
   }))
@@ -144,8 +144,13 @@ function bodyTooLarge ({ routeOptions, headers }: FastifyRequest): ApiError {
   return apiError('SDR_BODY_TOO_LARGE', `Expected ${expected} for body but received ${received}`, { details: [{ field: 'body', expected, received }] })
 }
 
-/** Browsers that navigate are asked for an API key; a script's request must not make them pop up a dialog. */
-function challenge (request: FastifyRequest): string {
-  const isNavigation = request.headers['sec-fetch-mode'] === 'navigate'
-  return isNavigation ? 'Basic realm="stable-diffusion-rest: API key as password", charset="UTF-8"' : 'Bearer realm="stable-diffusion-rest"'
+/**
+ * Browsers that navigate are asked for an API key; a script's request must not make them pop up a dialog. It learns by
+ * RFC 6750 whether other credentials would help.
+ */
+function challenge (request: FastifyRequest, { code, scope }: ApiError): string {
+  if (scope === undefined && request.headers['sec-fetch-mode'] === 'navigate') return 'Basic realm="stable-diffusion-rest: API key as password", charset="UTF-8"'
+  const bearer = 'Bearer realm="stable-diffusion-rest"'
+  if (scope !== undefined) return `${bearer}, error="insufficient_scope", scope="${scope}"`
+  return code === 'SDR_INVALID_TOKEN' || code === 'SDR_TOKEN_EXPIRED' ? `${bearer}, error="invalid_token"` : bearer
 }

@@ -4,6 +4,7 @@ import type { FastifySchema, RouteOptions } from 'fastify'
 import { errorTable, type ErrorCode } from '../errors.ts'
 import type { AuthMethod } from '../lib/principals.ts'
 import { routeKey } from '../lib/public-paths.ts'
+import { permissionsOf } from '../lib/route-needs.ts'
 import { version } from '../lib/version.ts'
 import { ErrorResponse, exampleId, Named } from '../routes/schemas.ts'
 
@@ -58,8 +59,9 @@ export default fp(async (app) => {
   /** What a route asks for, where that is something else than the whole document says. */
   function securityOf ({ method, url, config }: RouteOptions): typeof security | undefined {
     if (app.publicRoutes.has(routeKey({ method: [method].flat()[0]!, pattern: url }))) return []
-    const { permission, needsAccount } = config ?? {}
-    const isForGuests = admitsGuests && needsAccount !== true && (permission === undefined || guestPermissions.includes(permission))
+    const needed = permissionsOf(config ?? {})
+    const isForGuests = admitsGuests && config?.needsAccount !== true &&
+      (needed.length === 0 || needed.some(permission => guestPermissions.includes(permission)))
     return isForGuests ? [...security, {}] : undefined
   }
 
@@ -78,8 +80,8 @@ export default fp(async (app) => {
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, index) => typeof json.$id === 'string' ? json.$id : `schema-${index}` },
     transform ({ schema, url, route }) {
       const security = securityOf(route)
-      const { permission } = route.config ?? {}
-      const description = [(schema as { description?: string }).description, permission && `Needs the permission \`${permission}\`.`]
+      const needed = permissionsOf(route.config ?? {}).map(permission => `\`${permission}\``)
+      const description = [(schema as { description?: string }).description, needed.length > 0 && `Needs the permission ${needed.join(' or ')}.`]
       return { schema: { ...schema, description: description.filter(Boolean).join(' '), ...(security && { security }) } as FastifySchema, url }
     },
     transformObject: document => 'openapiObject' in document ? shareErrors(document.openapiObject as unknown as Document) as never : document.swaggerObject

@@ -3,8 +3,9 @@ import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
 import helmet, { type HelmetOptions } from 'helmet'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { isIP } from 'node:net'
 import { apiError, CommandError, exitCodes } from '../errors.ts'
+import { isSentOnPurpose } from '../lib/credentials.ts'
+import { hostMatcher, isOriginOfHost, originMatcher } from '../lib/origins.ts'
 
 const year = 365 * 24 * 60 * 60
 
@@ -13,7 +14,8 @@ const safeMethods = ['GET', 'HEAD', 'OPTIONS']
 /** Response headers, CORS and the checks of Host and Origin. Registered before the guard, which must not meet preflights. */
 export default fp(async (app) => {
   const { allowedHosts, auth, corsOrigins, host, tlsCert } = app.config
-  checkNames(corsOrigins, allowedHosts)
+  const isAllowedOrigin = originMatcher(corsOrigins)
+  checkNames(allowedHosts)
 
   const headers = headersOf({
     // An API answer is no page: nothing in it may load or run anything. The documentation sets its own policy.
@@ -35,9 +37,13 @@ export default fp(async (app) => {
   })
 
   if (corsOrigins.length > 0) {
+    // Preflights are answered before the guard; what else comes to the plugin's route is answered 404.
+    app.addHook('onRoute', route => {
+      if (route.method === 'OPTIONS' && route.url === '*') route.config = { ...route.config, anyCaller: true, neverPublic: true }
+    })
     await app.register(cors, {
       // A function, because with a list the plugin answers the preflights of strangers too, only without the header.
-      origin: (origin, done) => done(null, origin !== undefined && corsOrigins.includes(origin) ? origin : false),
+      origin: (origin, done) => done(null, origin !== undefined && isAllowedOrigin(origin) ? origin : false),
       methods: ['GET', 'HEAD', 'POST', 'PATCH', 'DELETE'],
       allowedHeaders: ['authorization', 'content-type', 'x-api-key', 'idempotency-key', 'last-event-id'],
       exposedHeaders: ['location', 'retry-after', 'x-request-id'],
@@ -45,20 +51,31 @@ export default fp(async (app) => {
     })
   }
 
-  // A page that rebinds its own name to 127.0.0.1 reaches an open server from a visitor's browser; its Host gives it away.
-  const names = new Set(['localhost', host, ...allowedHosts].map(name => name.toLowerCase()))
+  const isOwnHost = hostMatcher(['localhost', host, ...allowedHosts])
   const checksHost = auth === 'none' || allowedHosts.length > 0
 
+  /**
+   * Why a request that a browser may have sent for a page of another origin is refused. What browsers send unasked (a form, a
+   * POST without a body) needs no preflight, and carries the rights of an open server, of the guest, or of the API key that
+   * HTTP Basic remembers. A token or a key that the client itself put into a header needs no check; --auth none reads neither.
+   */
+  function foreignPage ({ method, headers, host, raw, routeOptions }: FastifyRequest): string | undefined {
+    const { origin, 'sec-fetch-site': site } = headers
+    if (safeMethods.includes(method) || (origin !== undefined && isAllowedOrigin(origin))) return undefined
+    const isOwn = site === undefined ? origin === undefined || isOriginOfHost(origin, host) : site === 'same-origin' || site === 'none'
+    const countsCredentials = auth !== 'none' && routeOptions.config.carriesCredentials !== true
+    if (isOwn || (countsCredentials && isSentOnPurpose(raw.rawHeaders))) return undefined
+    const page = origin === undefined ? 'Pages of other origins' : `Pages of ${quoted(origin)}`
+    return `${page} may not send this: the server sees Host ${quoted(host)}${site === undefined ? '' : `, and the browser says ${quoted(`Sec-Fetch-Site: ${String(site)}`)}`}. ` +
+      'If the page is of this server, let the proxy pass Host on (nginx: proxy_set_header Host $http_host;); for another page, --cors-origins adds its origin.'
+  }
+
   app.addHook('onRequest', (request, _reply, done) => {
-    if (checksHost) {
-      const [, name = ''] = /^([^:[\]]*?|\[[\da-f:.]+\])\.?(?::\d{1,5})?$/.exec(request.host.toLowerCase()) ?? []
-      if (isIP(name.replace(/^\[|\]$/g, '')) === 0 && !names.has(name)) {
-        throw apiError('SDR_HOST_NOT_ALLOWED', `This server does not answer for the host name ${JSON.stringify(request.host.slice(0, 100))}; --allowed-hosts adds it.`)
-      }
+    if (checksHost && !isOwnHost(request.host)) {
+      throw apiError('SDR_HOST_NOT_ALLOWED', `This server does not answer for the host name ${quoted(request.host)}; --allowed-hosts adds it.`)
     }
-    if (isFromForeignPage(request, corsOrigins)) {
-      throw apiError('SDR_FORBIDDEN', `Pages of ${JSON.stringify(String(request.headers.origin).slice(0, 100))} may not send this; --cors-origins adds an origin.`)
-    }
+    const reason = foreignPage(request)
+    if (reason !== undefined) throw apiError('SDR_FORBIDDEN', reason)
     done()
   })
 }, { name: 'security', dependencies: ['config', 'errors'] })
@@ -71,25 +88,12 @@ function headersOf (options: HelmetOptions): Record<string, string> {
   return headers
 }
 
-/**
- * Whether a browser sends this for a page of another origin. What browsers send unasked (a form, a POST without a body)
- * needs no preflight, and carries the rights of an open server, of the guest, or of the API key that HTTP Basic remembers.
- */
-function isFromForeignPage ({ method, headers, host }: FastifyRequest, corsOrigins: readonly string[]): boolean {
-  const { origin, 'sec-fetch-site': site } = headers
-  if (safeMethods.includes(method) || (origin !== undefined && corsOrigins.includes(origin))) return false
-  if (site !== undefined) return site !== 'same-origin' && site !== 'none'
-  return origin !== undefined && origin.replace(/^https?:\/\//, '') !== host
+function quoted (text: string): string {
+  return JSON.stringify(text.slice(0, 100))
 }
 
 /** @throws {CommandError} for an entry that could never match */
-function checkNames (corsOrigins: readonly string[], allowedHosts: readonly string[]): void {
-  for (const origin of corsOrigins) {
-    // An extension of a browser has an origin, too, which URL does not know.
-    const isOrigin = /^[a-z][a-z\d+.-]*:\/\/[^\s/*?#@]+$/.test(origin)
-    if (isOrigin && (!origin.startsWith('http') || (URL.canParse(origin) && new URL(origin).origin === origin))) continue
-    throw new CommandError(exitCodes.usage, `Expected origins such as https://ui.example for --cors-origins but received ${JSON.stringify(origin)}`)
-  }
+function checkNames (allowedHosts: readonly string[]): void {
   for (const name of allowedHosts) {
     if (/^[\w.-]+$/.test(name)) continue
     throw new CommandError(exitCodes.usage, `Expected host names without a port for --allowed-hosts but received ${JSON.stringify(name)}`)

@@ -109,7 +109,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     ['/validate', 'validateCredentials', 'Are these credentials valid?', 'Answers who they belong to, or 401; for proxies and other servers that ask.']
   ] as const) {
     app.get(path, {
-      config: { neverPublic: true },
+      config: { anyCaller: true, neverPublic: true },
       schema: { operationId, tags, summary, description, response: { 200: Named(Me) } }
     }, async request => request.principal)
   }

@@ -85,6 +85,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   })
 
   app.get('/ready', {
+    config: { anyCaller: true },
     schema: {
       operationId: 'getReadiness',
       tags: ['server'],

@@ -150,12 +150,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.jobs.get(request.params.id, { owner: visibleOwner(request.principal) }))
 
   app.delete('/job/:id', {
-    config,
+    config: { permission: ['generate', 'models:manage', 'jobs:all'] }, // who may make jobs may cancel them
     schema: {
       operationId: 'cancelJob',
       tags,
       summary: 'Cancel a job',
-      description: 'A waiting job is cancelled at once. A running one is `cancelled` as soon as the engine lets go of it.',
+      description: 'Your own; administrators cancel any. A waiting job is cancelled at once. A running one is `cancelled` as soon as the engine lets go of it.',
       errors: [...errors, 'SDR_JOB_NOT_CANCELLABLE'],
       params: JobId,
       response: { 200: Named(Job) }

@@ -1,6 +1,8 @@
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
+import type { InjectOptions } from 'fastify'
 import t from 'tap'
+import type { Permission } from '../../lib/principals.ts'
 import { readablePattern } from '../../lib/public-paths.ts'
 import { as, build, expectError, password } from '../helper.ts'
 
@@ -101,8 +103,63 @@ t.test('--public-paths opens and closes what it names', async t => {
   expectError(t, await app.inject('/api/status'), 401, 'SDR_UNAUTHENTICATED')
   expectError(t, await app.inject('/api/samplers'), 401, 'SDR_UNAUTHENTICATED')
   t.notOk('path' in (await app.inject('/api/models/directories')).json().directories[0], 'strangers do not see where files lie')
+  expectError(t, await app.inject({ method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'x' } }), 401, 'SDR_UNAUTHENTICATED')
 
   await t.rejects(build(t, { auth: 'jwt', 'public-paths': '/api/model' }), { exitCode: 2, message: /nearest is "\/api\/models"/ })
+})
+
+t.test('--public-paths / lets strangers draw as the guest, and see and cancel no jobs but those of guests', async t => {
+  const app = await build(t, { auth: 'jwt', 'public-paths': '/', 'queue-per-owner': '2' })
+  const alice = await as(app, 'alice')
+  const draw = { method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'a fox', width: 512, height: 512, steps: 100 } } as const
+  const hers = (await alice(draw)).json().id
+  const accepted = await app.inject(draw)
+  t.equal(accepted.statusCode, 202, accepted.body)
+  const { id } = accepted.json<{ id: string }>()
+  t.equal((await app.inject(`/api/queue/job/${id}`)).statusCode, 200)
+  t.same((await app.inject('/api/queue/jobs')).json().jobs.map((job: { id: string }) => job.id), [id])
+  for (const method of ['GET', 'DELETE'] as const) expectError(t, await app.inject({ method, url: `/api/queue/job/${hers}` }), 404, 'SDR_JOB_NOT_FOUND')
+  t.equal((await alice(`/api/queue/job/${id}`)).statusCode, 404, 'an account does not see those of guests')
+  t.equal((await app.inject(draw)).statusCode, 202)
+  expectError(t, await app.inject(draw), 429, 'SDR_QUEUE_FULL')
+  expectError(t, await app.inject({ ...draw, body: { ...draw.body, priority: 5 } }), 403, 'SDR_FORBIDDEN')
+  expectError(t, await app.inject({ ...draw, headers: { origin: 'https://evil.example' } }), 403, 'SDR_FORBIDDEN', /Pages of "https:\/\/evil.example"/)
+  expectError(t, await app.inject({ ...draw, headers: { 'x-api-key': 'sdr_wrong' } }), 401, 'SDR_INVALID_TOKEN')
+  expectError(t, await app.inject({ method: 'DELETE', url: '/api/models/minit2i.safetensors' }), 401, 'SDR_UNAUTHENTICATED')
+  t.match((await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}` })).statusCode, 200)
+})
+
+t.test('a permission to read cancels nothing', async t => {
+  const app = await build(t, { auth: 'optional' })
+  const alice = await as(app, 'alice', 'admin')
+  const bob = await as(app, 'bob')
+  const draw = { method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'a fox', width: 512, height: 512, steps: 100 } } as const
+  const keyOf = (owner: typeof alice, role: 'admin' | 'user', ...permissions: Permission[]) => {
+    const { key } = app.keys.create({ userId: owner.id, role, name: permissions.join('.').replaceAll(':', '-'), permissions })
+    return (request: InjectOptions) => app.inject({ ...request, headers: { 'x-api-key': key } })
+  }
+  const jobs: string[] = []
+  for (let count = 0; count < 3; count++) jobs.push((await bob(draw)).json<{ id: string }>().id)
+  const cancel = (index: number) => ({ method: 'DELETE', url: `/api/queue/job/${jobs[index]}` }) as const
+
+  expectError(t, await keyOf(bob, 'user', 'queue:read', 'models:read')(cancel(0)), 403, 'SDR_FORBIDDEN', /permission generate or models:manage or jobs:all/)
+  expectError(t, await keyOf(alice, 'admin', 'queue:read', 'system:read')(cancel(0)), 403, 'SDR_FORBIDDEN')
+  expectError(t, await app.inject(cancel(0)), 403, 'SDR_FORBIDDEN', /guest/)
+  expectError(t, await keyOf(alice, 'admin', 'generate')(cancel(0)), 404, 'SDR_JOB_NOT_FOUND')
+  t.equal((await keyOf(bob, 'user', 'generate')(cancel(0))).statusCode, 200)
+  t.equal((await keyOf(alice, 'admin', 'jobs:all')(cancel(1))).statusCode, 200)
+  t.equal((await bob(cancel(2))).statusCode, 200)
+})
+
+t.test('WWW-Authenticate says whether other credentials would help (RFC 6750)', async t => {
+  const app = await build(t, { auth: 'jwt' }, { models: false })
+  const challengeOf = async (headers: Record<string, string>, url = '/api/users') => (await app.inject({ url, headers })).headers['www-authenticate']
+  t.equal(await challengeOf({}), 'Bearer realm="stable-diffusion-rest"', 'nothing was tried, so nothing is wrong')
+  t.equal(await challengeOf({ authorization: 'Bearer x.y.z' }), 'Bearer realm="stable-diffusion-rest", error="invalid_token"')
+  t.equal(await challengeOf({ 'x-api-key': 'sdr_x' }), 'Bearer realm="stable-diffusion-rest", error="invalid_token"')
+  const { token } = await as(app, 'bob')
+  t.equal(await challengeOf({ authorization: `Bearer ${token}` }), 'Bearer realm="stable-diffusion-rest", error="insufficient_scope", scope="users:manage"')
+  t.equal(await challengeOf({ authorization: `Bearer ${token}` }, '/api/models'), undefined)
 })
 
 t.test('--auth none lets everybody in, but not under a foreign host name', async t => {

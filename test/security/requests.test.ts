@@ -1,5 +1,6 @@
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
+import { originMatcher } from '../../lib/origins.ts'
 import { as, build, password } from '../helper.ts'
 import { listen, send, sendBytes } from './raw-http.ts'
 
@@ -79,11 +80,55 @@ t.test('pages of others send no forms: what needs no preflight is refused (CSRF,
     }
     t.equal((await send(openPort, '/api/queue/job/0190b5a0-0000-7000-8000-000000000000', { method: 'DELETE', headers })).status, 403)
   }
+  for (const credential of ['X-API-Key: sdr_x', 'Authorization: Bearer x']) {
+    t.equal((await post([credential, `Origin: ${evil}`])).status, 403, 'an open server reads no credentials, so they prove nothing')
+  }
   // The browser remembers HTTP Basic and sends it for pages of others, too.
   const { key } = (await alice({ method: 'POST', url: '/api/auth/keys', body: { name: 'browser' } })).json<{ key: string }>()
   const basic = `Authorization: Basic ${Buffer.from(`x:${key}`).toString('base64')}`
   t.equal((await post([basic], closedPort)).status, 200)
   t.equal((await post([basic, `Origin: ${evil}`], closedPort)).status, 403)
+  // A token or a key in a header of its own is never sent unasked: pages of others need a preflight for it, extensions and desktop programs do not.
+  for (const credential of [`X-API-Key: ${key}`, `Authorization: Bearer ${key}`, `authorization: bearer ${alice.token}`]) {
+    for (const from of [`Origin: ${evil}`, 'Origin: null', 'Origin: moz-extension://9c3d', 'Sec-Fetch-Site: cross-site']) t.equal((await post([credential, from], closedPort)).status, 200, `${credential.slice(0, 25)} ${from}`)
+  }
+  for (const headers of [[`X-API-Key: ${key}`, basic], [basic, `X-API-Key: ${key}`], [basic, basic], ['Authorization: Bearer', `Cookie: token=${alice.token}`], [`Cookie: token=${alice.token}`], []]) {
+    t.equal((await post([...headers, `Origin: ${evil}`], closedPort)).status, 403, headers.join(' ').slice(0, 60))
+  }
+  const login = (headers: string[]) => send(closedPort, '/api/auth/login', { method: 'POST', headers: [json, ...headers], body: JSON.stringify({ username: 'alice', password }) })
+  t.equal((await login(['X-API-Key: x', `Origin: ${evil}`])).status, 403, 'a login does not read them')
+})
+
+t.test('a page of this server is known by its host, whatever the case and the default port', async t => {
+  const post = (host: string, from: string, more: string[] = []) => send(closedPort, '/api/auth/login', {
+    method: 'POST', host, headers: [json, `Origin: ${from}`, ...more], body: JSON.stringify({ username: 'alice', password })
+  })
+  for (const [host, from] of [['images.example', 'http://images.example'], ['images.example:80', 'http://images.example'], ['images.example:443', 'https://images.example'], ['IMAGES.example', 'https://images.EXAMPLE'],
+    ['images.example', 'http://images.example:80'], ['images.example:8080', 'http://images.example:8080'], ['[::1]:80', 'http://[::1]']] as const) {
+    t.equal((await post(host, from)).status, 200, `${host} ${from}`)
+  }
+  for (const [host, from] of [['images.example', 'http://images.example:8081'], ['images.example:443', 'http://images.example'], ['images.example:80', 'https://images.example'], ['127.0.0.1:8080', 'http://images.example'],
+    ['images.example', 'http://images.example@evil.example'], ['images.example', 'http://evil.example@images.example'], ['images.example', 'http://images.example/'], ['images.example', 'ftp://images.example'], ['images.example', '//images.example'],
+    ['images.example', 'images.example'], ['images.example', 'http://images.example.evil.example'], ['images.example', 'http://evil.example/?http://images.example']] as const) {
+    t.equal((await post(host, from)).status, 403, `${host} ${from}`)
+  }
+  t.match(JSON.parse((await post('127.0.0.1:8080', 'http://lan.example')).body).error.message, /^Pages of "http:\/\/lan\.example" may not send this: the server sees Host "127\.0\.0\.1:8080"\. .*let the proxy pass Host on .*--cors-origins adds its origin/)
+  t.match(JSON.parse((await post('127.0.0.1:8080', 'http://lan.example', ['Sec-Fetch-Site: same-site'])).body).error.message, /and the browser says "Sec-Fetch-Site: same-site"/)
+})
+
+t.test('--cors-origins takes extensions and desktop programs, and * for extensions alone', async t => {
+  const isAllowed = originMatcher(['moz-extension://*', 'chrome-extension://abcdefghijklmnop', 'app://obsidian.md', 'https://ui.example', 'http://localhost:3000'])
+  for (const from of ['moz-extension://9c3d1a52-0000-4000-8000-000000000000', 'chrome-extension://abcdefghijklmnop', 'app://obsidian.md', 'https://ui.example', 'http://localhost:3000']) t.ok(isAllowed(from), from)
+  for (const from of ['null', '', 'moz-extension://', 'moz-extension://*', 'moz-extension://a/b', 'moz-extension://a b', 'moz-extensionx://a', 'xmoz-extension://a', 'chrome-extension://other', 'app://other', 'app://*', 'https://moz-extension://x',
+    'https://ui.example:444', 'http://localhost:3001']) t.notOk(isAllowed(from), from)
+  for (const entry of ['null', '*', 'app://*', 'https://*', 'http://*.example', 'moz-extension://a*', 'moz-extension://*/', 'moz-extension:*', 'https://ui.example/', 'https://UI.example', 'https://ui.example:443', 'ui.example', 'httpx://a b', '']) {
+    t.throws(() => originMatcher([entry]), { exitCode: 2, message: /^Expected origins such as .* for --cors-origins but received/ }, entry)
+  }
+  const from = 'Origin: moz-extension://9c3d'
+  const app = await build(t, { auth: 'jwt', 'cors-origins': 'moz-extension://*' }, { models: false })
+  const { status, headers } = await send(await listen(app), '/api/models', { method: 'OPTIONS', headers: [from, 'Access-Control-Request-Method: POST', 'Access-Control-Request-Headers: x-api-key'] })
+  t.equal(status, 204)
+  t.match(headers, { 'access-control-allow-origin': 'moz-extension://9c3d' })
 })
 
 t.test('content types: no spelling gets a body past its schema', async t => {
@@ -157,6 +202,14 @@ t.test('two credentials are one too many', async t => {
   for (const headers of [[bearer, bearer], [`X-API-Key: ${key}`, basic(key)], [`X-API-Key: ${key}`, `Authorization: Bearer ${key}`]]) {
     t.equal((await send(closedPort, '/api/models', { headers })).status, 200, 'the same one twice is one')
   }
+  // What a proxy with a password of its own adds is no key: the answer says so, and not that the key beside it was wrong.
+  const ofProxy = `Authorization: Basic ${Buffer.from('web:secret').toString('base64')}`
+  for (const headers of [[ofProxy, `X-API-Key: ${key}`], [`X-API-Key: ${key}`, ofProxy], [ofProxy, bearer], [bearer, 'Authorization: Digest x']]) {
+    const { status, body } = await send(closedPort, '/api/health', { headers })
+    t.equal(status, 400)
+    t.match(JSON.parse(body).error, { code: 'SDR_AMBIGUOUS_CREDENTIALS', message: /beside it an Authorization header that is neither.*proxy_set_header Authorization "";/ })
+  }
+  t.match(JSON.parse((await send(closedPort, '/api/health', { headers: [ofProxy] })).body).error, { code: 'SDR_INVALID_TOKEN', message: /API key as the password/ })
   t.equal((await send(closedPort, '/api/models', { headers: [`Authorization: Bearer ${alice.token}, Bearer x`] })).status, 401, 'a list is none')
   t.equal((await send(closedPort, '/api/models', { headers: ['Authorization: Bearer', ` ${alice.token}`] })).status, 400, 'folded lines are no HTTP any more')
 })
