@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import fp from 'fastify-plugin'
 import { Metrics } from '../lib/metrics.ts'
+import { hostMatcher } from '../lib/origins.ts'
 import { readablePattern } from '../lib/public-paths.ts'
 import { version } from '../lib/version.ts'
 import { CommandError, exitCodes } from '../errors.ts'
@@ -39,7 +40,7 @@ export default fp(async (app) => {
   let server: Server | undefined
   app.decorate('metricsAddress', parseAddress(app.config.metricsListen))
   app.decorate('listenForMetrics', async address => {
-    server = metricsServer(metrics)
+    server = metricsServer(metrics, hostMatcher(['localhost', address.host, ...app.config.allowedHosts]))
     server.listen(address)
     await once(server, 'listening')
     const { address: host, port } = server.address() as AddressInfo
@@ -52,8 +53,11 @@ export default fp(async (app) => {
 }, { name: 'metrics', dependencies: ['config'] })
 
 /** A scraper asks for one thing, so nothing else is understood: no body, no other path, no slow request. */
-function metricsServer (metrics: Metrics): Server {
+function metricsServer (metrics: Metrics, isOwnHost: (host: string) => boolean): Server {
   return createServer({ requestTimeout: 10_000, headersTimeout: 10_000, maxHeaderSize: 8192 }, (request, response) => {
+    if (!isOwnHost(request.headers.host ?? '')) {
+      return response.writeHead(421, { connection: 'close', 'content-type': 'text/plain' }).end('Not a host name of this server; --allowed-hosts adds it.\n')
+    }
     const isKnown = request.url === '/metrics' && (request.method === 'GET' || request.method === 'HEAD')
     if (!isKnown) return response.writeHead(404, { connection: 'close' }).end()
     metrics.text().then(

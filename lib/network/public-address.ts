@@ -7,6 +7,12 @@ for (const [network, prefix] of [
   ['192.0.0.0', 24], ['192.0.2.0', 24], ['192.88.99.0', 24], ['192.168.0.0', 16], ['198.18.0.0', 15],
   ['198.51.100.0', 24], ['203.0.113.0', 24], ['224.0.0.0', 4], ['240.0.0.0', 4]
 ] as const) specialIpv4.addSubnet(network, prefix)
+/**
+ * Addresses in public networks at which a cloud answers its own machines alone, about the machine and its secrets: Azure,
+ * Equinix Metal. Those of the others are link-local, shared or of the ranges above (169.254.169.254, Alibaba 100.100.100.200,
+ * Oracle 192.0.0.192), or unique local in IPv6 (fd00:ec2::254, fd20:ce::254), and none of these is public.
+ */
+for (const address of ['168.63.129.16', '192.80.8.124']) specialIpv4.addAddress(address)
 
 /** All of IPv6 that is public begins with 001; these parts of it are special, or carry an IPv4 address inside. */
 const globalIpv6 = new BlockList()

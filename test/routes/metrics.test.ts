@@ -95,7 +95,7 @@ t.test('/metrics is a route like any other', async t => {
 
 t.test('--metrics-listen answers scrapers and nothing else', async t => {
   const { models, data } = workspace(t)
-  const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--auth', 'jwt', '--metrics-listen', '127.0.0.1:0'])
+  const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--auth', 'jwt', '--metrics-listen', '127.0.0.1:0', '--allowed-hosts', 'metrics.example'])
   const announced = server.log.find(({ msg }) => /^Metrics at/.test(msg as string))
   const [url] = /http:\S+metrics/.exec(announced!.msg as string)!
   const answer = await fetch(url)
@@ -105,6 +105,15 @@ t.test('--metrics-listen answers scrapers and nothing else', async t => {
   for (const [path, init] of [['/', {}], ['/metrics/', {}], ['/api/models', {}], ['/metrics?x=1', {}], ['/metrics', { method: 'POST', body: 'x' }]] as const) {
     t.equal((await fetch(new URL(path, url), init)).status, 404, path)
   }
+  const asked = async (host: string) => {
+    const socket = connect(Number(new URL(url).port), '127.0.0.1')
+    socket.write(`GET /metrics HTTP/1.0\r\n${host}\r\n`)
+    let text = ''
+    for await (const chunk of socket.setEncoding('utf8')) text += chunk
+    return text
+  }
+  for (const host of ['Host: rebound.example\r\n', 'Host: 127.0.0.1.evil.example:9464\r\n', '']) t.match(await asked(host), /^HTTP\/1\.1 421 (?!.*sdrest_)/s, `a rebound page reads nothing: ${host}`)
+  for (const host of ['Host: localhost:9464\r\n', 'Host: [::1]\r\n', 'Host: Metrics.example\r\n']) t.match(await asked(host), /^HTTP\/1\.1 200 .*sdrest_engine_up/s, host)
   const raw = connect(Number(new URL(url).port), '127.0.0.1')
   raw.end('rubbish\r\n\r\n')
   await once(raw.resume(), 'close')

@@ -178,6 +178,11 @@ t.test('which addresses are public', async t => {
     '127.0.0.1', '10.1.2.3', '172.16.0.1', '172.31.255.255', '192.168.1.1', '169.254.169.254', '100.64.0.1', '0.0.0.0', '224.0.0.1', '255.255.255.255',
     '::1', '::', 'fe80::1', 'fd00::1', 'ff02::1', '::ffff:127.0.0.1', '::ffff:8.8.8.8', '64:ff9b::7f00:1', '2002:7f00:1::', '2001:db8::1', 'localhost', ''
   ]) t.notOk(isPublicAddress(address), address)
+  // Where clouds tell their machines about themselves: Azure, Equinix Metal, Alibaba, Oracle, Tencent, Scaleway, AWS, Google.
+  for (const address of ['168.63.129.16', '192.80.8.124', '100.100.100.200', '192.0.0.192', '169.254.0.23', '169.254.42.42', '169.254.170.2',
+    'fd00:ec2::254', 'fd20:ce::254', 'fd00:42::42', 'fd00:c1::a9fe:a9fe', 'fe80::a9fe:a9fe', '::ffff:168.63.129.16', '64:ff9b::a83f:8110', '2002:a83f:8110::'
+  ]) t.notOk(isPublicAddress(address), address)
+  for (const address of ['168.63.129.15', '168.63.129.17']) t.ok(isPublicAddress(address), address)
   for (const entry of ['', 'http://x', 'a b', 'x:99999', '[x]', '[127.0.0.1]', 'x:', '*.example']) {
     t.throws(() => new AllowList([entry], '--webhook-hosts'), { exitCode: 2, message: /host:port for --webhook-hosts/ }, entry)
   }
