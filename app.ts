@@ -69,6 +69,22 @@ export async function buildApp (
   options: Options,
   { logger, https = null, connectionTimes: times = connectionTimes, ...parts }: AppParts = {}
 ): Promise<FastifyInstance> {
+  let app: FastifyInstance | undefined
+  try {
+    app = bareApp(options, { logger, https, times })
+    await registerParts(app, options, { times, ...parts })
+    return app
+  } catch (error) {
+    // The caller never sees this app: without this the engine processes would keep the program from ending.
+    await Promise.allSettled([app?.close(), parts.engines?.then(async ({ stop }) => stop())])
+    throw error
+  }
+}
+
+function bareApp (
+  options: Options,
+  { logger, https, times }: Pick<AppParts, 'logger'> & { https: NonNullable<AppParts['https']> | null, times: ConnectionTimes }
+): FastifyInstance {
   const app = Fastify({
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     https,
@@ -95,13 +111,6 @@ export async function buildApp (
   // Nothing here takes plain text, and a parser for it would turn a wrong Content-Type into a riddle.
   app.removeContentTypeParser('text/plain')
 
-  try {
-    await registerParts(app, options, { times, ...parts })
-  } catch (error) {
-    // Nobody else has it in hand: what was opened until here, the engine's process above all, would stay behind.
-    await Promise.allSettled([app.close(), parts.engines?.then(async ({ stop }) => stop())])
-    throw error
-  }
   return app
 }
 

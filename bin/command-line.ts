@@ -11,6 +11,7 @@ const commands: ReadonlyArray<[command: string | string[], describe: string, loa
   ['demo', 'Make a tiny model, serve it, log in and draw, as a user would', async () => (await import('./commands/demo.ts')).demo],
   ['generate <prompt>', 'Draw on a running server', async () => (await import('./commands/generate.ts')).generate],
   ['doctor', 'Check whether the server could run with these options', async () => (await import('./commands/doctor.ts')).doctor],
+  ['health', 'Ask the running server of these options whether it is up; exit code 0 or 1', async () => (await import('./commands/health.ts')).health],
   ['user <action>', 'Manage local accounts', async () => (await import('./commands/user.ts')).user],
   ['key <action>', 'Manage API keys', async () => (await import('./commands/key.ts')).key],
   ['audit', 'Show logins, refusals, and changes of accounts and keys', async () => (await import('./commands/audit.ts')).audit],

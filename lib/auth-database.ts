@@ -1,4 +1,4 @@
-import { closeSync, openSync, statSync } from 'node:fs'
+import { accessSync, closeSync, constants, existsSync, openSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../errors.ts'
 import { openDatabase, type Database } from './database.ts'
@@ -68,22 +68,41 @@ const migrations = [`
 
 /**
  * Opens `auth.db` in `folder`, which is made with mode 0700 when it is missing.
- * @throws {CommandError} (storage) when the folder can't be made, is writable for everybody, or the file can't be opened.
+ * @throws {CommandError} (storage) what `prepareAuthFolder` throws, and when the file can't be opened.
  */
 export function openAuthDatabase (folder: string): Database {
+  prepareAuthFolder(folder)
   const file = join(folder, 'auth.db')
   try {
-    makeFolders(folder)
     makeFile(file)
   } catch (error) {
-    throw new CommandError(exitCodes.storage,
-      `The accounts ${file} cannot be opened: ${(error as Error).message}. Choose another folder with --auth-data-dir.`)
+    throw cannotOpen(file, error)
+  }
+  return openDatabase(file, migrations)
+}
+
+/**
+ * @param made is told of each folder that was made.
+ * @throws {CommandError} (storage) when the folder can't be made or used, or is writable for everybody.
+ */
+export function prepareAuthFolder (folder: string, made: string[] = []): void {
+  const file = join(folder, 'auth.db')
+  try {
+    makeFolders(folder, made)
+    accessSync(folder, constants.W_OK | constants.X_OK)
+    if (existsSync(file)) accessSync(file, constants.R_OK | constants.W_OK)
+  } catch (error) {
+    throw cannotOpen(file, error)
   }
   if ((statSync(folder).mode & 0o002) !== 0) {
     throw new CommandError(exitCodes.storage,
       `Everybody on this machine can replace the accounts in ${folder}: chmod o-w ${folder}, or choose another folder with --auth-data-dir.`)
   }
-  return openDatabase(file, migrations)
+}
+
+function cannotOpen (file: string, error: unknown): CommandError {
+  return new CommandError(exitCodes.storage,
+    `The accounts ${file} cannot be opened: ${(error as Error).message}. Choose another folder with --auth-data-dir.`)
 }
 
 /**

@@ -1,6 +1,6 @@
 import { readFileSync, statSync } from 'node:fs'
 import { CommandError, exitCodes } from '../errors.ts'
-import { camelCase, optionNames, optionTable, traceOptions, type TracedOptions } from './options.ts'
+import { camelCase, inHome, optionNames, optionTable, traceOptions, type TracedOptions } from './options.ts'
 import { yaml } from './yaml.ts'
 
 /** Bytes of a configuration file; a real one has hundreds. */
@@ -10,23 +10,27 @@ const maximumSize = 1024 * 1024
  * Reads the configuration file, if one is named on the command line or by SDREST_CONFIG, and merges all sources.
  * @throws {CommandError} (usage)
  */
-export function loadOptions (commandLine: Record<string, unknown>, configFile = process.env.SDREST_CONFIG): TracedOptions {
+export function loadOptions (commandLine: Record<string, unknown>, configFile?: string): TracedOptions {
+  // As any other variable, an empty one counts as none.
+  const name = configFile ?? (process.env.SDREST_CONFIG === '' ? undefined : process.env.SDREST_CONFIG)
   return traceOptions({
     commandLine,
     environment: process.env,
-    file: configFile === undefined ? undefined : { name: configFile, values: readConfigFile(configFile) }
+    file: name === undefined ? undefined : { name, values: readConfigFile(name) }
   })
 }
 
-function readConfigFile (file: string): unknown {
+function readConfigFile (name: string): unknown {
+  const file = inHome(name)
   try {
+    if (file === undefined) throw new Error('the home folder of another user is not looked up')
     if (statSync(file).size > maximumSize) throw new Error(`it is larger than ${maximumSize} bytes`)
     // JSON is YAML, so one parser reads both.
     return yaml().parse(readFileSync(file, 'utf8'), { maxAliasCount: 0 })
   } catch (error) {
     // What the parser says ends with line and column; a picture of the place follows, and could show a secret.
     const [problem = ''] = (error as Error).message.split('\n')
-    throw new CommandError(exitCodes.usage, `The configuration file ${file} cannot be read: ${problem.replace(/:$/, '')}`)
+    throw new CommandError(exitCodes.usage, `The configuration file ${name} cannot be read: ${problem.replace(/:$/, '')}`)
   }
 }
 

@@ -1,6 +1,6 @@
 import { accessSync, constants, existsSync, lstatSync, mkdirSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { CommandError, exitCodes } from '../errors.ts'
 import type { Options } from './options.ts'
 import type { ModelType } from './models/types.ts'
@@ -12,20 +12,21 @@ export interface DataFolders {
   auth: string
 }
 
-/** Where the data lives: the options, else the XDG data directory (XDG Base Directory Specification 0.8). */
+/** Where the data lives: the options, else the XDG data directory (XDG Base Directory Specification 0.8, which ignores relative ones). */
 export function dataFolders ({ dataDir, authDataDir }: Pick<Options, 'dataDir' | 'authDataDir'>): DataFolders {
   const xdg = process.env.XDG_DATA_HOME
-  const data = resolve(dataDir ?? join(xdg !== undefined && xdg !== '' ? xdg : join(homedir(), '.local', 'share'), 'stable-diffusion-rest'))
+  const data = resolve(dataDir ?? join(xdg !== undefined && isAbsolute(xdg) ? xdg : join(homedir(), '.local', 'share'), 'stable-diffusion-rest'))
   return { data, auth: resolve(authDataDir ?? join(data, 'auth')) }
 }
 
 /**
  * Makes the folder with mode 0700 when it is missing and checks that it can be written.
+ * @param made is told of each folder that was made.
  * @throws {CommandError} (storage)
  */
-export function prepareFolder (folder: string, option: string): void {
+export function prepareFolder (folder: string, option: string, made: string[] = []): void {
   try {
-    makeFolders(folder)
+    makeFolders(folder, made)
     accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (error) {
     throw new CommandError(exitCodes.storage,
@@ -38,11 +39,12 @@ export function prepareFolder (folder: string, option: string): void {
  * for ever where a folder is there and none can be made in it, as in /proc.
  * @param folder absolute.
  */
-export function makeFolders (folder: string): void {
+export function makeFolders (folder: string, made: string[] = []): void {
   const parent = dirname(folder)
-  if (parent !== folder && !existsSync(parent)) makeFolders(parent)
+  if (parent !== folder && !existsSync(parent)) makeFolders(parent, made)
   try {
     mkdirSync(folder, { mode: 0o700 })
+    made.push(folder)
   } catch (error) {
     if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return
     const target = danglingTarget(folder)

@@ -1,4 +1,6 @@
-import { delimiter } from 'node:path'
+import { homedir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { isIP } from 'node:net'
 import { CommandError, exitCodes } from '../errors.ts'
 import { authMethods, permissions } from './principals.ts'
 import { nearest } from './nearest.ts'
@@ -8,7 +10,7 @@ import { nearest } from './nearest.ts'
  * docs/configuration.md are all made from it; nothing else in the program knows where a value came from.
  */
 
-type Kind = 'string' | 'integer' | 'boolean' | 'list' | 'paths'
+type Kind = 'string' | 'path' | 'host' | 'integer' | 'boolean' | 'list' | 'paths'
 
 interface Definition {
   kind: Kind
@@ -25,10 +27,10 @@ interface Definition {
 }
 
 export const optionTable = {
-  host: { kind: 'string', group: 'Server', default: '127.0.0.1', maxLength: 253, describe: 'Address to listen on' },
+  host: { kind: 'host', group: 'Server', default: '127.0.0.1', maxLength: 253, describe: 'Address to listen on' },
   port: { kind: 'integer', group: 'Server', default: 8080, minimum: 0, maximum: 65535, describe: 'Port to listen on; 0 takes a free one' },
-  'tls-cert': { kind: 'string', group: 'Server', describe: 'PEM file with the certificate chain; turns HTTPS on (read again on SIGHUP)' },
-  'tls-key': { kind: 'string', group: 'Server', describe: 'PEM file with the private key of --tls-cert' },
+  'tls-cert': { kind: 'path', group: 'Server', describe: 'PEM file with the certificate chain; turns HTTPS on (read again on SIGHUP)' },
+  'tls-key': { kind: 'path', group: 'Server', describe: 'PEM file with the private key of --tls-cert' },
   'metrics-listen': { kind: 'string', group: 'Server', maxLength: 300, describe: 'host:port where Prometheus finds /metrics without credentials, besides GET /metrics with system:read' },
   'trust-proxy': { kind: 'list', group: 'Server', default: [], describe: 'Addresses or networks of reverse proxies whose X-Forwarded-* headers count' },
   'allowed-hosts': { kind: 'list', group: 'Server', default: [], describe: 'Host names this server answers for besides its own address; any when empty and authentication is on' },
@@ -37,7 +39,7 @@ export const optionTable = {
 
   auth: { kind: 'string', group: 'Authentication', default: 'none', choices: authMethods, describe: 'How callers prove who they are' },
   'jwt-secret': { kind: 'string', group: 'Authentication', secret: true, maxLength: 1024, describe: 'Secret that signs access tokens, at least 32 bytes; better given by --jwt-secret-file or SDREST_JWT_SECRET' },
-  'jwt-secret-file': { kind: 'string', group: 'Authentication', describe: 'File that holds the secret; without either one is made and kept in --auth-data-dir' },
+  'jwt-secret-file': { kind: 'path', group: 'Authentication', describe: 'File that holds the secret; without either one is made and kept in --auth-data-dir' },
   'jwt-expiration': { kind: 'integer', group: 'Authentication', default: 60, minimum: 1, maximum: 43200, describe: 'Lifetime of an access token in minutes' },
   'refresh-expiration': { kind: 'integer', group: 'Authentication', default: 30, minimum: 1, maximum: 365, describe: 'Days after which an unused session ends' },
   'public-paths': { kind: 'list', group: 'Authentication', default: [], describe: 'Paths that need no credentials, and what lies below them; METHOD:/path opens another method than GET, !/path closes one' },
@@ -64,7 +66,7 @@ export const optionTable = {
   'max-pull-size': { kind: 'integer', group: 'Models', default: 102_400, minimum: 1, maximum: 10_000_000, describe: 'Largest file that may be pulled, in MiB' },
   'hf-endpoint': { kind: 'string', group: 'Models', default: 'https://huggingface.co', maxLength: 1024, describe: 'Address of the Hugging Face hub, or of its mirror: where hf:owner/repository/file is' },
   'hf-token': { kind: 'string', group: 'Models', secret: true, describe: 'Token that is sent to --hf-endpoint, and nowhere else; better given by SDREST_HF_TOKEN' },
-  'pull-tokens-file': { kind: 'string', group: 'Models', describe: 'File with lines "host: token" for other hosts that models are pulled from, readable by its owner alone' },
+  'pull-tokens-file': { kind: 'path', group: 'Models', describe: 'File with lines "host: token" for other hosts that models are pulled from, readable by its owner alone' },
 
   'idle-unload': { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 10_080, describe: 'Minutes without a job after which an engine frees the memory of its model; 0 is never' },
   engine: { kind: 'string', group: 'Engine', default: 'auto', choices: ['auto', 'native', 'portable'], describe: 'Which engine draws: native is the addon built for this machine, portable the prebuilt package' },
@@ -102,8 +104,8 @@ export const optionTable = {
   'max-upload-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 4096, minimum: 64 * 64, maximum: 16384 * 16384, describe: 'Most pixels of an image that is sent' },
   'max-upscaled-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 8192, minimum: 64 * 64, maximum: 8192 * 8192, describe: 'Most pixels of an upscaled image' },
 
-  'data-dir': { kind: 'string', group: 'Data', describe: 'Folder of the queue and the images (default: stable-diffusion-rest in the XDG data directory)' },
-  'auth-data-dir': { kind: 'string', group: 'Data', describe: 'Folder of accounts and secrets (default: auth in --data-dir)' },
+  'data-dir': { kind: 'path', group: 'Data', describe: 'Folder of the queue and the images (default: stable-diffusion-rest in the XDG data directory)' },
+  'auth-data-dir': { kind: 'path', group: 'Data', describe: 'Folder of accounts and secrets (default: auth in --data-dir)' },
 
   verbose: { kind: 'boolean', group: 'Output', default: false, describe: 'Log the decision made for each request' },
   'log-level': { kind: 'string', group: 'Output', default: 'info', choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], describe: 'Least severe log line that is written' }
@@ -168,10 +170,11 @@ export function traceOptions ({ commandLine = {}, environment = {}, file }: Opti
   const options = Object.freeze(Object.fromEntries(optionNames.map(name => {
     const variable = environmentName(name)
     const definition: Definition = optionTable[name]
+    const isList = definition.kind === 'list' || definition.kind === 'paths'
     const [value, source] =
       commandLine[name] !== undefined
         ? [commandLine[name], `--${name}`]
-        : environment[variable] !== undefined
+        : environment[variable] !== undefined && (isList || environment[variable] !== '')
           ? [environment[variable], variable]
           : fileValues[name] !== undefined
             ? [fileValues[name], `${name} in ${file?.name}`]
@@ -225,6 +228,9 @@ function parse (definition: Definition, given: unknown, source: string): string 
       return number as number
     }
     case 'string':
+    case 'path':
+    case 'host':
+      if (value === '') return refuse('a value')
       return oneString(definition, value, refuse)
     case 'list':
     case 'paths': {
@@ -242,7 +248,33 @@ function oneString (definition: Definition, value: unknown, refuse: (expected: s
   const { choices, maxLength = 4096 } = definition
   if (typeof value !== 'string' || value.length > maxLength || value.includes('\0')) return refuse(`a text of at most ${maxLength} characters`)
   if (choices !== undefined && value !== '' && !choices.includes(value)) return refuse(`one of ${choices.join(', ')}`)
-  return value
+  switch (definition.kind) {
+    case 'path':
+    case 'paths': return inHome(value) ?? refuse('a path without the home folder of another user (./~name for a file of that name)')
+    case 'host': return hostIn(value) ?? refuse(`an address or a host name, without scheme and port (${likelyHost(value)})`)
+    default: return value
+  }
+}
+
+/** A path whose `~` no shell has seen: in a variable, after a `=` or in a file. @returns undefined for `~user`. */
+export function inHome (path: string): string | undefined {
+  if (!path.startsWith('~')) return path
+  return path === '~' || path.startsWith('~/') ? join(homedir(), path.slice(1)) : undefined
+}
+
+/** An address or a name without scheme and port; an IPv6 address may have its brackets. */
+export function hostIn (text: string): string | undefined {
+  const address = text.replace(/^\[(.*)\]$/, '$1')
+  if (isIP(address) === 6 || isIP(text) === 4) return address
+  return /^[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?$/i.test(text) && !/^[\d.]+$/.test(text) ? text : undefined
+}
+
+/** The options that were probably meant by an address with more than a host. */
+function likelyHost (text: string): string {
+  const url = `http://${text.replace(/^[a-z]+:\/\//i, '')}`
+  const { hostname, port } = URL.canParse(url) ? new URL(url) : { hostname: '', port: '' }
+  const host = hostname === '' ? undefined : hostIn(hostname)
+  return `for example --host ${host ?? '127.0.0.1'}${port === '' ? '' : ` --port ${port}`}`
 }
 
 function shown (value: unknown): string {

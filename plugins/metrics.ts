@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import fp from 'fastify-plugin'
 import { Metrics } from '../lib/metrics.ts'
+import { hostIn } from '../lib/options.ts'
 import { hostMatcher } from '../lib/origins.ts'
 import { readablePattern } from '../lib/public-paths.ts'
 import { version } from '../lib/version.ts'
@@ -69,9 +70,11 @@ function metricsServer (metrics: Metrics, isOwnHost: (host: string) => boolean):
 /** @throws {CommandError} (usage) */
 function parseAddress (text: string | undefined): Address | undefined {
   if (text === undefined || text === '') return undefined
-  const [, host = '', port = ''] = /^(.+):(\d{1,5})$/.exec(text) ?? []
-  if (host === '' || Number(port) > 65535) {
+  const [, name = '', port = ''] = /^(.+):(\d{1,5})$/.exec(text) ?? []
+  // Without brackets it would be unclear where an IPv6 address ends.
+  const host = name.includes(':') && !name.startsWith('[') ? undefined : hostIn(name)
+  if (host === undefined || Number(port) > 65535) {
     throw new CommandError(exitCodes.usage, `Expected host:port (127.0.0.1:9464, for example) for --metrics-listen but received ${JSON.stringify(text.slice(0, 300))}`)
   }
-  return { host: host.replace(/^\[(.*)\]$/, '$1'), port: Number(port) }
+  return { host, port: Number(port) }
 }

@@ -1,15 +1,17 @@
 import closeWithGrace from 'close-with-grace'
 import { randomBytes } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { isIP } from 'node:net'
+import { once } from 'node:events'
+import { readFileSync, rmdirSync } from 'node:fs'
+import { createServer, isIP } from 'node:net'
 import { createSecureContext } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
+import { prepareAuthFolder } from '../../lib/auth-database.ts'
 import { describeOptions } from '../../lib/configuration.ts'
 import { startEngines } from '../../lib/engine/start.ts'
-import { modelFolderOptions, modelRoots } from '../../lib/folders.ts'
+import { dataFolders, modelFolderOptions, modelRoots, prepareFolder } from '../../lib/folders.ts'
 import { createLogger } from '../../lib/logger.ts'
 import { environmentName, optionNames, optionTable, type Options } from '../../lib/options.ts'
 import { readablePattern } from '../../lib/public-paths.ts'
@@ -18,6 +20,7 @@ import { collectGarbage, compileTicks } from '../../lib/warm-up.ts'
 import { tracedOptionsOf, withOptions } from '../command-options.ts'
 import { say } from '../say.ts'
 import { withThrowawayApp } from '../throwaway-app.ts'
+import { askHealth } from './health.ts'
 
 export const serve: CommandModule = {
   builder: yargs => withOptions(yargs)
@@ -35,19 +38,61 @@ export const serve: CommandModule = {
   }
 }
 
-/** Everything that the options alone decide; what this machine has at the moment (a free port, accounts) is for `doctor`. */
+/**
+ * What the start does until it listens, in its order and with its messages, without leaving anything behind. A running server
+ * of these options may have their folders and their port.
+ */
 async function checkConfig (options: Options): Promise<void> {
   refuseOpenDoor(options)
   readTls(options)
+  tryFolders(options)
   modelRoots(options) // that they are there; a scan of a large collection would take long
   const withoutModels = Object.fromEntries(modelFolderOptions.map(name => [name, []]))
+  let metricsAddress: Address | undefined
+  let open = ''
   await withThrowawayApp({ ...options, ...withoutModels }, app => {
-    const open = [...app.publicRoutes].map(readablePattern).sort().join(', ')
-    say(`The configuration is good. ${options.host}:${options.port}, --auth ${options.auth}, public: ${open}`)
+    metricsAddress = app.metricsAddress
+    open = [...app.publicRoutes].map(readablePattern).sort().join(', ')
   })
+  const runs = options.port === 0 ? undefined : await askHealth(options).catch(() => undefined)
+  if (runs === undefined) {
+    if (metricsAddress !== undefined) await tryListening(metricsAddress).catch(inWords(metricsAddress, metricsOptions))
+    await tryListening(options).catch(inWords(options, listenOptions))
+  }
+  const where = `${options.host.includes(':') ? `[${options.host}]` : options.host}:${options.port}`
+  say(`The configuration is good. ${where}, --auth ${options.auth}, public: ${open}${runs === undefined ? '' : `; a server already runs at ${runs}`}`)
+}
+
+/** Makes the data folders that are missing, as the start does, and takes them away again. */
+function tryFolders (options: Options): void {
+  const { data, auth } = dataFolders(options)
+  const made: string[] = []
+  try {
+    prepareFolder(data, '--data-dir', made)
+    prepareAuthFolder(auth, made)
+  } finally {
+    for (const folder of made.reverse()) rmdirSync(folder)
+  }
+}
+
+async function tryListening ({ host, port }: Address): Promise<void> {
+  const server = createServer().listen({ host, port })
+  try {
+    await once(server, 'listening')
+  } finally {
+    server.close()
+  }
 }
 
 const secretOptions = optionNames.filter(name => 'secret' in optionTable[name])
+
+interface Address {
+  host: string
+  port: number
+}
+
+const listenOptions = ['--host', '--port'] as const
+const metricsOptions = ['--metrics-listen', '--metrics-listen'] as const
 
 /** Seconds beyond --shutdown-timeout for closing connections and files before the process ends itself. */
 const closingTime = 40
@@ -68,11 +113,11 @@ async function startServer (options: Options): Promise<void> {
   const app = await buildApp(options, { logger, https, engines })
   try {
     if (app.metricsAddress !== undefined) {
-      await app.listenForMetrics(app.metricsAddress).catch(inWords(app.metricsAddress, ['--metrics-listen', '--metrics-listen']))
+      await app.listenForMetrics(app.metricsAddress).catch(inWords(app.metricsAddress, metricsOptions))
     }
     await app.ready()
     collectGarbage()
-    await app.listen({ host: options.host, port: options.port }).catch(inWords(options, ['--host', '--port']))
+    await app.listen({ host: options.host, port: options.port }).catch(inWords(options, listenOptions))
   } catch (error) {
     await app.close()
     throw error
@@ -147,11 +192,12 @@ function reloadTls (app: FastifyInstance, options: Options): void {
 }
 
 /** @param options that name the host and the port. @returns what throws an error of listening as one that tells what to do. */
-function inWords ({ host, port }: { host: string, port: number }, [hostOption, portOption]: readonly [string, string]) {
+function inWords ({ host, port }: Address, [hostOption, portOption]: readonly [string, string]) {
   const reasons: Record<string, string> = {
     EADDRINUSE: `Port ${port} on ${host} is in use; choose another one with ${portOption}, or stop what listens there`,
     EACCES: `This user may not listen on port ${port}; choose one above 1023 with ${portOption}`,
     EADDRNOTAVAIL: `This machine has no address ${host}; choose one of its own with ${hostOption}`,
+    EAI_AGAIN: `The host ${host} cannot be looked up now; choose an address of this machine with ${hostOption}`,
     ENOTFOUND: `The host ${host} is not known; choose an address of this machine with ${hostOption}`
   }
   return function refuse (error: NodeJS.ErrnoException): never {

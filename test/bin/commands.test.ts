@@ -1,15 +1,18 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
 import { workspace } from '../helper.ts'
 import { environment, program, runProgram } from '../server-process.ts'
 
-t.test('what is wrong at the start is one clear line and an exit code', async t => {
+t.test('what is wrong at the start is one clear line and an exit code, and --check-config says the same', async t => {
   const { folder, models, data } = workspace(t, { models: false })
   writeFileSync(join(folder, 'file'), '')
+  const open = join(folder, 'open')
+  mkdirSync(open)
+  chmodSync(open, 0o777)
   writeFileSync(join(folder, 'nested.yaml'), 'auth: jwt\nport: 1: 2\n')
   writeFileSync(join(folder, 'open.yaml'), 'public-paths: [1\nport: 2\n')
   const taken = createServer().listen(0, '127.0.0.1')
@@ -32,12 +35,34 @@ t.test('what is wrong at the start is one clear line and an exit code', async t 
     [[...ok, '--config', join(folder, 'missing.yaml')], 2, /configuration file .* cannot be read/],
     [['--config', join(folder, 'nested.yaml'), '--check-config'], 2, /nested\.yaml cannot be read: .* at line 2, column 7$/m],
     [[...ok, '--config', join(folder, 'open.yaml')], 2, /open\.yaml cannot be read: .* at line 2, column 1$/m],
+    [[...ok, '--data-dir', join(folder, 'file')], 4, /file is not writable: .*--data-dir/],
+    [[...ok, '--auth-data-dir', join(folder, 'file', 'auth')], 4, /accounts .* cannot be opened: .*--auth-data-dir/],
+    [[...ok, '--auth-data-dir', open], 4, /can replace the accounts in .*: chmod o-w/],
+    [[...ok, '--data-dir', '~ann/data'], 2, /without the home folder of another user .* for --data-dir/],
+    [[...ok, '--host', 'http://127.0.0.1'], 2, /without scheme and port \(for example --host 127\.0\.0\.1\) for --host/],
+    [[...ok, '--host', '127.0.0.1:9999'], 2, /--host 127\.0\.0\.1 --port 9999/],
+    [[...ok, '--host', 'nowhere.invalid', '--auth', 'jwt'], 3, /The host nowhere\.invalid (is not known|cannot be looked up now); .*--host/],
+    [[...ok, '--auth', ''], 2, /Expected a value for --auth/],
+    [[...ok, '--metrics-listen', `127.0.0.1:${port}`], 3, new RegExp(`Port ${port} on 127.0.0.1 is in use; .*--metrics-listen`)],
+    [[...ok, '--metrics-listen', 'http://127.0.0.1:1'], 2, /Expected host:port .* for --metrics-listen/],
+    [[...ok, '--tls-cert', join(folder, 'file'), '--tls-key', join(folder, 'file')], 4, /The certificate .* cannot be used with the key/],
+    [[...ok, '--jwt-secret-file', join(folder, 'missing'), '--auth', 'jwt'], 4, /The secret .*missing cannot be read/],
+    [[...ok, '--pull-tokens-file', join(folder, 'missing')], 4, /--pull-tokens-file cannot be read/],
+    [[...ok, '--hf-endpoint', 'hub.lan'], 2, /Expected an https URL .* for --hf-endpoint/],
+    [[...ok, '--pull-hosts', 'http://nas'], 2, /for --pull-hosts/],
+    [[...ok, '--webhook-hosts', 'http://nas'], 2, /for --webhook-hosts/],
+    [[...ok, '--webhook-hosts', 'nas.lan', '--webhook-secret', 'short'], 2, /webhook-secret/],
+    [[...ok, '--trust-proxy', 'nonsense'], 2, /--trust-proxy/],
+    [[...ok, '--cors-origins', 'ui.example'], 2, /--cors-origins/],
+    [[...ok, '--allowed-hosts', 'http://ui.example'], 2, /--allowed-hosts/],
+    [[...ok, '--auth', 'pam', '--pam-service-name', 'no-such-service'], 2, /./],
     [['server'], 2, /There is no command "server"/],
     [['user', 'ad'], 2, /Did you mean add\? Try --help\./]
   ] as const) {
     const { code: actual, stderr } = await runProgram([...parameters])
     t.equal(actual, code, `${parameters.slice(-2).join(' ')}: ${stderr}`)
     t.match(stderr, message)
+    if (parameters[0] === ok[0]) t.match(await runProgram([...parameters, '--check-config']), { code, stdout: '', stderr }, parameters.slice(-2).join(' '))
     t.equal(stderr.trimEnd().split('\n').length, 1, 'one line')
   }
   if (process.getuid?.() !== 0) {

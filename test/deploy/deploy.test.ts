@@ -1,10 +1,9 @@
-import { execFile, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { request } from 'node:https'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import t from 'tap'
 import { packageRoot } from '../../lib/package-root.ts'
 import { password, workspace } from '../helper.ts'
@@ -106,18 +105,40 @@ t.test('systemd is told when the server is ready and when it stops', { skip: lac
   await until(async () => told.includes('STOPPING=1'))
 })
 
-t.test('the Dockerfiles copy and run what is there', async t => {
+t.test('the Dockerfiles use options that exist, and the health check', async t => {
   for (const name of ['Dockerfile', 'Dockerfile.cuda']) {
     const text = readFileSync(deploy(name), 'utf8')
     for (const option of text.match(/SDREST_[A-Z_]+/g) ?? []) t.match(readFileSync(join(packageRoot, 'docs', 'configuration.md'), 'utf8'), `\`${option}\``)
-    const [, health] = /CMD (\["node", .*\])$/m.exec(text)!
-    const [node, ...parameters] = JSON.parse(health!) as string[]
-    t.equal(node, 'node')
-    const { models, data } = workspace(t)
-    const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
-    const check = (code: string) => promisify(execFile)(process.execPath, [parameters[0]!, code]).then(() => 0, ({ code }: { code: number }) => code)
-    t.equal(await check(parameters[1]!.replace('127.0.0.1:8080', new URL(server.url).host)), 0)
-    await server.end()
-    t.equal(await check(parameters[1]!.replace('127.0.0.1:8080', new URL(server.url).host)), 1)
+    t.match(text, /^HEALTHCHECK .* CMD \["stable-diffusion-rest", "health"\]$/m)
   }
+})
+
+t.test('the health check asks the server that was configured', { skip: lacks('openssl', 'version') }, async t => {
+  const { folder, data } = workspace(t, { models: false })
+  const [cert, key, file] = ['cert.pem', 'key.pem', 'server.yaml'].map(name => join(folder, name)) as [string, string, string]
+  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-subj', '/CN=images.example', '-keyout', key, '-out', cert], { stdio: 'ignore' })
+  const port = String(await freePort())
+  writeFileSync(file, `port: ${port}\nallowed-hosts: [images.example]\n`)
+  for (const [name, env, url] of [
+    ['a port', { SDREST_PORT: port, SDREST_HOST: '0.0.0.0' }, `http://127.0.0.1:${port}`],
+    ['a certificate of another name', { SDREST_PORT: port, SDREST_TLS_CERT: cert, SDREST_TLS_KEY: key }, `https://127.0.0.1:${port}`],
+    ['a configuration file', { SDREST_CONFIG: file, SDREST_HOST: '[::1]', SDREST_AUTH: 'none' }, `http://[::1]:${port}`]
+  ] as const) {
+    const all = { SDREST_DATA_DIR: data, SDREST_AUTH: 'jwt', ...env }
+    t.match(await runProgram(['health'], { env: all }), { code: 1, stdout: '', stderr: new RegExp(`${port} is not up: ECONNREFUSED\n$`) }, name)
+    // startServer would take any port by its options.
+    const server = await startServer(t, ['--port', port], { env: all })
+    const began = performance.now()
+    t.match(await runProgram(['health'], { env: all }), { code: 0, stdout: `${url} is up\n` }, name)
+    t.ok(performance.now() - began < 5000)
+    await server.end()
+    t.equal((await runProgram(['health'], { env: all })).code, 1)
+  }
+  const silent = createServer().listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  t.teardown(() => silent.close())
+  const { port: taken } = silent.address() as { port: number }
+  t.match(await runProgram(['health', '--port', String(taken)]), { code: 1, stderr: /is not up: no answer within 3 s/ })
+  t.match(await runProgram(['health', '--port', 'x']), { code: 1, stderr: /Expected a whole number/ })
+  t.match(await runProgram(['health', '--port', '0']), { code: 1, stderr: /give it one/ })
 })

@@ -1,5 +1,7 @@
+import { homedir } from 'node:os'
+import { join } from 'node:path'
 import t from 'tap'
-import { environmentName, optionTable, resolveOptions } from '../../lib/options.ts'
+import { camelCase, environmentName, optionNames, optionTable, resolveOptions, traceOptions, type Options } from '../../lib/options.ts'
 
 t.test('defaults are frozen and complete', async t => {
   const options = resolveOptions({})
@@ -61,4 +63,38 @@ t.test('a misspelt option is an error that names the nearest one', async t => {
 
 t.test('environment names', async t => {
   t.equal(environmentName('jwt-secret-file'), 'SDREST_JWT_SECRET_FILE')
+})
+
+t.test('~ is the home folder in every path and from every source; that of another user is refused', async t => {
+  const paths = optionNames.filter(name => ['path', 'paths'].includes(optionTable[name].kind))
+  t.same(optionNames.filter(name => /(-dir|-file|^tls-.*)$/.test(name) && !paths.includes(name)), [], 'what names a file is a path')
+  for (const name of paths) {
+    const sources = (value: string) => [
+      { commandLine: { [name]: value } }, { environment: { [environmentName(name)]: value } }, { file: { name: 'c.yaml', values: { [name]: value } } }
+    ]
+    const read = (source: Parameters<typeof resolveOptions>[0]) => [resolveOptions(source)[camelCase(name) as keyof Options]].flat()
+    for (const source of sources('~/x y')) t.same(read(source), [join(homedir(), 'x y')], name)
+    for (const source of sources('~')) t.same(read(source), [homedir()])
+    for (const source of sources('/a/~/b~')) t.same(read(source), ['/a/~/b~'])
+    for (const source of sources('~ann/x')) t.throws(() => resolveOptions(source), { exitCode: 2, message: /without the home folder of another user .* but received "~ann\/x"/ })
+  }
+})
+
+t.test('a host is an address or a name, and what else was given is said', async t => {
+  for (const [given, host] of [['[::1]', '::1'], ['::', '::'], ['0.0.0.0', '0.0.0.0'], ['localhost', 'localhost'], ['fe80::1%eth0', 'fe80::1%eth0'], ['my_host.lan.', 'my_host.lan.']]) {
+    t.equal(resolveOptions({ commandLine: { host: given } }).host, host)
+  }
+  for (const [given, hint] of [
+    ['127.0.0.1:9999', '--host 127.0.0.1 --port 9999'], ['http://127.0.0.1', '--host 127.0.0.1)'], ['https://x.lan:8443/a', '--host x.lan --port 8443'],
+    ['[::1]:8080', '--host ::1 --port 8080'], ['127.1', '--host 127.0.0.1)'], ['*', '--host 127.0.0.1)'], ['a b', '--host 127.0.0.1)'], ['999.1.1.1', '--host 127.0.0.1)'], ['[x]', '--host 127.0.0.1)']
+  ] as const) t.throws(() => resolveOptions({ environment: { SDREST_HOST: given } }), { exitCode: 2, message: new RegExp(`^Expected an address .*${hint.replace(')', '\\)')}.* for SDREST_HOST but received`) }, given)
+})
+
+t.test('an empty variable counts as none, as composed files leave them; an empty value elsewhere is refused', async t => {
+  const names = optionNames.filter(name => !['list', 'paths'].includes(optionTable[name].kind))
+  const { options, origins } = traceOptions({ environment: Object.fromEntries(names.map(name => [environmentName(name), ''])) })
+  t.same(options, resolveOptions({}))
+  t.equal(origins.size, 0)
+  t.same(resolveOptions({ environment: { SDREST_GUEST_PERMISSIONS: '' } }).guestPermissions, [], 'an empty list is one')
+  for (const name of names) t.throws(() => resolveOptions({ commandLine: { [name]: '' } }), { exitCode: 2, message: new RegExp(`Expected .* for --${name} but received`) })
 })
