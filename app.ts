@@ -18,6 +18,7 @@ import departure from './plugins/departure.ts'
 import documentation from './plugins/documentation.ts'
 import engine, { type EngineOptions } from './plugins/engine.ts'
 import errors, { refuseConnection, sendError } from './plugins/errors.ts'
+import goneOwners from './plugins/gone-owners.ts'
 import images from './plugins/images.ts'
 import jobs from './plugins/jobs.ts'
 import json from './plugins/json.ts'
@@ -143,6 +144,7 @@ async function registerParts (
   await app.register(models)
   await app.register(engine, { engines })
   await app.register(jobs)
+  await app.register(goneOwners)
   await app.register(readiness)
 
   await app.register(openapi)

@@ -2,6 +2,7 @@ import yargs, { type Argv, type CommandModule } from 'yargs'
 import { hideBin } from 'yargs/helpers'
 import { CommandError, exitCodes } from '../errors.ts'
 import { version } from '../lib/version.ts'
+import { visible } from '../lib/visible.ts'
 
 /** The file of a command, which is loaded when its help or its work is asked for: no command waits for the code of another. */
 type Load = () => Promise<CommandModule<object, any>>
@@ -49,10 +50,10 @@ export async function runCommandLine (): Promise<void> {
     await parser.parseAsync()
   } catch (error) {
     if (error instanceof CommandError) {
-      process.stderr.write(`stable-diffusion-rest: ${error.message}\n`)
+      process.stderr.write(`stable-diffusion-rest: ${visible(error.message)}\n`)
       process.exitCode = error.exitCode
     } else {
-      process.stderr.write(`stable-diffusion-rest: a defect of this program: ${(error as Error).stack}\n`)
+      process.stderr.write(`stable-diffusion-rest: a defect of this program: ${visible((error as Error).stack ?? '')}\n`)
       process.exitCode = exitCodes.internal
     }
   }

@@ -1,4 +1,5 @@
 import { exitCodes } from '../errors.ts'
+import { visible } from '../lib/visible.ts'
 
 let isFirst = true
 let isLost = false
@@ -9,6 +10,15 @@ let isLost = false
  * tidied up; its exit code says what happened.
  */
 export function say (message: string): void {
+  write(visible(message))
+}
+
+/** An image for the terminal, which is made of escape sequences. */
+export function sayImage (sequences: string): void {
+  write(sequences)
+}
+
+function write (message: string): void {
   if (isFirst) process.stdout.on('error', lose)
   isFirst = false
   if (!isLost) process.stdout.write(`${message}\n`)

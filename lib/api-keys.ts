@@ -6,6 +6,7 @@ import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from
 import { rolePermissions, type AccountRole, type AccountSource, type Permission, type Principal } from './principals.ts'
 import { Remembered, type Versioned } from './remembered.ts'
 import { isoTime } from './iso-time.ts'
+import { requireStanding, type Actor } from './standing.ts'
 
 /** A key as its owner sees it: everything but the secret. */
 interface ApiKey {
@@ -70,23 +71,28 @@ export class ApiKeyStore {
   }
 
   /**
+   * @param by who must still be allowed to when the key is stored
    * @returns the key with its text, which is shown this once.
-   * @throws SDR_FORBIDDEN when it would have a permission that its owner lacks; SDR_INVALID_REQUEST, SDR_CONFLICT.
+   * @throws SDR_FORBIDDEN when it would have a permission that its owner lacks; SDR_INVALID_REQUEST, SDR_CONFLICT,
+   * SDR_USER_NOT_FOUND; what `requireStanding` throws.
    */
-  create ({ userId, role, name, permissions, expiresAt }: {
-    userId: string, role: AccountRole, name: string, permissions?: readonly Permission[], expiresAt?: number
-  }): ApiKey & { key: string } {
+  create ({ userId, name, permissions, expiresAt }: {
+    userId: string, name: string, permissions?: readonly Permission[], expiresAt?: number
+  }, by?: Actor): ApiKey & { key: string } {
     if (!new RegExp(keyNamePattern, 'u').test(name)) {
       throw apiError('SDR_INVALID_REQUEST', `Expected 1 to 64 printable characters for name but received ${JSON.stringify(name.slice(0, 80))}`)
     }
-    const owned = rolePermissions[role]
-    const granted = permissions ?? owned
-    const excess = granted.filter(permission => !owned.includes(permission))
-    if (excess.length > 0) throw apiError('SDR_FORBIDDEN', `A key cannot have more permissions than its owner; the owner lacks ${excess.join(', ')}.`)
     if (expiresAt !== undefined && !(expiresAt > Date.now())) throw apiError('SDR_INVALID_REQUEST', 'Expected a time in the future for expires_at')
     const id = randomBytes(8).toString('hex')
     const key = `${apiKeyPrefix}${id}_${randomBytes(32).toString('base64url')}`
     return transaction(this.#database, () => {
+      requireStanding(this.#database, by)
+      const owner = this.#database.prepare('SELECT role FROM users WHERE id = ?').get(userId) as { role: AccountRole } | undefined
+      if (owner === undefined) throw apiError('SDR_USER_NOT_FOUND')
+      const owned = rolePermissions[owner.role]
+      const granted = [...new Set(permissions ?? owned)]
+      const excess = granted.filter(permission => !owned.includes(permission))
+      if (excess.length > 0) throw apiError('SDR_FORBIDDEN', `A key cannot have more permissions than its owner; the owner lacks ${excess.join(', ')}.`)
       const now = Date.now()
       this.#database.prepare('DELETE FROM api_keys WHERE expires_at <= ?').run(now)
       const { count } = this.#database.prepare('SELECT count(*) AS count FROM api_keys WHERE user_id = ?').get(userId) as { count: number }
@@ -131,9 +137,10 @@ export class ApiKeyStore {
     if (changes === 0) throw apiError('SDR_KEY_NOT_FOUND')
   }
 
-  /** Whether a key that was good is so still. */
-  isLiving (id: string): boolean {
-    return this.#living(id, Date.now()) !== undefined
+  /** Who a key that was good acts for now; undefined when it is so no longer. */
+  principalOf (id: string): Principal | undefined {
+    const row = this.#living(id, Date.now())
+    return row && toPrincipal(row)
   }
 
   /** Who the key acts for, with the permissions that both the key and its owner have now; undefined when it is not valid. */
@@ -146,10 +153,7 @@ export class ApiKeyStore {
     if (row.last_used_at === null || now - row.last_used_at > lastUseResolution) {
       this.#database.prepare('UPDATE api_keys SET last_used_at = ? WHERE id = ?').run(now, id)
     }
-    const owned = rolePermissions[row.role]
-    const permissions = (JSON.parse(row.permissions) as Permission[]).filter(permission => owned.includes(permission))
-    const { user_id, username, role, source, expires_at: keyExpiresAt } = row
-    return { id: user_id, username, role, source, permissions, via: 'api-key', keyId: id, keyExpiresAt }
+    return toPrincipal(row)
   }
 
   #living (id: string, now: number): KeyRow | undefined {
@@ -162,13 +166,26 @@ function hashOf (key: string): Buffer {
   return createHash('sha256').update(key).digest()
 }
 
-function toKey ({ id, name, user_id, username, permissions, created_at, expires_at, last_used_at }: KeyRow): ApiKey {
+/** What is stored are the permissions of a set: older releases took one twice. */
+function permissionsOf ({ permissions }: Pick<KeyRow, 'permissions'>): Permission[] {
+  return [...new Set(JSON.parse(permissions) as Permission[])]
+}
+
+function toPrincipal (row: KeyRow): Principal {
+  const owned = rolePermissions[row.role]
+  const permissions = permissionsOf(row).filter(permission => owned.includes(permission))
+  const { id: keyId, user_id: id, username, role, source, expires_at: keyExpiresAt } = row
+  return { id, username, role, source, permissions, via: 'api-key', keyId, keyExpiresAt }
+}
+
+function toKey (row: KeyRow): ApiKey {
+  const { id, name, user_id, username, created_at, expires_at, last_used_at } = row
   return {
     id,
     name,
     user_id,
     username,
-    permissions: JSON.parse(permissions) as Permission[],
+    permissions: permissionsOf(row),
     created_at: isoTime(created_at),
     expires_at: expires_at === null ? null : isoTime(expires_at),
     last_used_at: last_used_at === null ? null : isoTime(last_used_at)

@@ -1,6 +1,6 @@
 import { chmodSync } from 'node:fs'
 import type { DatabaseSync } from '@photostructure/sqlite'
-import { CommandError, exitCodes } from '../errors.ts'
+import { apiError, CommandError, exitCodes } from '../errors.ts'
 import { sqlite } from './sqlite.ts'
 
 export type Database = InstanceType<typeof DatabaseSync>
@@ -22,12 +22,46 @@ export function openDatabase (file: string, migrations: readonly string[]): Data
     database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON')
     if (file !== ':memory:') chmodSync(file, 0o600)
     migrate(database, file, migrations)
+    refuseNul(database)
     return database
   } catch (error) {
     if (error instanceof CommandError) throw error
     throw new CommandError(exitCodes.storage,
       `The database ${file} cannot be opened: ${(error as Error).message}. Check that its folder exists and is writable.`,
       { cause: error })
+  }
+}
+
+/**
+ * SQLite's binding ends a text at its first NUL: `alice\0x` would be stored, and found, as `alice`. So statements refuse
+ * such a text. Routes refuse it before, by the name of its field.
+ */
+function refuseNul (database: Database): void {
+  const prepare = database.prepare.bind(database)
+  // Defined, because what the addon gives its classes cannot be assigned to.
+  Object.defineProperty(database, 'prepare', {
+    value: (...args: Parameters<typeof prepare>) => {
+      const statement = prepare(...args)
+      for (const name of ['run', 'get', 'all', 'iterate'] as const) {
+        const call = statement[name].bind(statement) as (...values: unknown[]) => unknown
+        Object.defineProperty(statement, name, {
+          value: (...values: unknown[]) => {
+            values.forEach(checkValue)
+            return call(...values)
+          }
+        })
+      }
+      return statement
+    }
+  })
+}
+
+/** @param value of one parameter, or an object with those of all named ones */
+function checkValue (value: unknown): void {
+  if (typeof value === 'string') {
+    if (value.includes('\0')) throw apiError('SDR_INVALID_REQUEST', 'Expected texts without the character NUL')
+  } else if (typeof value === 'object' && value !== null && !ArrayBuffer.isView(value)) {
+    Object.values(value).forEach(checkValue)
   }
 }
 

@@ -1,3 +1,5 @@
+import { foldedName } from './users.ts'
+
 /**
  * What is counted. `tolerated` failures cost nothing, because people mistype; each further one doubles the wait. One
  * failure is forgotten for every `forgiven` milliseconds of quiet.
@@ -98,6 +100,6 @@ export class LoginThrottle {
 }
 
 function keysOf (username: string, address: string): [pair: [Meter, string], ...others: Array<[Meter, string]>] {
-  const name = username.toLowerCase()
+  const name = foldedName(username)
   return [['pair', `${address} ${name}`], ['address', `@${address}`], ['account', `#${name}`]]
 }

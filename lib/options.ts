@@ -42,6 +42,7 @@ export const optionTable = {
   'jwt-secret-file': { kind: 'path', group: 'Authentication', describe: 'File that holds the secret; without either one is made and kept in --auth-data-dir' },
   'jwt-expiration': { kind: 'integer', group: 'Authentication', default: 60, minimum: 1, maximum: 43200, describe: 'Lifetime of an access token in minutes' },
   'refresh-expiration': { kind: 'integer', group: 'Authentication', default: 30, minimum: 1, maximum: 365, describe: 'Days after which an unused session ends' },
+  'session-days': { kind: 'integer', group: 'Authentication', default: 90, minimum: 1, maximum: 3650, describe: 'Days after the login when a session ends, however often it is refreshed' },
   'public-paths': { kind: 'list', group: 'Authentication', default: [], describe: 'Paths that need no credentials, and what lies below them; METHOD:/path opens another method than GET, !/path closes one' },
   'enable-guest-access': { kind: 'boolean', group: 'Authentication', default: false, describe: 'Callers without credentials act as the guest' },
   'guest-permissions': { kind: 'list', group: 'Authentication', default: ['models:read', 'queue:read'], choices: permissions, describe: 'What the guest may do' },

@@ -48,7 +48,12 @@ export interface Principal {
 
 /** Whether it is an API key that may do less than its owner. Such a key must not reach what manages the account itself. */
 export function isNarrowKey ({ via, role, permissions: held }: Principal): boolean {
-  return via === 'api-key' && held.length < rolePermissions[role as AccountRole].length
+  return via === 'api-key' && rolePermissions[role as AccountRole].some(permission => !held.includes(permission))
+}
+
+/** Whether it is an API key that expires. Such a key must not make anything that gives power for longer. */
+export function isPassing ({ via, keyExpiresAt }: Principal): boolean {
+  return via === 'api-key' && keyExpiresAt !== null
 }
 
 /** With `--auth none` everybody is the operator of the machine. */
@@ -59,6 +64,11 @@ export const operator: Principal = Object.freeze({
 /** The principal of a caller without credentials, where guests are let in. */
 export function guestPrincipal (allowed: readonly Permission[]): Principal {
   return Object.freeze({ id: 'guest', username: 'guest', role: 'guest', permissions: allowed, via: 'guest' })
+}
+
+/** Whether the jobs of an owner belong to no account: to the operator, or to the guest. */
+export function isOwnerWithoutAccount (owner: string): boolean {
+  return owner === operator.id || owner === 'guest'
 }
 
 /** `jobs:all` sees every job; everybody else their own. Undefined means all. */

@@ -5,6 +5,7 @@ import { transaction, type Database } from './database.ts'
 import type { AccountRole, AccountSource } from './principals.ts'
 import { Remembered, type Versioned } from './remembered.ts'
 import { isoTime } from './iso-time.ts'
+import type { CheckedAccount } from './users.ts'
 
 /** A session as its owner sees it. */
 interface Session {
@@ -32,7 +33,8 @@ interface SessionRow {
 
 export interface OpenedSession {
   sessionId: string
-  userId: string
+  /** The account as it was when the session was opened or refreshed. */
+  user: SessionUser
   /** Opaque, good for one use. */
   refreshToken: string
 }
@@ -40,7 +42,7 @@ export interface OpenedSession {
 /** Why a known refresh token gets no next one: it was used before, or its account is not admitted at present. */
 export interface RefusedRefresh {
   sessionId: string
-  userId: string
+  user: SessionUser
   refreshToken: null
   reason: 'reused' | 'not admitted'
 }
@@ -55,7 +57,7 @@ const mostRemembered = 10_000
 const rememberedTokens = 100
 
 /** The account of a session, as it is now. */
-interface SessionUser {
+export interface SessionUser {
   id: string
   username: string
   role: AccountRole
@@ -69,17 +71,22 @@ interface SessionUser {
 export class SessionStore {
   readonly #database: Database
   readonly #lifetime: number
+  readonly #longest: number
   readonly #active: Remembered<ActiveRow>
   readonly #findActive
   readonly #addresses
 
   /**
-   * @param lifetime milliseconds that a session lives on after its last refresh.
+   * @param lifetime milliseconds that a session lives on after its last refresh
+   * @param longest milliseconds after the login that no refresh goes beyond
    * @param changes lets sessions be remembered, with their accounts, until anybody writes to the database
    */
-  constructor (database: Database, lifetime: number, changes?: Versioned) {
+  constructor (database: Database, { lifetime, longest = Infinity, changes }: { lifetime: number, longest?: number, changes?: Versioned }) {
     this.#database = database
     this.#lifetime = lifetime
+    this.#longest = longest
+    // Sessions of the time before this bound was, or was as low.
+    database.prepare('UPDATE sessions SET expires_at = created_at + $longest WHERE expires_at > created_at + $longest').run({ longest })
     this.#active = new Remembered(changes, mostRemembered)
     const active = database.prepare(`
       SELECT users.id, users.username, users.role, users.source, sessions.expires_at
@@ -89,17 +96,25 @@ export class SessionStore {
       SELECT DISTINCT address FROM sessions JOIN users ON users.id = user_id WHERE username = ? COLLATE NOCASE AND expires_at > ?`)
   }
 
-  open (userId: string, address: string, userAgent: string): OpenedSession {
+  /**
+   * Opens a session of an account whose password was found right.
+   * @returns undefined when the account was disabled or removed since, or its password changed.
+   */
+  open ({ user: { id: userId }, hash }: CheckedAccount, address: string, userAgent: string): OpenedSession | undefined {
     return transaction(this.#database, () => {
       const now = Date.now()
+      const user = this.#database.prepare(`
+        UPDATE users SET last_login_at = ? WHERE id = ? AND disabled = 0 AND password IS ? RETURNING id, username, role, source`)
+        .get(now, userId, hash) as SessionUser | undefined
+      if (user === undefined) return undefined
       const sessionId = uuidv7()
       this.#database.prepare('DELETE FROM sessions WHERE expires_at <= ?').run(now)
       this.#database.prepare('INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)')
-        .run(sessionId, userId, address, userAgent.slice(0, 256), now, now, now + this.#lifetime)
+        .run(sessionId, userId, address, userAgent.slice(0, 256), now, now, now + Math.min(this.#lifetime, this.#longest))
       this.#database.prepare(`
         DELETE FROM sessions WHERE user_id = ? AND id NOT IN (
           SELECT id FROM sessions WHERE user_id = ? ORDER BY last_used_at DESC, id DESC LIMIT ?)`).run(userId, userId, sessionsPerUser)
-      return { sessionId, userId, refreshToken: this.#issue(sessionId) }
+      return { sessionId, user, refreshToken: this.#issue(sessionId) }
     })
   }
 
@@ -114,24 +129,25 @@ export class SessionStore {
     return transaction(this.#database, () => {
       const now = Date.now()
       const found = this.#database.prepare(`
-        SELECT sessions.id AS sessionId, users.id AS userId, users.source, refresh_tokens.used_at AS usedAt
+        SELECT sessions.id AS sessionId, users.id, users.username, users.role, users.source, refresh_tokens.used_at AS usedAt
         FROM refresh_tokens JOIN sessions ON sessions.id = refresh_tokens.session_id JOIN users ON users.id = sessions.user_id
         WHERE refresh_tokens.hash = ? AND sessions.expires_at > ? AND users.disabled = 0`).get(hash, now) as
-        { sessionId: string, userId: string, source: AccountSource, usedAt: number | null } | undefined
+        SessionUser & { sessionId: string, usedAt: number | null } | undefined
       if (found === undefined) return undefined
-      const { sessionId, userId, source, usedAt } = found
+      const { sessionId, usedAt, ...user } = found
       if (usedAt !== null) {
         this.#database.prepare('DELETE FROM sessions WHERE id = ?').run(sessionId)
-        return { sessionId, userId, refreshToken: null, reason: 'reused' }
+        return { sessionId, user, refreshToken: null, reason: 'reused' }
       }
-      if (!admits({ id: userId, source })) return { sessionId, userId, refreshToken: null, reason: 'not admitted' }
+      if (!admits({ id: user.id, source: user.source })) return { sessionId, user, refreshToken: null, reason: 'not admitted' }
       this.#database.prepare('UPDATE refresh_tokens SET used_at = ? WHERE hash = ?').run(now, hash)
       this.#database.prepare(`
         DELETE FROM refresh_tokens WHERE session_id = ? AND hash IN (
           SELECT hash FROM refresh_tokens WHERE session_id = ? AND used_at IS NOT NULL ORDER BY used_at DESC LIMIT -1 OFFSET ?)`)
         .run(sessionId, sessionId, rememberedTokens)
-      this.#database.prepare('UPDATE sessions SET last_used_at = ?, expires_at = ? WHERE id = ?').run(now, now + this.#lifetime, sessionId)
-      return { sessionId, userId, refreshToken: this.#issue(sessionId) }
+      this.#database.prepare('UPDATE sessions SET last_used_at = ?, expires_at = min(?, created_at + ?) WHERE id = ?')
+        .run(now, now + this.#lifetime, this.#longest, sessionId)
+      return { sessionId, user, refreshToken: this.#issue(sessionId) }
     })
   }
 

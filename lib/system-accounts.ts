@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { apiError } from '../errors.ts'
 import {
   findAuthAddon, loadAuthAddon,
-  type AuthAddon, type PamRequest, type SystemGroup, type UnixRequest, type Verdict, type VerdictCode
+  type AuthAddon, type PamRequest, type SystemAccount, type SystemGroup, type UnixRequest, type Verdict, type VerdictCode
 } from '../native/index.ts'
 
 /** Milliseconds before which no refusal is given: the age of an account's hash method must not show in the time. */
@@ -77,6 +77,11 @@ export class SystemAccounts {
   /** As `authenticatePam`, against the account database. Never root, never without a password. */
   authenticateUnix (request: UnixRequest): Promise<AccountCheck> {
     return this.#authenticate(addon => addon.unixAuthenticate(request))
+  }
+
+  /** The account of that name as the system spells it; null when there is none. */
+  lookup (user: string): Promise<SystemAccount | null> {
+    return this.#inPlace(addon => addon.lookup(user))
   }
 
   /** The groups of an account, the primary one included; null when there is no such account. */

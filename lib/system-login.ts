@@ -3,8 +3,9 @@ import { apiError, type ErrorCode } from '../errors.ts'
 import { printable } from './audit.ts'
 import type { Options } from './options.ts'
 import type { AccountRole, Principal } from './principals.ts'
+import type { SystemAccount } from '../native/index.ts'
 import type { AccountCheck, SystemAccounts } from './system-accounts.ts'
-import type { User, UserStore } from './users.ts'
+import { isLoginName, type CheckedAccount, type UserStore } from './users.ts'
 
 interface SystemLoginParts {
   source: 'unix' | 'pam'
@@ -42,24 +43,40 @@ export class SystemLogin {
    * The account of a system user with a right password; undefined when it is not let in.
    * @throws {ApiError} what `refusals` lists
    */
-  async verify (username: string, password: string, remoteHost: string): Promise<User | undefined> {
+  async verify (typed: string, password: string, remoteHost: string): Promise<CheckedAccount | undefined> {
     const { source, users, logger } = this.#parts
-    // Who may not come in is asked for a password that nobody has: how long the answer takes must not tell a right one.
+    // A directory may know one account under several spellings, of which one is its name.
+    const listed = await this.#lookup(typed)
+    const username = listed?.name ?? typed
+    // Who may not come in is asked for a password that no account has: how long the answer takes must not tell a right one.
     const mayTry = await this.#roleOf(username) !== undefined && users.find(username, source)?.disabled !== true
     const check = await this.#check(username, mayTry ? password : randomBytes(32).toString('hex'), remoteHost)
     if (!check.ok) {
-      const reason = mayTry ? check.message : 'the account is disabled here, or in none of --allowed-groups'
+      const reason = mayTry ? check.message : 'the account is root, disabled here, or in none of --allowed-groups'
       logger.warn(printable({ username, code: check.code, reason }), 'The system refused a login')
       const code = refusals[check.code]
       if (code !== undefined) throw apiError(code)
       return undefined
     }
     // PAM may know the account under another name than the one that was typed.
-    const role = await this.#roleOf(check.user)
-    if (role === undefined) return undefined
+    const [role, confusion] = [await this.#roleOf(check.user), await this.#confusion(check.user)]
+    if (confusion !== undefined) logger.warn(printable({ username: check.user, reason: confusion }), 'The system let an account in that is refused here')
+    if (role === undefined || confusion !== undefined) return undefined
     const user = users.external(source, check.user, role)
     this.#barred.delete(user.id)
-    return user.disabled ? undefined : user
+    return user.disabled ? undefined : { user, hash: null }
+  }
+
+  /**
+   * Why the name that PAM answered could be a second spelling of an account: the account database of this machine, which
+   * would say its one name, does not know it.
+   */
+  async #confusion (name: string): Promise<string | undefined> {
+    if (!isLoginName(name)) return 'its name has characters that no name may have'
+    if (await this.#lookup(name) !== null) return undefined
+    if (name !== name.trim()) return 'its name begins or ends with a blank'
+    const twin = this.#parts.users.spelledLike(this.#parts.source, name)
+    return twin === undefined ? undefined : `there is an account ${twin}, which could be the same in another spelling`
   }
 
   /** Asks the system again about every account with a session or a key: it may be gone, or in other groups. */
@@ -93,9 +110,19 @@ export class SystemLogin {
       : accounts.authenticatePam({ user, password, remoteHost, service: options.pamServiceName })
   }
 
-  /** What an account would come in as, undefined when not at all. */
+  /** null when the account database of this machine has no such account. */
+  async #lookup (username: string): Promise<SystemAccount | null> {
+    return await this.#parts.accounts.lookup(username).catch(error => {
+      if (error instanceof TypeError) return null // no account has such a name
+      throw error
+    })
+  }
+
+  /** What an account would come in as; undefined when not at all, as root and a name that is another's second spelling. */
   async #roleOf (username: string): Promise<AccountRole | undefined> {
     const { source, accounts, options: { adminUsers, adminGroups, allowedGroups } } = this.#parts
+    const listed = await this.#lookup(username)
+    if (listed !== null && (listed.uid === 0 || listed.name !== username)) return undefined
     const groups = await accounts.groups(username).catch(error => {
       if (error instanceof TypeError) return null // no account has such a name
       throw error

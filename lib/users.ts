@@ -5,6 +5,7 @@ import { isoTime } from './iso-time.ts'
 import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from './page.ts'
 import { passwordLength, type PasswordHasher } from './passwords.ts'
 import { accountSources, type AccountRole, type AccountSource } from './principals.ts'
+import { requireStanding, type Actor } from './standing.ts'
 
 export interface User {
   id: string
@@ -32,6 +33,12 @@ interface UserRow {
   last_login_at: number | null
 }
 
+/** An account whose password was found right, and what it was compared with: null for one that the system has checked. */
+export interface CheckedAccount {
+  user: User
+  hash: string | null
+}
+
 /** What changes of an account at once; what is left out stays. */
 interface AccountChanges {
   role?: AccountRole
@@ -41,6 +48,20 @@ interface AccountChanges {
 
 /** What a user name may be. Nothing that could break a log line, a terminal or a path. */
 export const usernamePattern = '^[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}$'
+
+/** What is looked at as a user name at all: a system may have names that no local account can have. */
+export const loginNamePattern = '^[^\\p{C}\\p{Zl}\\p{Zp}]{1,255}$'
+const loginName = new RegExp(loginNamePattern, 'u')
+
+/** Whether a text can be the name of an account; one with control or direction characters can't. */
+export function isLoginName (text: string): boolean {
+  return loginName.test(text)
+}
+
+/** One text for all spellings of a name that a directory may take for the same. */
+export function foldedName (username: string): string {
+  return username.normalize('NFKC').trim().toLowerCase()
+}
 
 const cursorShape = new RegExp(`^(.+)\n(${accountSources.join('|')})$`, 's')
 
@@ -62,17 +83,22 @@ export class UserStore {
     this.#named = { local: named('local', 'NOCASE'), unix: named('unix', 'BINARY'), pam: named('pam', 'BINARY') }
   }
 
-  /** @throws SDR_INVALID_REQUEST for a bad name or password, SDR_CONFLICT when the name is taken. */
-  async create ({ username, password, role }: { username: string, password: string, role: AccountRole }): Promise<User> {
+  /**
+   * @param by who must still be allowed to when the account is stored
+   * @throws SDR_INVALID_REQUEST for a bad name or password, SDR_CONFLICT when the name is taken; what `requireStanding` throws.
+   */
+  async create ({ username, password, role }: { username: string, password: string, role: AccountRole }, by?: Actor): Promise<User> {
     checkUsername(username)
     checkPassword(password)
     const hash = await this.#hasher.hash(password)
-    const id = uuidv7()
-    const { changes } = this.#database.prepare(`
-      INSERT INTO users (id, username, source, role, password, created_at) VALUES (?, ?, 'local', ?, ?, ?)
-      ON CONFLICT DO NOTHING`).run(id, username, role, hash, Date.now())
-    if (changes === 0) throw apiError('SDR_CONFLICT', `There is already a user ${username}.`)
-    return this.get(id)
+    return transaction(this.#database, () => {
+      requireStanding(this.#database, by, 'users:manage')
+      const row = this.#database.prepare(`
+        INSERT INTO users (id, username, source, role, password, created_at) VALUES (?, ?, 'local', ?, ?, ?)
+        ON CONFLICT DO NOTHING RETURNING *`).get(uuidv7(), username, role, hash, Date.now()) as UserRow | undefined
+      if (row === undefined) throw apiError('SDR_CONFLICT', `There is already a user ${username}.`)
+      return toUser(row)
+    })
   }
 
   /** The account that stands for a system user, made at the first login; its role follows the system's groups. */
@@ -83,6 +109,15 @@ export class UserStore {
         ON CONFLICT (source, username) WHERE source <> 'local' DO UPDATE SET role = excluded.role`).run(uuidv7(), username, source, role, Date.now())
       return this.find(username, source)!
     })
+  }
+
+  /** The name of another account of that system that differs in nothing but spelling. */
+  spelledLike (source: 'unix' | 'pam', username: string): string | undefined {
+    const folded = foldedName(username)
+    for (const { username: other } of this.#database.prepare('SELECT username FROM users WHERE source = ?').iterate(source) as Iterable<{ username: string }>) {
+      if (other !== username && foldedName(other) === folded) return other
+    }
+    return undefined
   }
 
   /** The accounts of a system that could come in without a new login: with a session or a key. */
@@ -125,40 +160,62 @@ export class UserStore {
     return this.#database.prepare('SELECT 1 FROM users LIMIT 1').get() === undefined
   }
 
-  /** The local account of that name when the password is right and it is not disabled; all else is the same undefined. */
-  async verify (username: string, password: string): Promise<User | undefined> {
+  /**
+   * The local account of that name when the password is right and it is not disabled; all else is the same undefined. It is
+   * as it was before the check, so what follows from it has to be stored on condition of the hash.
+   */
+  async verify (username: string, password: string): Promise<CheckedAccount | undefined> {
     const row = this.#row(username, 'local')
     const isRight = await this.#hasher.verify(password, row?.password)
-    return isRight && row !== undefined && row.disabled === 0 ? toUser(row) : undefined
+    return isRight && row !== undefined && row.disabled === 0 ? { user: toUser(row), hash: row.password } : undefined
   }
 
-  recordLogin (id: string): void {
-    this.#database.prepare('UPDATE users SET last_login_at = ? WHERE id = ?').run(Date.now(), id)
+  /** Whether there is an account of that id that is not disabled. */
+  isActive (id: string): boolean {
+    return this.#database.prepare('SELECT 1 FROM users WHERE id = ? AND disabled = 0').get(id) !== undefined
   }
 
   /**
-   * Changes an account: all of it or nothing. A new password ends every session but `keepSession`, disabling ends all.
-   * @throws SDR_USER_NOT_FOUND; SDR_CONFLICT for the last administrator, and for what the system decides of its accounts.
+   * Changes the password of an account whose old one was right, unless that has been changed meanwhile; ends every session
+   * but that of the actor.
+   * @throws SDR_INVALID_CREDENTIALS, SDR_INVALID_REQUEST; what `requireStanding` throws.
    */
-  async update (id: string, { role, disabled, password }: AccountChanges, keepSession: string | null = null): Promise<User> {
+  async changePassword ({ user: { id }, hash: checked }: CheckedAccount, next: string, by: Actor): Promise<void> {
+    checkPassword(next)
+    const hash = await this.#hasher.hash(next)
+    transaction(this.#database, () => {
+      requireStanding(this.#database, by)
+      const { changes } = this.#database.prepare('UPDATE users SET password = ? WHERE id = ? AND password = ? AND disabled = 0').run(hash, id, checked)
+      if (changes === 0) throw apiError('SDR_INVALID_CREDENTIALS')
+      this.#database.prepare('DELETE FROM sessions WHERE user_id = ? AND id IS NOT ?').run(id, by.sessionId ?? null)
+    })
+  }
+
+  /**
+   * Changes an account: all of it or nothing. A new password and disabling end every session.
+   * @param by who must still be allowed to when the change is stored
+   * @throws SDR_USER_NOT_FOUND; SDR_CONFLICT for the last administrator, and for what the system decides of its accounts;
+   * what `requireStanding` throws.
+   */
+  async update (id: string, { role, disabled, password }: AccountChanges, by?: Actor): Promise<User> {
     if (password !== undefined) checkPassword(password)
     if (this.get(id).source !== 'local') {
       if (password !== undefined) throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
       if (role !== undefined) throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; --admin-users and --admin-groups decide its role.')
     }
     const hash = password === undefined ? null : await this.#hasher.hash(password)
-    this.#guardLastAdmin(id, () => {
-      this.#database.prepare('UPDATE users SET role = ifnull(?, role), disabled = ifnull(?, disabled), password = ifnull(?, password) WHERE id = ?')
-        .run(role ?? null, disabled === undefined ? null : Number(disabled), hash, id)
-      if (disabled === true) this.#database.prepare('DELETE FROM sessions WHERE user_id = ?').run(id)
-      if (hash !== null) this.#database.prepare('DELETE FROM sessions WHERE user_id = ? AND id IS NOT ?').run(id, keepSession)
+    return this.#guardLastAdmin(id, by, () => {
+      if (disabled === true || hash !== null) this.#database.prepare('DELETE FROM sessions WHERE user_id = ?').run(id)
+      return toUser(this.#database.prepare(`
+        UPDATE users SET role = ifnull(?, role), disabled = ifnull(?, disabled), password = ifnull(?, password) WHERE id = ? RETURNING *`)
+        .get(role ?? null, disabled === undefined ? null : Number(disabled), hash, id) as unknown as UserRow)
     })
-    return this.get(id)
   }
 
-  /** Removes the account with its sessions and keys. */
-  remove (id: string): void {
-    this.#guardLastAdmin(id, () => this.#database.prepare('DELETE FROM users WHERE id = ?').run(id))
+  /** Removes the account with its sessions and keys. @returns what it was */
+  remove (id: string, by?: Actor): User {
+    return this.#guardLastAdmin(id, by, () =>
+      toUser(this.#database.prepare('DELETE FROM users WHERE id = ? RETURNING *').get(id) as unknown as UserRow))
   }
 
   #row (username: string, source: AccountSource): UserRow | undefined {
@@ -166,16 +223,18 @@ export class UserStore {
   }
 
   /** Without an administrator nobody could make one over the API any more. */
-  #guardLastAdmin (id: string, change: () => void): void {
-    transaction(this.#database, () => {
+  #guardLastAdmin (id: string, by: Actor | undefined, change: () => User): User {
+    return transaction(this.#database, () => {
+      requireStanding(this.#database, by, 'users:manage')
       const { role, disabled } = this.get(id)
-      change()
+      const changed = change()
       const admin = this.#database.prepare(`
         SELECT 1 FROM users WHERE role = 'admin' AND disabled = 0 AND source IN (SELECT value FROM json_each(?)) LIMIT 1`)
         .get(JSON.stringify(this.#sources))
       if (role === 'admin' && !disabled && admin === undefined) {
         throw apiError('SDR_CONFLICT', 'This is the last administrator; make another one first.')
       }
+      return changed
     })
   }
 }

@@ -44,7 +44,8 @@ export interface PamRequest extends UnixRequest {
   confDir?: string
 }
 
-interface SystemAccount { name: string, uid: number, gid: number }
+/** `name` as the system spells it, whatever it was looked up by. */
+export interface SystemAccount { name: string, uid: number, gid: number }
 
 /** `name` is null for a group that has only a number. */
 export interface SystemGroup { gid: number, name: string | null }

@@ -3,11 +3,15 @@ import fp from 'fastify-plugin'
 import type { FastifyReply, FastifyRequest, FastifySchema, onRequestHookHandler } from 'fastify'
 import { apiError, CommandError, exitCodes, type ApiError } from '../errors.ts'
 import { readCredential, type Credential } from '../lib/credentials.ts'
-import { guestPrincipal, isNarrowKey, type Permission, type Principal } from '../lib/principals.ts'
+import { guestPrincipal, isNarrowKey, isPassing, rolePermissions, type Permission, type Principal } from '../lib/principals.ts'
 import { readablePattern, resolvePublicRoutes, routeKey } from '../lib/public-paths.ts'
 import { permissionsOf } from '../lib/route-needs.ts'
 
 declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Gives power that may last, an account or a password: not for API keys that expire. */
+    isLasting?: boolean
+  }
   interface FastifyRequest {
     principal: Principal
     credential: Credential | undefined
@@ -25,6 +29,8 @@ declare module 'fastify' {
     vouchesFor?: (account: Pick<Principal, 'id' | 'source'>) => boolean
     /** Whether an account counts at present: one of the system only while the system lets it in. */
     admits: (account: Pick<Principal, 'id' | 'source'>) => boolean
+    /** Decides again about a request that has waited since the guard let it in. @throws {ApiError} 401 or 403 */
+    decideAgain: (request: FastifyRequest) => void
     /** Keys (`GET /api/health`) of the routes that are public; known when the application is ready. */
     publicRoutes: ReadonlySet<string>
   }
@@ -155,8 +161,11 @@ export default fp(async (app) => {
   }
 
   /** Denies what no declaration allows. */
-  function authorize (request: FastifyRequest): ApiError | undefined {
-    const { principal, is404, routeOptions: { config, schema } } = request
+  function authorize (request: FastifyRequest, principal = request.principal): ApiError | undefined {
+    const { is404, routeOptions: { config, schema } } = request
+    if (config.isLasting === true && isPassing(principal)) {
+      return apiError('SDR_FORBIDDEN', 'This API key expires, so it changes neither accounts nor passwords: that would outlast it.')
+    }
     if (is404 || isPublic(request)) return undefined
     const needed = permissionsOf(config)
     const isPermitted = needed.some(permission => principal.permissions.includes(permission))
@@ -187,12 +196,46 @@ export default fp(async (app) => {
     })
   }
 
-  function hasEnded ({ principal: { id, sessionId, keyId } }: FastifyRequest): boolean {
-    if (sessionId !== undefined) return app.sessions.activeUser(sessionId, id) === undefined
-    return keyId !== undefined && !app.keys.isLiving(keyId)
+  /** Who the credential of a request stands for now; undefined when it has ended, or the account is not admitted. */
+  function principalNow ({ principal }: FastifyRequest): Principal | undefined {
+    const { id, sessionId, keyId } = principal
+    if (sessionId === undefined && keyId === undefined) return principal
+    const user = sessionId === undefined ? undefined : app.sessions.activeUser(sessionId, id)
+    const now = keyId === undefined
+      ? user && { ...principal, username: user.username, role: user.role, permissions: rolePermissions[user.role] }
+      : app.keys.principalOf(keyId)
+    return now !== undefined && app.admits(now) ? now : undefined
   }
 
-  // A session or key that ends takes its open streams with it.
+  app.decorate('decideAgain', request => {
+    const principal = principalNow(request)
+    if (principal === undefined) throw apiError('SDR_INVALID_TOKEN', 'The session or key of this request has ended.')
+    const refusal = authorize(request, principal)
+    if (refusal !== undefined) throw refusal
+    request.principal = principal
+  })
+
+  // A body may take minutes to come, and what its caller may do can have changed since the guard saw the headers.
+  app.addHook('preHandler', (request, _reply, done) => {
+    try {
+      if (request.principal !== undefined && request.body != null) app.decideAgain(request)
+      done()
+    } catch (error) {
+      done(error as ApiError)
+    }
+  })
+
+  /**
+   * Whether the caller of an open answer may not have it any more. That includes a permission it has lost and that the route
+   * does not ask for: it may be why the caller sees the jobs of others. A caller who still may comes back.
+   */
+  function hasEnded (request: FastifyRequest): boolean {
+    const now = principalNow(request)
+    return now === undefined || authorize(request, now) !== undefined ||
+      request.principal.permissions.some(permission => !now.permissions.includes(permission))
+  }
+
+  // A session, a key or a right that ends takes its open streams with it.
   const timer = setInterval(() => {
     for (const reply of unanswered) {
       if (reply.raw.closed) unanswered.delete(reply)

@@ -3,14 +3,14 @@ import type { FastifyRequest } from 'fastify'
 import { apiError, type ApiError } from '../errors.ts'
 import { LoginThrottle } from '../lib/login-throttle.ts'
 import type { RefusedRefresh } from '../lib/sessions.ts'
-import type { User } from '../lib/users.ts'
+import { isLoginName, type CheckedAccount } from '../lib/users.ts'
 import { notAdmitted } from './auth.ts'
 import type { Login } from './tokens.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** How the running method checks a password; a method with no login leaves it undefined. */
-    verifyLogin?: (username: string, password: string, request: FastifyRequest) => Promise<User | undefined>
+    verifyLogin?: (username: string, password: string, request: FastifyRequest) => Promise<CheckedAccount | undefined>
     logins: {
       /** @throws {ApiError} 401 for a wrong name or password, 429 while backing off */
       login: (username: string, password: string, request: FastifyRequest) => Promise<Login>
@@ -39,19 +39,21 @@ export default fp(async (app) => {
   }
 
   /** @throws {ApiError} when the password is wrong, or the account or the address has to wait */
-  async function check (username: string, password: string, request: FastifyRequest): Promise<User> {
-    const verify = verifier()
+  async function check (
+    username: string, password: string, request: FastifyRequest, verify: NonNullable<typeof app.verifyLogin>
+  ): Promise<CheckedAccount> {
+    if (!isLoginName(username)) throw apiError('SDR_INVALID_CREDENTIALS')
     const address = app.addressOf(request)
     const isKnown = () => app.sessions.addressesOf(username).some(known => app.addressOf({ ip: known }) === address)
     const wait = throttle.attempt(username, address, isKnown)
     if (wait > 0) throw apiError('SDR_RATE_LIMITED', `Too many failed logins; try again in ${wait} s.`, { retryAfter: wait })
-    const user = await verify(username, password, request).catch(error => {
+    const account = await verify(username, password, request).catch(error => {
       if (error.statusCode === 503) throttle.takeBack(username, address)
       throw error
     })
-    if (user === undefined) throw apiError('SDR_INVALID_CREDENTIALS')
+    if (account === undefined) throw apiError('SDR_INVALID_CREDENTIALS')
     throttle.succeed(username, address)
-    return user
+    return account
   }
 
   /** Runs `work`, and records its refusal. */
@@ -66,17 +68,17 @@ export default fp(async (app) => {
 
   app.decorate('logins', {
     login: async (username, password, request) => await recorded(request, 'login', username, async () => {
-      const user = await check(username, password, request)
-      app.users.recordLogin(user.id)
-      const session = app.sessions.open(user.id, request.ip, request.headers['user-agent'] ?? '')
-      app.audit(request, { event: 'login', actor: user.username, subject: session.sessionId })
+      const account = await check(username, password, request, verifier())
+      const session = app.sessions.open(account, request.ip, request.headers['user-agent'] ?? '')
+      if (session === undefined) throw apiError('SDR_INVALID_CREDENTIALS') // disabled, or given a new password, during the check
+      app.audit(request, { event: 'login', actor: session.user.username, subject: session.sessionId })
       return app.tokens.issue(session)
     }),
 
     refresh (refreshToken, request) {
       verifier()
       const session = app.sessions.rotate(refreshToken, app.admits)
-      const entry = { event: 'refresh', actor: session === undefined ? '' : app.users.get(session.userId).username, subject: session?.sessionId } as const
+      const entry = { event: 'refresh', actor: session?.user.username ?? '', subject: session?.sessionId } as const
       if (session === undefined || session.refreshToken === null) {
         const reason = session?.reason ?? 'unknown'
         app.audit(request, { ...entry, outcome: 'failure', reason })
@@ -88,10 +90,11 @@ export default fp(async (app) => {
 
     changePassword: async (request, current, next) => await recorded(request, 'user.password', request.principal.username, async () => {
       verifier()
-      const { id, username, sessionId } = request.principal
-      if (app.users.get(id).source !== 'local') throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
-      await check(username, current, request)
-      await app.users.update(id, { password: next }, sessionId)
+      const { username, source } = request.principal
+      if (source !== 'local') throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
+      // Not what the method asks: under --auth unix and pam that is the system, which may have another account of this name.
+      const account = await check(username, current, request, async (username, password) => await app.users.verify(username, password))
+      await app.users.changePassword(account, next, request.principal)
       app.audit(request, { event: 'user.password', subject: username })
     })
   })

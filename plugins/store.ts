@@ -30,7 +30,9 @@ export default fp<StoreOptions>(async (app, { passwordCost }) => {
   const observer = openAuthDatabase(app.folders.auth)
   const changes = new DatabaseChanges(database, { tables: ['users', 'sessions', 'api_keys'], observer })
   app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost), sourcesOf(app.config.auth)))
-  app.decorate('sessions', new SessionStore(database, app.config.refreshExpiration * day, changes))
+  app.decorate('sessions', new SessionStore(database, {
+    lifetime: app.config.refreshExpiration * day, longest: app.config.sessionDays * day, changes
+  }))
   app.decorate('keys', new ApiKeyStore(database, changes))
   const auditLog = new AuditLog(database)
   app.decorate('auditLog', auditLog)

@@ -105,9 +105,8 @@ export default fp(async (app) => {
       const { id, username, role, source } = user
       return { id, username, role, source, permissions: rolePermissions[role], via: 'jwt', sessionId: sid }
     },
-    issue ({ sessionId, userId, refreshToken }) {
-      const { id, username, role } = app.users.get(userId)
-      const token = app.jwt.sign({ sub: userId, sid: sessionId, jti: uuidv7(), typ: 'access' })
+    issue ({ sessionId, user: { id, username, role }, refreshToken }) {
+      const token = app.jwt.sign({ sub: id, sid: sessionId, jti: uuidv7(), typ: 'access' })
       const { exp } = app.jwt.decode<Claims>(token)!
       return {
         token,

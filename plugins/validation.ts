@@ -33,6 +33,11 @@ interface Schema {
   writeOnly?: boolean
 }
 
+interface Validate {
+  (data: unknown): boolean
+  errors?: FastifySchemaValidationError[] | null
+}
+
 interface Explanation {
   field: string
   expected: string
@@ -55,12 +60,37 @@ export default fp<SchemaOptions>(async (app, { compileAtOnce }) => {
   let compilers: Record<'body' | 'others', ReturnType<typeof compilerOf>> | undefined
   app.setValidatorCompiler(validatorsLater((route: { httpPart?: string }) => {
     compilers ??= { body: compilerOf(false), others: compilerOf(true) }
-    return compilers[route.httpPart === 'body' ? 'body' : 'others'](route as never) as (data: unknown) => boolean
+    return withoutNul(compilers[route.httpPart === 'body' ? 'body' : 'others'](route as never) as Validate)
   }, compileAtOnce))
   app.setSchemaErrorFormatter((problems, part) => {
     return unexpected(explain(problems[0] as Problem, part))
   })
 }, { name: 'validation' })
+
+/**
+ * A validator that also refuses the character NUL in texts and in names of fields. The database and the engines end texts
+ * there, so that two different ones would be the same to them.
+ */
+function withoutNul (validate: Validate): Validate {
+  const check: Validate = data => {
+    const isValid = validate(data)
+    const field = isValid ? fieldWithNul(data) : undefined // what is valid is of a bounded depth and size
+    check.errors = field === undefined ? validate.errors : [{ keyword: 'nul', params: {}, instancePath: field, schemaPath: '', message: '' }]
+    return isValid && field === undefined
+  }
+  return check
+}
+
+/** The path of the first field that has a NUL in its text or its name, as ajv writes it. */
+function fieldWithNul (data: unknown): string | undefined {
+  if (typeof data === 'string') return data.includes('\0') ? '' : undefined
+  if (typeof data !== 'object' || data === null || ArrayBuffer.isView(data)) return undefined
+  for (const [name, value] of Object.entries(data)) {
+    const field = name.includes('\0') ? '' : fieldWithNul(value)
+    if (field !== undefined) return `/${shortened(name.replaceAll('\0', '\ufffd'))}${field}`
+  }
+  return undefined
+}
 
 function explain ({ keyword, params, instancePath, data, parentSchema = {} }: Problem, part: string): Explanation {
   const path = instancePath.split('/').slice(1)
@@ -76,6 +106,8 @@ function explain ({ keyword, params, instancePath, data, parentSchema = {} }: Pr
     }
     case 'required':
       return { field: at(String(params.missingProperty)), expected: 'a value', received: 'nothing' }
+    case 'nul': // the text is not repeated: it may be a secret
+      return { field: at(), expected: 'a text without the character NUL', received: 'one with it' }
     case 'enum':
       return { field: at(), expected: `one of ${(params.allowedValues as unknown[]).join(', ')}`, received }
     default:

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '../lib/type.ts'
-import { Id, Login, Me, Named, NewPassword, None, Password, Session } from './schemas.ts'
+import { loginNamePattern } from '../lib/users.ts'
+import { Id, Login, Me, Named, NewPassword, None, Password, Session, Validation } from './schemas.ts'
 
 const tags = ['authentication']
 
@@ -15,7 +16,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       description: 'Opens a session. Failed logins make the account and the address wait; Retry-After says how long.',
       errors: ['SDR_INVALID_CREDENTIALS', 'SDR_PASSWORD_EXPIRED', 'SDR_ACCOUNT_UNAVAILABLE', 'SDR_SECOND_FACTOR_REQUIRED', 'SDR_CONFLICT'],
       body: Type.Object({
-        username: Type.String({ minLength: 1, maxLength: 255, examples: ['alice'] }),
+        username: Type.String({ maxLength: 255, pattern: loginNamePattern, description: 'Without control characters', examples: ['alice'] }),
         password: Password
       }, { additionalProperties: false }),
       response: { 200: Named(Login) }
@@ -59,7 +60,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   })
 
   app.post('/password', {
-    config: { needsAccount: true, rateLimit: app.loginRateLimit },
+    config: { needsAccount: true, isLasting: true, rateLimit: app.loginRateLimit },
     schema: {
       operationId: 'changePassword',
       tags,
@@ -104,15 +105,30 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     return reply.code(204).send(null)
   })
 
-  for (const [path, operationId, summary, description] of [
-    ['/me', 'getMe', 'Who am I?', 'The account that the credentials belong to, and what it may do; the guest where guests are let in.'],
-    ['/validate', 'validateCredentials', 'Are these credentials valid?', 'Answers who they belong to, or 401; for proxies and other servers that ask.']
-  ] as const) {
-    app.get(path, {
-      config: { anyCaller: true, neverPublic: true },
-      schema: { operationId, tags, summary, description, response: { 200: Named(Me) } }
-    }, async request => request.principal)
-  }
+  app.get('/me', {
+    config: { anyCaller: true, neverPublic: true },
+    schema: {
+      operationId: 'getMe',
+      tags,
+      summary: 'Who am I?',
+      description: 'The account that the credentials belong to, and what it may do; the guest where guests are let in.',
+      response: { 200: Named(Me) }
+    }
+  }, async ({ principal }) => principal)
+
+  app.get('/validate', {
+    config: { anyCaller: true, neverPublic: true },
+    schema: {
+      operationId: 'validateCredentials',
+      tags,
+      summary: 'Are these credentials valid?',
+      description: 'Answers who they belong to, or 401; for proxies and other servers that ask.',
+      response: { 200: Named(Validation) }
+    }
+  }, async ({ principal }) => {
+    const { id, username, role, permissions } = principal
+    return { valid: true as const, user: { id, username, role, permissions }, ...principal }
+  })
 }
 
 export default routes

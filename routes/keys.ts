@@ -3,7 +3,7 @@ import type { FastifyRequest } from 'fastify'
 import { Type } from '../lib/type.ts'
 import { apiError } from '../errors.ts'
 import { keyNamePattern } from '../lib/api-keys.ts'
-import { permissions, type AccountRole } from '../lib/principals.ts'
+import { permissions } from '../lib/principals.ts'
 import { Key, Named, named, NextCursor, None, OneOf, PageQuery } from './schemas.ts'
 
 const tags = ['authentication']
@@ -42,19 +42,19 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       errors: ['SDR_CONFLICT'],
       body: Type.Object({
         name: Type.String({ maxLength: 64, pattern: keyNamePattern, description: 'What it is for', examples: ['laptop'] }),
-        permissions: Type.Optional(Type.Array(OneOf(permissions), { maxItems: permissions.length, description: 'All of the owner when absent' })),
+        permissions: Type.Optional(Type.Array(OneOf(permissions), { maxItems: permissions.length, uniqueItems: true, description: 'All of the owner when absent' })),
         expires_at: Type.Optional(Type.String({ format: 'date-time', maxLength: 40, description: 'Never when absent; a key that was made with a key ends with it at the latest' }))
       }, { additionalProperties: false, examples: [{ name: 'laptop' }] }),
       response: { 201: Type.Intersect([Named(Key), Type.Object({ key: Type.String({ description: 'Shown this once' }) })], { description: 'The key was made' }) }
     }
   }, async (request, reply) => {
-    const { id, role, via, keyExpiresAt: latest = null } = request.principal
+    const { id: userId, via, keyExpiresAt: latest = null } = request.principal
     if (via !== 'jwt' && via !== 'api-key') throw apiError('SDR_FORBIDDEN', 'API keys belong to accounts; log in first.')
     const { name, permissions, expires_at: expiry } = request.body
     // A key for an hour must not be able to make itself one for ever.
     const expiresAt = expiry === undefined ? latest ?? undefined : Date.parse(expiry)
     if (latest !== null && expiresAt! > latest) throw apiError('SDR_FORBIDDEN', 'A key that is made with a key ends with it at the latest.')
-    const key = app.keys.create({ userId: id, role: role as AccountRole, name, permissions, expiresAt })
+    const key = app.keys.create({ userId, name, permissions, expiresAt }, request.principal)
     app.audit(request, { event: 'key.create', subject: key.id, reason: `${name}: ${key.permissions.join(' ')}` })
     return reply.code(201).send(key)
   })

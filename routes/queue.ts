@@ -12,7 +12,7 @@ import { laneStates } from '../lib/jobs/lane.ts'
 import type { OpenImage } from '../lib/jobs/outputs.ts'
 import type { SchedulerStatus } from '../lib/jobs/scheduler.ts'
 import { visibleOwner } from '../lib/principals.ts'
-import { Id, Job, Named, named, NextCursor, Nullable, OneOf, Time } from './schemas.ts'
+import { exampleId, Id, Job, Named, named, NextCursor, Nullable, OneOf, Time } from './schemas.ts'
 
 const tags = ['queue']
 const config = { permission: 'queue:read' } as const
@@ -127,6 +127,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         status: Type.Optional(OneOf(jobStatuses)),
         type: Type.Optional(OneOf(jobTypes)),
         model: Type.Optional(Type.String({ maxLength: 512 })),
+        owner: Type.Optional(Type.String({ minLength: 1, maxLength: 64, description: 'Id of an account; of another than your own it needs jobs:all', examples: [exampleId] })),
         created_after: Type.Optional(Type.String({ ...time, description: 'Accepted at this time or later' })),
         created_before: Type.Optional(Type.String({ ...time, description: 'Accepted before this time' })),
         cursor: Type.Optional(Type.String({ maxLength: 255, description: 'next_cursor of the page before' })),
@@ -134,7 +135,14 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       }, { additionalProperties: false }),
       response: { 200: Named(JobPage) }
     }
-  }, async request => app.jobs.list({ ...request.query, owner: visibleOwner(request.principal) }))
+  }, async request => {
+    const visible = visibleOwner(request.principal)
+    const { owner = visible, ...filter } = request.query
+    if (visible !== undefined && owner !== visible) {
+      throw apiError('SDR_FORBIDDEN', 'To list the jobs of another account needs the permission jobs:all.')
+    }
+    return app.jobs.list({ ...filter, owner })
+  })
 
   app.get('/job/:id', {
     config,

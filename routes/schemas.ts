@@ -113,6 +113,15 @@ export const Me = named('Me', Type.Object({
   description: 'Who the request acts for', examples: [{ ...alice, role: 'user', via: 'jwt' }]
 }))
 
+export const Validation = named('Validation', Type.Object({
+  valid: Type.Literal(true, { description: 'Credentials that are not are answered with 401' }),
+  user: Type.Object({ ...Principal, role: OneOf(roles) }),
+  ...Me.properties
+}, {
+  description: 'Who valid credentials belong to; the fields of `user` stand beside it too',
+  examples: [{ valid: true, user: { ...alice, role: 'user' }, ...alice, role: 'user', via: 'jwt' }]
+}))
+
 export const User = named('User', Type.Object({
   id: Type.String(),
   username: Type.String(),

@@ -5,6 +5,7 @@ import { Id, Located, Named, named, NewPassword, NextCursor, None, OneOf, PageQu
 
 const tags = ['users']
 const config = { permission: 'users:manage', needsAccount: true } as const
+const changing = { ...config, isLasting: true } as const
 
 const UserPage = named('UserPage', Type.Object({
   users: Type.Array(Named(User)),
@@ -27,12 +28,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.users.list(request.query))
 
   app.post('', {
-    config,
+    config: changing,
     schema: {
       operationId: 'createUser',
       tags,
       summary: 'Make an account',
-      description: 'A local one, which logs in with this password.',
+      description: 'A local one, which logs in with this password. Not with an API key that expires.',
       errors: ['SDR_CONFLICT'],
       body: Type.Object({
         username: Username,
@@ -43,7 +44,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }, async (request, reply) => {
     const { username, password, role = 'user' } = request.body
-    const user = await app.users.create({ username, password, role })
+    const user = await app.users.create({ username, password, role }, request.principal)
     app.audit(request, { event: 'user.create', subject: username, reason: `role ${role}` })
     return reply.code(201).header('location', `/api/users/${user.id}`).send(user)
   })
@@ -62,12 +63,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async request => app.users.get(request.params.id))
 
   app.patch('/:id', {
-    config,
+    config: changing,
     schema: {
       operationId: 'updateUser',
       tags,
       summary: 'Change the role of an account, disable it, enable it, or give it a new password',
-      description: 'A new password and disabling end the sessions of the account at once. The last administrator stays one.',
+      description: 'A new password and disabling end the sessions of the account at once, disabling also cancels its jobs. The last administrator stays one. Not with an API key that expires.',
       errors: ['SDR_USER_NOT_FOUND', 'SDR_CONFLICT'],
       params: UserId,
       body: Type.Object({
@@ -78,28 +79,29 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Named(User) }
     }
   }, async request => {
-    const user = await app.users.update(request.params.id, request.body)
+    const user = await app.users.update(request.params.id, request.body, request.principal)
     const { password, ...shown } = request.body
     const changes = Object.entries(shown).map(([field, value]) => `${field} ${value}`)
     app.audit(request, { event: 'user.update', subject: user.username, reason: [...changes, ...(password === undefined ? [] : ['password'])].join(', ') })
+    if (user.disabled) await app.cancelJobsOfGone()
     return user
   })
 
   app.delete('/:id', {
-    config,
+    config: changing,
     schema: {
       operationId: 'deleteUser',
       tags,
       summary: 'Remove an account with its sessions and keys',
-      description: 'Its jobs and images stay until they are old enough to go. The last administrator cannot be removed.',
+      description: 'Its waiting and running jobs are cancelled; ended ones and their images stay until they are old enough to go. The last administrator cannot be removed. Not with an API key that expires.',
       errors: ['SDR_USER_NOT_FOUND', 'SDR_CONFLICT'],
       params: UserId,
       response: { 204: None }
     }
   }, async (request, reply) => {
-    const { username } = app.users.get(request.params.id)
-    app.users.remove(request.params.id)
+    const { username } = app.users.remove(request.params.id, request.principal)
     app.audit(request, { event: 'user.remove', subject: username })
+    await app.cancelJobsOfGone()
     return reply.code(204).send(null)
   })
 }

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { auditEvents, auditOutcomes, type AuditRecord } from '../../lib/audit.ts'
+import { visibleRow } from '../../lib/visible.ts'
 import { accountCommand } from '../account-command.ts'
 import { say } from '../say.ts'
 import { CommandError, exitCodes } from '../../errors.ts'
@@ -49,5 +50,5 @@ export const audit = accountCommand<Arguments>({
 })
 
 function line ({ at, event, outcome, actor, subject, address, reason }: AuditRecord): string {
-  return [at, outcome, event, actor, subject ?? '-', address ?? '-', reason ?? ''].join('\t').trimEnd()
+  return visibleRow([at, outcome, event, actor, subject ?? '-', address ?? '-', reason ?? ''])
 }

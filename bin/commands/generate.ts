@@ -8,7 +8,7 @@ import { followJob } from '../../lib/follow-job.ts'
 import type { Job } from '../../lib/jobs/job.ts'
 import { numbered, refuseExisting, saveNew } from '../../lib/new-file.ts'
 import { inlineImage, terminalProtocol } from '../../lib/terminal-image.ts'
-import { say } from '../say.ts'
+import { say, sayImage } from '../say.ts'
 
 /** What a request says, by option: the name is that of the field, with `-` for `_`. */
 const fields = {
@@ -95,7 +95,7 @@ async function run (argv: Arguments): Promise<void> {
     const bytes = await client.image(url, accept)
     saveNew(file, bytes, argv.force)
     // Terminals take PNG, whatever was asked for the file.
-    if (protocol !== undefined) say(inlineImage(protocol, accept === 'image/png' ? bytes : await client.image(url), file))
+    if (protocol !== undefined) sayImage(inlineImage(protocol, accept === 'image/png' ? bytes : await client.image(url), file))
     process.stderr.write(`  ${width}×${height}, seed ${seed}\n`)
     say(file)
   }

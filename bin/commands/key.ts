@@ -1,6 +1,7 @@
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { permissions, type Permission } from '../../lib/principals.ts'
+import { visibleRow } from '../../lib/visible.ts'
 import { accountCommand, findUser } from '../account-command.ts'
 import { say } from '../say.ts'
 
@@ -27,9 +28,9 @@ export const key: CommandModule = {
         .option('permissions', { type: 'string', requiresArg: true, describe: `What it may do, all of its owner when left out (${permissions.join(', ')})` })
         .option('expires', { type: 'string', requiresArg: true, describe: 'When it stops working: 30d, 12h or a date; never when left out' }),
       work: ({ users, keys, audit }, argv) => {
-        const { id: userId, username, role } = findUser(users, argv.user)
+        const { id: userId, username } = findUser(users, argv.user)
         const created = keys.create({
-          userId, role, name: argv.name, permissions: readPermissions(argv.permissions), expiresAt: readExpiry(argv.expires)
+          userId, name: argv.name, permissions: readPermissions(argv.permissions), expiresAt: readExpiry(argv.expires)
         })
         audit({ event: 'key.create', subject: created.id, reason: `${argv.name}, for ${username}: ${created.permissions.join(' ')}` })
         say(created.key)
@@ -42,7 +43,7 @@ export const key: CommandModule = {
       builder: yargs => yargs.option('user', { type: 'string', requiresArg: true, describe: 'Only the keys of this account' }),
       work: ({ users, keys }, argv) => {
         for (const one of keys.all(argv.user === undefined ? undefined : findUser(users, argv.user).id)) {
-          say([one.id, one.username, one.name, one.permissions.join(','), `expires ${one.expires_at ?? 'never'}`, `last used ${one.last_used_at ?? 'never'}`].join('\t'))
+          say(visibleRow([one.id, one.username, one.name, one.permissions.join(','), `expires ${one.expires_at ?? 'never'}`, `last used ${one.last_used_at ?? 'never'}`]))
         }
       }
     }))
@@ -61,11 +62,11 @@ export const key: CommandModule = {
 }
 
 function readPermissions (text: string | undefined): Permission[] | undefined {
-  return text?.split(',').map(word => {
-    const permission = permissions.find(one => one === word.trim())
-    if (permission === undefined) throw usage(`Expected some of ${permissions.join(', ')} for --permissions but received ${JSON.stringify(text)}`)
-    return permission
-  })
+  if (text === undefined) return undefined
+  const words = text.split(',').map(word => word.trim())
+  const named = permissions.filter(permission => words.includes(permission))
+  if (named.length === words.length) return named
+  throw usage(`Expected some of ${permissions.join(', ')}, each once, for --permissions but received ${JSON.stringify(text)}`)
 }
 
 const units: Record<string, number> = { h: 3_600_000, d: 86_400_000 }

@@ -9,6 +9,7 @@ import { configurePuller } from '../../lib/models/pull/configure.ts'
 import type { PullRequest } from '../../lib/models/pull/pull.ts'
 import { removeModel } from '../../lib/models/remove.ts'
 import { modelTypes, type ModelType } from '../../lib/models/types.ts'
+import { visibleRow } from '../../lib/visible.ts'
 import { modelsCommand, showBytes } from '../models-command.ts'
 import { say } from '../say.ts'
 
@@ -26,9 +27,9 @@ export const models: CommandModule = {
         const found = catalog.all().filter(model => type === undefined || model.type === type)
         if (json) return say(JSON.stringify(found.map(model => describe(model, { admin: true })), null, 2))
         for (const { id, size, architecture, summary, blocked, error } of found) {
-          say([id, mebibytes(size), architecture ?? '-', summary?.quantization ?? '-', blocked ?? error ?? ''].join('\t').trimEnd())
+          say(visibleRow([id, String(mebibytes(size)), architecture ?? '-', summary?.quantization ?? '-', blocked ?? error ?? '']))
         }
-        for (const { path, message } of catalog.warnings) process.stderr.write(`${path}: ${message}\n`)
+        for (const { path, message } of catalog.warnings) process.stderr.write(`${visibleRow([`${path}: ${message}`])}\n`)
       }
     }))
     .command(modelsCommand<PullRequest>({

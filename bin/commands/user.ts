@@ -5,6 +5,7 @@ import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { accountRoles, type AccountRole } from '../../lib/principals.ts'
 import type { User } from '../../lib/users.ts'
+import { visibleRow } from '../../lib/visible.ts'
 import { accountCommand, findUser } from '../account-command.ts'
 import { say } from '../say.ts'
 
@@ -95,7 +96,7 @@ function withPassword (yargs: Argv): Argv {
 }
 
 function line ({ username, role, source, disabled, last_login_at: lastLogin }: User): string {
-  return [username, role, source === 'local' ? source : `${source} (external)`, disabled ? 'disabled' : 'enabled', lastLogin === null ? 'never logged in' : `last login ${lastLogin}`].join('\t')
+  return visibleRow([username, role, source === 'local' ? source : `${source} (external)`, disabled ? 'disabled' : 'enabled', lastLogin === null ? 'never logged in' : `last login ${lastLogin}`])
 }
 
 async function readPassword ({ 'password-stdin': fromStdin }: Arguments, prompt: string): Promise<string> {

@@ -424,6 +424,11 @@ export class JobStore {
     return this.fail(id, { code: 'server_crashed', message })
   }
 
+  /** Jobs that wait or run, but those that are being cancelled. */
+  unended (): Array<Pick<Job, 'id' | 'owner'>> {
+    return this.#statements.unended.all() as unknown as Array<Pick<Job, 'id' | 'owner'>>
+  }
+
   /** Decides about the jobs that were running when the server died; returns them as they are now. */
   recover (): Job[] {
     const running = this.#statements.running.all() as unknown as Array<{ id: string, cancelling: number }>
@@ -541,7 +546,7 @@ export class JobStore {
       id,
       status,
       error_code: error?.code ?? null,
-      error_message: error?.message.slice(0, longestMessage) ?? null,
+      error_message: error?.message.slice(0, longestMessage).replaceAll('\0', '\ufffd') ?? null,
       bytes: 0,
       now: this.#now()
     })
@@ -717,6 +722,7 @@ function prepareAll (database: Database) {
     postponeWebhook: 'UPDATE webhooks SET tries = tries + 1, due_at = $due_at WHERE job = $sequence',
     forgetWebhook: 'DELETE FROM webhooks WHERE job = $sequence',
 
+    unended: "SELECT id, owner FROM jobs WHERE status = 'queued' OR (status = 'running' AND cancelling = 0)",
     endedBefore: 'SELECT id, created_at FROM jobs WHERE finished_at < $before ORDER BY finished_at LIMIT $limit',
     remove: `DELETE FROM jobs WHERE id IN (SELECT value FROM json_each($ids))
       AND status IN ('completed', 'failed', 'cancelled')`

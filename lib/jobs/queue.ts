@@ -1,5 +1,5 @@
 import { join, resolve as absolute } from 'node:path'
-import { apiError, CommandError, exitCodes } from '../../errors.ts'
+import { apiError, CommandError, exitCodes, type ApiError } from '../../errors.ts'
 import { prepareFolder } from '../folders.ts'
 import { AllowList } from '../network/allow-list.ts'
 import { checkUrl } from '../webhooks/delivery.ts'
@@ -180,6 +180,20 @@ export class JobQueue {
     this.#store.markCancelling(id)
     this.#scheduler.cancel(id)
     return this.get(id, viewer)
+  }
+
+  /** Cancels the waiting and running jobs of the owners that `isGone` says so of. */
+  async cancelAllOf (isGone: (owner: string) => boolean): Promise<void> {
+    const answers = new Map<string, boolean>()
+    for (const { id, owner } of this.#store.unended()) {
+      if (!answers.has(owner)) answers.set(owner, isGone(owner))
+      if (answers.get(owner) === false) continue
+      const job = await this.cancel(id).catch((error: ApiError) => {
+        if (error.code === 'SDR_JOB_NOT_CANCELLABLE' || error.code === 'SDR_JOB_NOT_FOUND') return undefined // it ended meanwhile
+        throw error
+      })
+      if (job !== undefined) this.#logger.info({ job: id, owner }, 'A job was cancelled, because its owner was disabled or removed')
+    }
   }
 
   get status (): QueueStatus {

@@ -15,8 +15,11 @@
 #include <cstring>
 #include <mutex>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 #include <vector>
+
+#include "accounts.h"
 
 namespace {
 
@@ -122,6 +125,21 @@ const char* CodeOf(int result, bool account_phase) {
   }
 }
 
+// Fills in the account that PAM let in, by the one name that it has in the account database of this machine: a directory
+// may know several spellings. Root is refused by its number, whatever its name.
+void AdmitAccount(const std::string& user, Verdict& verdict) try {
+  const auto account = FindAccount(user);
+  if (account && account->uid == 0) {
+    verdict.code = "denied";
+    verdict.message = "accounts with uid 0 may not log in";
+    return;
+  }
+  verdict.user = account ? account->name : user;
+} catch (const std::system_error& error) {
+  verdict.code = "unavailable";
+  verdict.message = error.what();
+}
+
 int Start(const PamRequest& request, const pam_conv* conversation, pam_handle_t** handle) {
 #ifdef HAVE_PAM_START_CONFDIR
   if (!request.config_dir.empty()) {
@@ -202,7 +220,7 @@ Verdict CheckPamAccount(const PamRequest& request, const Secret& password) {
   if (result == PAM_SUCCESS) {
     const void* name = nullptr;
     pam_get_item(handle, PAM_USER, &name);
-    verdict.user = name != nullptr ? static_cast<const char*>(name) : request.user;
+    AdmitAccount(name != nullptr ? static_cast<const char*>(name) : request.user, verdict);
   } else {
     verdict.message = std::string(phase) + ": " + pam_strerror(handle, result);
     if (conversation.asked_for_more) {

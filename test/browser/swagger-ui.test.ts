@@ -56,7 +56,7 @@ t.test('Swagger UI in a browser', { skip: isMissing && `there is no ${executable
 t.test('behind authentication an API key as the password of HTTP Basic gets a browser in', { skip: isMissing && `there is no ${executablePath}` }, async t => {
   const app = await build(t, { auth: 'api-key' })
   const { id } = await app.users.create({ username: 'alice', password, role: 'user' })
-  const { key } = app.keys.create({ userId: id, role: 'user', name: 'browser' })
+  const { key } = app.keys.create({ userId: id, name: 'browser' })
   const url = await app.listen({ host: '127.0.0.1', port: 0 })
   const browser = await chromium.launch({ executablePath, args: quiet })
   t.teardown(() => browser.close())
@@ -73,7 +73,7 @@ for (const scheme of ['bearer', 'apiKey']) {
   t.test(`Authorize works for ${scheme}`, { skip: isMissing && `there is no ${executablePath}` }, async t => {
     const app = await build(t, { auth: 'optional', 'guest-permissions': 'models:read' })
     const { id } = await app.users.create({ username: 'alice', password, role: 'user' })
-    const { key } = app.keys.create({ userId: id, role: 'user', name: 'browser' })
+    const { key } = app.keys.create({ userId: id, name: 'browser' })
     const url = await app.listen({ host: '127.0.0.1', port: 0 })
     const browser = await chromium.launch({ executablePath, args: quiet })
     t.teardown(() => browser.close())

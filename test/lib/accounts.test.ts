@@ -9,7 +9,7 @@ import { LoginThrottle } from '../../lib/login-throttle.ts'
 import { PasswordHasher } from '../../lib/passwords.ts'
 import { tokenSecret } from '../../lib/secrets.ts'
 import { SessionStore } from '../../lib/sessions.ts'
-import { UserStore } from '../../lib/users.ts'
+import { UserStore, type CheckedAccount } from '../../lib/users.ts'
 
 const hasher = new PasswordHasher(10)
 const password = 'correct horse battery staple'
@@ -17,7 +17,7 @@ const password = 'correct horse battery staple'
 function open (t: Test) {
   const database = openAuthDatabase(join(t.testdir(), 'auth'))
   t.teardown(() => database.close())
-  return { users: new UserStore(database, hasher), sessions: new SessionStore(database, 60_000), keys: new ApiKeyStore(database), database }
+  return { users: new UserStore(database, hasher), sessions: new SessionStore(database, { lifetime: 60_000 }), keys: new ApiKeyStore(database), database }
 }
 
 t.test('passwords', async t => {
@@ -44,11 +44,11 @@ t.test('users', async t => {
   await t.rejects(users.create({ username: '../x', password, role: 'user' }), { code: 'SDR_INVALID_REQUEST' })
   await t.rejects(users.create({ username: 'bob', password: 'short', role: 'user' }), { code: 'SDR_INVALID_REQUEST', message: /8 to 1024 characters/ })
 
-  t.match(await users.verify('alice', password), { id: alice.id })
+  t.match(await users.verify('alice', password), { user: { id: alice.id } })
   t.equal(await users.verify('alice', 'wrong'), undefined)
   t.equal(await users.verify('nobody', password), undefined)
 
-  const session = sessions.open(alice.id, '127.0.0.1', 'test')
+  const session = sessions.open(await checked(users, 'alice'), '127.0.0.1', 'test')!
   await users.update(alice.id, { role: 'admin' })
   t.match(sessions.activeUser(session.sessionId, alice.id), { role: 'admin' }, 'the role is read anew')
   await users.update(alice.id, { disabled: true })
@@ -57,7 +57,7 @@ t.test('users', async t => {
 
   t.throws(() => users.remove(admin.id), { code: 'SDR_CONFLICT' }, 'the last administrator stays')
   await t.rejects(users.update(admin.id, { disabled: true, password: 'a new long password' }), { code: 'SDR_CONFLICT' })
-  t.match(await users.verify('root', password), { id: admin.id }, 'all of a change or nothing')
+  t.match(await users.verify('root', password), { user: { id: admin.id } }, 'all of a change or nothing')
   await t.rejects(users.update(admin.id, { role: 'user' }), { code: 'SDR_CONFLICT' })
   t.match(await users.update(alice.id, { disabled: false }), { disabled: false, role: 'admin' })
   users.remove(admin.id)
@@ -74,10 +74,19 @@ t.test('users', async t => {
   t.equal(await users.verify('carol', password), undefined, 'a system account has no password here')
 })
 
+/** The account as a login finds it. */
+async function checked (users: UserStore, username: string, secret = password): Promise<CheckedAccount> {
+  const account = await users.verify(username, secret)
+  if (account === undefined) throw new Error(`${username} was refused`)
+  return account
+}
+
 t.test('sessions', async t => {
   const { users, sessions, database } = open(t)
   const { id } = await users.create({ username: 'alice', password, role: 'user' })
-  const opened = sessions.open(id, '127.0.0.1', 'test')
+  const account = await checked(users, 'alice')
+  const login = (userAgent: string) => sessions.open(account, '127.0.0.1', userAgent)!
+  const opened = login('test')
   const rotated = sessions.rotate(opened.refreshToken)
   if (rotated === undefined || rotated.refreshToken === null) return t.fail('a fresh token was refused')
   t.equal(rotated.sessionId, opened.sessionId)
@@ -85,29 +94,31 @@ t.test('sessions', async t => {
 
   t.equal(sessions.rotate('sdrr_unknown'), undefined)
   t.ok(sessions.activeUser(opened.sessionId, id), 'guessing does not end a session')
-  t.same(sessions.rotate(opened.refreshToken), { sessionId: opened.sessionId, userId: id, refreshToken: null, reason: 'reused' })
+  t.same(sessions.rotate(opened.refreshToken), { sessionId: opened.sessionId, user: opened.user, refreshToken: null, reason: 'reused' })
   t.equal(sessions.activeUser(opened.sessionId, id), undefined, 'the reuse of a token ends the session')
   t.equal(sessions.rotate(rotated.refreshToken), undefined)
 
-  const barred = sessions.open(id, '127.0.0.1', 'barred')
+  const barred = login('barred')
   const asked: unknown[] = []
   const refused = sessions.rotate(barred.refreshToken, account => { asked.push(account); return false })
-  t.same(refused, { sessionId: barred.sessionId, userId: id, refreshToken: null, reason: 'not admitted' })
+  t.same(refused, { sessionId: barred.sessionId, user: barred.user, refreshToken: null, reason: 'not admitted' })
   t.same(asked, [{ id, source: 'local' }])
+  t.match(barred.user, { id, username: 'alice', role: 'user' })
   const admitted = sessions.rotate(barred.refreshToken, () => true)
   t.match(admitted, { sessionId: barred.sessionId, refreshToken: String }, 'a refusal does not use the token up')
   t.match(sessions.rotate(barred.refreshToken, () => false), { reason: 'reused' }, 'a copy ends the session, admitted or not')
   t.equal(sessions.rotate(admitted!.refreshToken!), undefined)
 
-  const kept = sessions.open(id, '127.0.0.1', 'kept')
-  const other = sessions.open(id, '127.0.0.1', 'other')
-  await users.update(id, { password: 'another long password' }, kept.sessionId)
+  const kept = login('kept')
+  const other = login('other')
+  await users.changePassword(account, 'another long password', { id, role: 'user', sessionId: kept.sessionId })
   t.same(sessions.list(id).map(({ id }) => id), [kept.sessionId], 'a new password ends the other sessions')
   t.throws(() => sessions.end(other.sessionId, id), { code: 'SDR_SESSION_NOT_FOUND' })
   t.throws(() => sessions.end(kept.sessionId, 'somebody else'), { code: 'SDR_SESSION_NOT_FOUND' })
 
-  const short = new SessionStore(database, -1)
-  const expired = short.open(id, '', '')
+  const short = new SessionStore(database, { lifetime: -1 })
+  const renewed = await checked(users, 'alice', 'another long password')
+  const expired = short.open(renewed, '', '')!
   t.equal(short.activeUser(expired.sessionId, id), undefined)
   t.equal(short.rotate(expired.refreshToken), undefined)
 
@@ -116,14 +127,51 @@ t.test('sessions', async t => {
   t.match(database.prepare('SELECT count(*) AS count FROM refresh_tokens WHERE session_id = ?').get(kept.sessionId), { count: 101 },
     'the used tokens of a session are bounded')
 
-  for (let count = 0; count < 110; count++) sessions.open(id, '', '')
+  for (let count = 0; count < 110; count++) sessions.open(renewed, '', '')
   t.equal(sessions.list(id).length, 100, 'the oldest sessions make room')
+})
+
+t.test('a session has an end that no refresh goes beyond', async t => {
+  const { users, sessions, database } = open(t)
+  const { id } = await users.create({ username: 'alice', password, role: 'user' })
+  const account = await checked(users, 'alice')
+  const bounded = new SessionStore(database, { lifetime: 60_000, longest: 90_000 })
+  let { refreshToken, sessionId } = bounded.open(account, '', '')!
+  const began = Date.now()
+  for (const [after, isLiving] of [[50_000, true], [89_000, true], [91_000, false]] as const) {
+    const { restore } = t.intercept(Date, 'now', { value: () => began + after, configurable: true })
+    const rotated = bounded.rotate(refreshToken)
+    t.equal(rotated !== undefined, isLiving, `${after} ms after the login`)
+    t.equal(bounded.activeUser(sessionId, id) !== undefined, isLiving)
+    refreshToken = rotated?.refreshToken ?? refreshToken
+    restore()
+  }
+  const old = sessions.open(account, '', '')!
+  database.prepare('UPDATE sessions SET expires_at = created_at + 1000000 WHERE id = ?').run(old.sessionId)
+  const end = () => database.prepare('SELECT expires_at - created_at AS life FROM sessions WHERE id = ?').get(old.sessionId)
+  new SessionStore(database, { lifetime: 60_000, longest: 90_000 }).list(id)
+  t.same({ ...end() }, { life: 90_000 }, 'sessions of an older release, or of a longer bound, are shortened')
+  t.equal(new SessionStore(database, { lifetime: 60_000, longest: 30_000 }).open(account, '', '')!.user.id, id)
+})
+
+t.test('no text with a NUL reaches the database', async t => {
+  const { users, sessions, keys, database } = open(t)
+  const { id } = await users.create({ username: 'alice', password, role: 'user' })
+  const cut = { code: 'SDR_INVALID_REQUEST', message: /NUL/ }
+  t.throws(() => users.find('alice\0x'), cut)
+  await t.rejects(users.verify('alice\0x', password), cut)
+  t.throws(() => users.get(`${id}\0x`), cut)
+  t.throws(() => keys.all(`${id}\0`), cut)
+  t.throws(() => sessions.end('x\0', id), cut)
+  t.throws(() => database.prepare('SELECT * FROM users WHERE id = $id').all({ id: `${id}\0` }), cut)
+  t.throws(() => [...database.prepare('SELECT * FROM users WHERE id = ?').iterate(`${id}\0`)], cut)
+  t.throws(() => database.prepare('UPDATE users SET username = ?').run('a\0'), cut)
 })
 
 t.test('API keys', async t => {
   const { users, keys } = open(t)
   const { id } = await users.create({ username: 'alice', password, role: 'user' })
-  const created = keys.create({ userId: id, role: 'user', name: 'laptop' })
+  const created = keys.create({ userId: id, name: 'laptop' })
   t.match(created.key, /^sdr_[0-9a-f]{16}_[\w-]{43}$/)
   t.match(keys.principal(created.key), { id, username: 'alice', via: 'api-key', permissions: ['models:read', 'generate', 'queue:read'] })
   t.not(JSON.stringify(keys.list({ userId: id }).keys).includes(created.key), 'a list never shows the key')
@@ -132,10 +180,10 @@ t.test('API keys', async t => {
   for (const wrong of ['', 'sdr_', `${created.key}x`, created.key.slice(0, -1) + (created.key.endsWith('A') ? 'B' : 'A'), `sdr_${'0'.repeat(16)}_${'a'.repeat(43)}`]) {
     t.equal(keys.principal(wrong), undefined, wrong)
   }
-  t.throws(() => keys.create({ userId: id, role: 'user', name: 'x', permissions: ['users:manage'] }), { code: 'SDR_FORBIDDEN', message: /users:manage/ })
-  t.throws(() => keys.create({ userId: id, role: 'user', name: 'x', expiresAt: Date.now() - 1 }), { code: 'SDR_INVALID_REQUEST' })
+  t.throws(() => keys.create({ userId: id, name: 'x', permissions: ['users:manage'] }), { code: 'SDR_FORBIDDEN', message: /users:manage/ })
+  t.throws(() => keys.create({ userId: id, name: 'x', expiresAt: Date.now() - 1 }), { code: 'SDR_INVALID_REQUEST' })
 
-  const narrow = keys.create({ userId: id, role: 'user', name: 'reader', permissions: ['models:read'] })
+  const narrow = keys.create({ userId: id, name: 'reader', permissions: ['models:read'] })
   t.same(keys.principal(narrow.key)?.permissions, ['models:read'])
 
   t.throws(() => keys.revoke(created.id, 'somebody else'), { code: 'SDR_KEY_NOT_FOUND' })
@@ -162,9 +210,9 @@ t.test('pages of accounts and of keys', async t => {
   t.equal(users.list({ limit: 1, cursor: cursor! }).users[0]?.username, 'bob', 'the place is kept though the account is gone')
 
   const [bob, zoe] = [users.find('bob')!.id, users.find('Zoe')!.id]
-  for (let count = 0; count < 10; count++) keys.create({ userId: count % 3 === 0 ? zoe : bob, role: 'user', name: `key ${count}` })
+  for (let count = 0; count < 10; count++) keys.create({ userId: count % 3 === 0 ? zoe : bob, name: `key ${count}` })
   database.exec("UPDATE api_keys SET created_at = created_at / 1000 * 1000 WHERE name < 'key 7'") // several of the same time
-  const expired = keys.create({ userId: bob, role: 'user', name: 'expired', expiresAt: Date.now() + 60_000 })
+  const expired = keys.create({ userId: bob, name: 'expired', expiresAt: Date.now() + 60_000 })
   database.prepare('UPDATE api_keys SET expires_at = 1 WHERE id = ?').run(expired.id)
   for (const userId of [undefined, bob, zoe]) {
     const seen = everyPage(cursor => keys.list({ userId, limit: 2, cursor }), ({ keys }) => keys)
@@ -222,7 +270,7 @@ function cost (work: () => unknown): number {
 t.test('an account has a hundred keys, and those that have expired do not count', async t => {
   const { users, keys, database } = open(t)
   const { id: userId } = await users.create({ username: 'alice', password, role: 'user' })
-  const make = () => keys.create({ userId, role: 'user', name: 'x' })
+  const make = () => keys.create({ userId, name: 'x' })
   for (let count = 0; count < 100; count++) make()
   t.throws(make, { code: 'SDR_CONFLICT', message: /at most 100 keys/ })
   database.prepare('UPDATE api_keys SET expires_at = 1 WHERE id = ?').run(keys.all(userId)[0]!.id)
@@ -247,7 +295,7 @@ t.test('a key loses what its owner loses', async t => {
   const { users, keys } = open(t)
   await users.create({ username: 'other', password, role: 'admin' })
   const { id } = await users.create({ username: 'alice', password, role: 'admin' })
-  const { key } = keys.create({ userId: id, role: 'admin', name: 'all' })
+  const { key } = keys.create({ userId: id, name: 'all' })
   t.ok(keys.principal(key)?.permissions.includes('users:manage'))
   await users.update(id, { role: 'user' })
   t.notOk(keys.principal(key)?.permissions.includes('users:manage'))

@@ -134,6 +134,18 @@ t.test('root is refused with the right password', { skip: noRoot }, async (t) =>
   t.match(await addon.unixAuthenticate({ user: name, password }), { code: 'denied', message: /uid 0/, user: '' })
 })
 
+t.test('PAM: uid 0 is refused whatever its name, and however PAM came to it', { skip: noPam || noRoot }, async (t) => {
+  const { name } = makeAccount(t, '--non-unique', '--uid', '0')
+  const confDir = pamServices(t, {
+    permit: ['auth required pam_permit.so', 'account required pam_permit.so'],
+    renamed: [`auth required script rename=${name}`, 'account required script']
+  })
+  for (const [service, user] of [['permit', name], ['permit', 'root'], ['renamed', 'mona']] as const) {
+    t.match(await addon.pamAuthenticate({ service, user, password: 'x', confDir }), { code: 'denied', message: /uid 0/, user: '' }, `${service} ${user}`)
+  }
+  t.match(await addon.pamAuthenticate({ service: 'permit', user: 'mona', password: 'x', confDir }), { code: 'ok', user: 'mona' })
+})
+
 t.test('without privilege the reason is told', { skip: noRoot }, async (t) => {
   const found = await findAuthAddon()
   if (!found.ok) throw new Error(found.reason)

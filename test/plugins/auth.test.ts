@@ -70,8 +70,8 @@ t.test('login, me, validate, refresh, logout', async t => {
 
 t.test('an account of a system that is not asked gets no next token', async t => {
   const app = await build(t, { auth: 'jwt' })
-  const { id } = app.users.external('unix', 'mona', 'user')
-  const { refreshToken, sessionId } = app.sessions.open(id, '127.0.0.1', 'test')
+  const user = app.users.external('unix', 'mona', 'user')
+  const { refreshToken, sessionId } = app.sessions.open({ user, hash: null }, '127.0.0.1', 'test')!
   for (let count = 0; count < 2; count++) {
     const refreshed = await app.inject({ method: 'POST', url: '/api/auth/refresh', body: { refresh_token: refreshToken } })
     expectError(t, refreshed, 401, 'SDR_INVALID_TOKEN', /system account .* not let in/)

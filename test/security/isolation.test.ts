@@ -1,5 +1,7 @@
 import t from 'tap'
 import type { InjectOptions, LightMyRequestResponse } from 'fastify'
+import { openAuthDatabase } from '../../lib/auth-database.ts'
+import { settled } from '../../lib/database-changes.ts'
 import { as, build, expectError, password } from '../helper.ts'
 import { listen } from './raw-http.ts'
 
@@ -159,6 +161,40 @@ t.test('a key never does more than its owner, nor a narrow key more than it is f
   t.equal((await app.inject({ url: '/api/users', headers: { 'x-api-key': key } })).statusCode, 403, 'what its owner loses it loses')
   await admin({ method: 'PATCH', url: `/api/users/${promoted.id}`, body: { disabled: true } })
   t.equal((await app.inject({ url: '/api/models', headers: { 'x-api-key': key } })).statusCode, 401)
+})
+
+t.test('a key that names a permission several times is a narrow key', async t => {
+  const repeated = await alice({ method: 'POST', url: '/api/auth/keys', body: { name: 'x', permissions: Array(3).fill('models:read') } })
+  expectError(t, repeated, 400, 'SDR_INVALID_REQUEST', /permissions/)
+  const { key, id, permissions } = app.keys.create({ userId: alice.id, name: 'x', permissions: Array(3).fill('models:read') })
+  t.same(permissions, ['models:read'])
+  // As an older release stored it.
+  const database = openAuthDatabase(app.folders.auth)
+  database.prepare('UPDATE api_keys SET permissions = ? WHERE id = ?').run(JSON.stringify(Array(3).fill('models:read')), id)
+  database.close()
+  await settled()
+  const withKey = (request: object) => app.inject({ ...request, headers: { 'x-api-key': key } })
+  t.same((await withKey({ url: '/api/auth/me' })).json().permissions, ['models:read'])
+  expectError(t, await withKey({ url: '/api/auth/sessions' }), 403, 'SDR_FORBIDDEN')
+  expectError(t, await withKey({ method: 'POST', url: '/api/auth/keys', body: { name: 'all' } }), 403, 'SDR_FORBIDDEN')
+})
+
+t.test('a key that expires gives nobody a power that lasts', async t => {
+  const made = async (body: object) => (await admin({ method: 'POST', url: '/api/auth/keys', body })).json<{ key: string }>().key
+  const [brief, lasting] = [await made({ name: 'brief', expires_at: new Date(Date.now() + 3_600_000).toISOString() }), await made({ name: 'lasting' })]
+  const send = (key: string, request: object) => app.inject({ ...request, headers: { 'x-api-key': key } })
+  const { id } = await app.users.create({ username: 'puppet', password, role: 'user' })
+  const requests = [
+    { method: 'POST', url: '/api/users', body: { username: 'puppet2', password, role: 'admin' } },
+    ...[{ password: 'something else' }, { role: 'admin' }, { disabled: false }].map(body => ({ method: 'PATCH', url: `/api/users/${id}`, body })),
+    { method: 'DELETE', url: `/api/users/${id}` },
+    { method: 'POST', url: '/api/auth/password', body: { current_password: password, new_password: 'something else' } }
+  ]
+  for (const request of requests) expectError(t, await send(brief, request), 403, 'SDR_FORBIDDEN', /expires/)
+  t.match(app.users.get(id), { role: 'user' })
+  t.equal((await send(brief, { url: '/api/users' })).statusCode, 200, 'it may look')
+  t.equal((await send(lasting, requests[0]!)).statusCode, 201, 'a key without an end may')
+  for (const username of ['puppet', 'puppet2']) app.users.remove(app.users.find(username)!.id)
 })
 
 t.test('a stream ends with the session that opened it', async t => {

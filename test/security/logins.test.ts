@@ -27,7 +27,7 @@ await alice({ method: 'PATCH', url: `/api/users/${mallory.id}`, body: { disabled
 
 t.test('nobody learns which names exist', async t => {
   const attempts: Record<string, Guess> = {
-    wrong: {}, unknown: { username: 'nobody' }, disabled: { username: 'mallory', password }, strange: { username: "x' OR 1=1 --\u001b[2J" }, long: { username: 'x'.repeat(255) }, case: { username: 'ALICE' }
+    wrong: {}, unknown: { username: 'nobody' }, disabled: { username: 'mallory', password }, strange: { username: "x' OR 1=1 --" }, long: { username: 'x'.repeat(255) }, case: { username: 'ALICE' }
   }
   const times: Record<string, number[]> = {}
   const answers = new Set<string>()
@@ -46,6 +46,26 @@ t.test('nobody learns which names exist', async t => {
   const fastest = Object.entries(times).map(([name, list]) => [name, Math.min(...list)] as const)
   const [least, most] = [Math.min(...fastest.map(([, time]) => time)), Math.max(...fastest.map(([, time]) => time))]
   t.ok(most < least * 1.5, `one time for all: ${fastest.map(([name, time]) => `${name} ${time.toFixed(1)} ms`).join(', ')}`)
+})
+
+t.test('names with characters that no name has are refused before anything is counted or looked up', async t => {
+  const address = newAddress()
+  for (const character of ['\0', '\0x', '\u0001', '\t', '\n', '\u001b[2J', '\u007f', '\u0085', '\u009b', '\u202e', '\u2066', '\u200e', '\u2028', '\ufeff', '\ud800']) {
+    for (let count = 0; count < 7; count++) {
+      const refused = await login({ username: `victim${character}`, password, address })
+      expectError(t, refused, 400, 'SDR_INVALID_REQUEST', /for username/)
+    }
+  }
+  t.equal((await login({ username: 'victim', password, address })).statusCode, 200, 'nothing was counted')
+})
+
+t.test('spellings of a name have one meter', async t => {
+  const address = newAddress()
+  const statuses: number[] = []
+  for (const username of ['speller', 'SPELLER', ' speller', 'speller ', 'Speller\u00a0', 'ｓｐｅｌｌｅｒ', 'speller']) {
+    statuses.push((await login({ username, address })).statusCode)
+  }
+  t.same(statuses, [401, 401, 401, 401, 401, 429, 429])
 })
 
 t.test('guessing at one account slows down, the same for one that does not exist', async t => {

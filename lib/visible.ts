@@ -1,0 +1,16 @@
+/**
+ * A text for a terminal: what would move its cursor, turn the direction of its writing or hide itself is written as an escape
+ * of JSON, so that JSON stays JSON. Line ends and tabs stay.
+ */
+export function visible (text: string): string {
+  return text.replace(/(?![\n\t])[\p{C}\p{Zl}\p{Zp}]/gu, escape)
+}
+
+/** Fields of a line, which are texts that others chose, with a tab between two. */
+export function visibleRow (fields: readonly string[]): string {
+  return fields.map(field => visible(field).replace(/[\n\t]/g, escape)).join('\t').trimEnd()
+}
+
+function escape (character: string): string {
+  return Array.from({ length: character.length }, (_, index) => `\\u${character.charCodeAt(index).toString(16).padStart(4, '0')}`).join('')
+}
