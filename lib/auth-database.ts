@@ -7,6 +7,7 @@ import { makeFolders } from './folders.ts'
 /**
  * Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). Local names
  * differ by more than case; names of the system are compared as the system does, where `alice` and `Alice` are two people.
+ * The newest 100,000 removed accounts are remembered by id, whichever program removes them: their jobs have to be cancelled.
  */
 const migrations = [`
   CREATE TABLE users (
@@ -64,6 +65,14 @@ const migrations = [`
   CREATE INDEX api_keys_by_age ON api_keys (created_at, id);
   CREATE INDEX api_keys_of_user_by_age ON api_keys (user_id, created_at, id);
   DROP INDEX api_keys_of_user;
+`, `
+  CREATE TABLE removed_users (
+    id TEXT NOT NULL UNIQUE
+  ) STRICT;
+  CREATE TRIGGER remember_removed_user AFTER DELETE ON users BEGIN
+    INSERT OR REPLACE INTO removed_users VALUES (old.id);
+    DELETE FROM removed_users WHERE rowid <= last_insert_rowid() - 100000;
+  END;
 `]
 
 /**

@@ -66,11 +66,6 @@ export function guestPrincipal (allowed: readonly Permission[]): Principal {
   return Object.freeze({ id: 'guest', username: 'guest', role: 'guest', permissions: allowed, via: 'guest' })
 }
 
-/** Whether the jobs of an owner belong to no account: to the operator, or to the guest. */
-export function isOwnerWithoutAccount (owner: string): boolean {
-  return owner === operator.id || owner === 'guest'
-}
-
 /** `jobs:all` sees every job; everybody else their own. Undefined means all. */
 export function visibleOwner (principal: Principal): string | undefined {
   return principal.permissions.includes('jobs:all') ? undefined : principal.id

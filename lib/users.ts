@@ -170,9 +170,14 @@ export class UserStore {
     return isRight && row !== undefined && row.disabled === 0 ? { user: toUser(row), hash: row.password } : undefined
   }
 
-  /** Whether there is an account of that id that is not disabled. */
-  isActive (id: string): boolean {
-    return this.#database.prepare('SELECT 1 FROM users WHERE id = ? AND disabled = 0').get(id) !== undefined
+  /**
+   * Whether an account of that id was disabled or removed here. An id that this database never had is not gone: the folder of
+   * accounts may be a wrong one, or an older copy.
+   */
+  isGone (id: string): boolean {
+    return this.#database.prepare(`
+      SELECT 1 FROM users WHERE id = $id AND disabled = 1
+      UNION ALL SELECT 1 FROM removed_users WHERE id = $id`).get({ id }) !== undefined
   }
 
   /**

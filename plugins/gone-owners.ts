@@ -1,5 +1,4 @@
 import fp from 'fastify-plugin'
-import { isOwnerWithoutAccount } from '../lib/principals.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -11,11 +10,14 @@ declare module 'fastify' {
 /** Milliseconds between two looks: the command line, which changes accounts as well, can't cancel jobs. */
 const interval = 5000
 
-/** Who was disabled or removed gets no more work out of the engines: what waits and what runs for that account is cancelled. */
+/**
+ * A disabled or removed account gets no more work out of the engines: its waiting and running jobs are cancelled. Jobs of
+ * owners that the accounts here do not know stay: those of the operator and the guest, and those of another --auth-data-dir.
+ */
 export default fp(async (app) => {
   app.decorate('cancelJobsOfGone', async () => {
     try {
-      await app.jobs.cancelAllOf(owner => !isOwnerWithoutAccount(owner) && !app.users.isActive(owner))
+      await app.jobs.cancelAllOf(owner => app.users.isGone(owner))
     } catch (err) {
       app.log.warn({ err }, 'Jobs of disabled or removed accounts cannot be cancelled now; the next try is soon')
     }

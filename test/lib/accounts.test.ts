@@ -282,13 +282,34 @@ t.test('a database of the release before gets what is new', async t => {
   const folder = join(t.testdir(), 'auth')
   const database = openAuthDatabase(folder)
   database.exec(`
-    DROP INDEX users_by_name; DROP INDEX api_keys_by_age; DROP INDEX api_keys_of_user_by_age;
+    DROP TRIGGER remember_removed_user; DROP TABLE removed_users; DROP INDEX users_by_name; DROP INDEX api_keys_by_age; DROP INDEX api_keys_of_user_by_age;
     CREATE INDEX api_keys_of_user ON api_keys (user_id); PRAGMA user_version = 1`)
   database.close()
   const again = openAuthDatabase(folder)
   t.teardown(() => again.close())
   t.same(new UserStore(again, hasher).list(), { users: [], next_cursor: null })
-  t.match(again.prepare('PRAGMA user_version').get(), { user_version: 2 })
+  t.match(again.prepare('PRAGMA user_version').get(), { user_version: 3 })
+})
+
+t.test('an account is gone when it was disabled or removed here', async t => {
+  const { users, database } = open(t)
+  const make = async (username: string) => (await users.create({ username, password, role: 'user' })).id
+  const [alice, bob] = [await make('alice'), await make('bob')]
+  const gone = () => [alice, bob, 'operator', 'guest', 'an id that was never here'].filter(id => users.isGone(id))
+  t.same(gone(), [])
+  await users.update(alice, { disabled: true })
+  users.remove(bob)
+  t.same(gone(), [alice, bob])
+  await users.update(alice, { disabled: false })
+  t.same(gone(), [bob])
+  t.not(await make('bob'), bob, 'a new account of that name is another one')
+  t.same(gone(), [bob])
+  database.exec('UPDATE removed_users SET rowid = rowid + 200000')
+  users.remove(alice)
+  t.same(gone(), [alice, bob])
+  database.prepare('UPDATE removed_users SET rowid = 1 WHERE id = ?').run(bob)
+  users.remove(await make('carol'))
+  t.same(gone(), [alice], 'so many are remembered, and no more')
 })
 
 t.test('a key loses what its owner loses', async t => {

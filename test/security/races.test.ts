@@ -1,9 +1,11 @@
 import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { buildApp } from '../../app.ts'
 import { PasswordHasher } from '../../lib/passwords.ts'
-import { as, build, expectError, password } from '../helper.ts'
+import { as, build, expectError, password, testOptions, testPasswordCost, workspace } from '../helper.ts'
 import { runProgram, until } from '../server-process.ts'
 
 /**
@@ -239,6 +241,39 @@ t.test('the jobs of who was removed or disabled are cancelled', async t => {
     t.match((await root(`/api/queue/job/${kept}`)).json(), { status: /queued|running/ }, 'those of others are not')
     await root({ method: 'DELETE', url: `/api/queue/job/${kept}` })
   }
+})
+
+t.test('jobs whose owner the accounts do not know stay', async t => {
+  const { data, folder, models } = workspace(t)
+  const start = async (options: object) => {
+    const server = await buildApp(testOptions({ auth: 'jwt', 'models-dir': [models], 'data-dir': data, ...options }), { passwordCost: testPasswordCost })
+    t.teardown(() => server.close())
+    await server.ready()
+    return server
+  }
+  const first = await start({})
+  const names = ['alice', 'bob', 'carol'] as const
+  const [alice, bob, carol] = await Promise.all(names.map(name => as(first, name)))
+  const jobs: string[] = []
+  for (const caller of [alice!, bob!, carol!]) jobs.push((await caller(long)).json<{ id: string }>().id)
+  await first.close()
+
+  const elsewhere = await start({ 'auth-data-dir': join(folder, 'other') })
+  await elsewhere.cancelJobsOfGone()
+  const statuses = (server: typeof app) => jobs.map(id => server.jobs.get(id).status)
+  for (const status of statuses(elsewhere)) t.match(status, /queued|running/, 'another folder of accounts is no reason to cancel')
+  await elsewhere.close()
+
+  for (const words of [['remove', 'alice'], ['disable', 'bob']]) await runProgram(['user', ...words, '--data-dir', data])
+  const back = await start({})
+  await until(async () => statuses(back).slice(0, 2).every(status => status === 'cancelled'))
+  t.match(statuses(back)[2], /queued|running/, 'who is still there keeps its job')
+  await back.close()
+
+  const open = await start({ auth: 'none' })
+  const { id } = (await open.inject(long)).json<{ id: string }>()
+  await open.cancelJobsOfGone()
+  t.match([open.jobs.get(id).status, statuses(open)[2]], [/queued|running/, /queued|running/], 'nor are the jobs of the operator cancelled')
 })
 
 t.test('only who sees all jobs can ask for those of another', async (t: Test) => {
