@@ -6,6 +6,7 @@ import { unexpected } from '../errors.ts'
 import { validatorsLater } from '../lib/compile-later.ts'
 import { nearest } from '../lib/nearest.ts'
 import { shortened } from '../lib/shortened.ts'
+import { visible } from '../lib/visible.ts'
 import type { SchemaOptions } from './serialization.ts'
 
 /** What ajv adds to a problem with `verbose`. */
@@ -153,5 +154,5 @@ function shorten (value: unknown): string {
   const text = typeof value === 'string'
     ? JSON.stringify(value)
     : inspect(value, { depth: 2, maxArrayLength: 5, maxStringLength: 80, breakLength: Infinity })
-  return shortened(text)
+  return shortened(visible(text))
 }

@@ -49,7 +49,7 @@ t.test('nobody learns which names exist', async t => {
 })
 
 t.test('names with characters that no name has are refused before anything is counted or looked up', async t => {
-  for (const character of ['\0', '\0x', '\u0001', '\t', '\n', '\u001b[2J', '\u007f', '\u0085', '\u009b', '\u202e', '\u2066', '\u200e', '\u2028', '\ufeff', '\ud800']) {
+  for (const character of ['\0', '\0x', '\u0001', '\t', '\n', '\u001b[2J', '\u007f', '\u0085', '\u009b', '\u202e', '\u2066', '\u200e', '\u2028', '\ufeff']) {
     const address = newAddress() // requests for logins are counted for each address, good or not
     for (let count = 0; count < 7; count++) {
       const refused = await login({ username: `victim${character}`, password, address })
