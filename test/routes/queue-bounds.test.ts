@@ -42,3 +42,13 @@ t.test('why jobs have to wait and an engine crashed is for those who run the ser
   t.match((await bob('/api/queue/status')).json().scheduler, { blocked: { reason: /its log says why/ } })
   t.match((await bob('/api/status')).json().engine, { last_crash: { reason: 'The engine crashed.' } })
 })
+
+t.test('guests of different addresses do not take the places of each other', async t => {
+  const app = await build(t, { auth: 'optional', 'guest-permissions': 'models:read,queue:read,generate', 'queue-per-owner': 1 })
+  const from = (remoteAddress: string) => app.inject({ ...drawing, remoteAddress })
+  const statuses: number[] = []
+  for (let count = 0; count < 3; count++) statuses.push((await from('192.0.2.1')).statusCode)
+  t.equal(statuses.at(-1), 429, 'one runs at most, one waits')
+  t.equal((await from('192.0.2.2')).statusCode, 202)
+  for (const { id } of app.jobs.list().jobs) await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}`, remoteAddress: '192.0.2.1' })
+})
