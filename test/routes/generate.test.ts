@@ -529,7 +529,7 @@ t.test('bounds are options, and seen', async t => {
     ['txt2img', { ...given, steps: 11 }, 400, /to 10 for steps but received 11/],
     ['txt2img', { ...given, batch_count: 5 }, 400, /to 4 for batch_count/],
     ['txt2img', { ...given, prompt: 'x'.repeat(21) }, 400, /to 20 characters for prompt/],
-    ['txt2img', { ...given, loras: [{ name: 'a' }, { name: 'b' }] }, 400, /to 1 entries for loras/],
+    ['txt2img', { ...given, loras: [{ name: 'a' }, { name: 'b' }] }, 400, /at most 1 entry for loras/],
     ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4 }, 202, undefined],
     ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4, seed: 2 ** 31 - 1 }, 400, /for seed/],
     [
