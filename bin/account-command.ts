@@ -6,6 +6,7 @@ import { openAuthDatabase } from '../lib/auth-database.ts'
 import { settled } from '../lib/database-changes.ts'
 import { dataFolders } from '../lib/folders.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
+import { storageError } from '../lib/storage-errors.ts'
 import { UserStore, type User } from '../lib/users.ts'
 import { accountOptions, optionsOf, withOptions } from './command-options.ts'
 
@@ -38,15 +39,20 @@ export function accountCommand<Arguments> (
     builder: yargs => withOptions(builder(yargs), [...accountOptions]),
     handler: async argv => {
       const database = openAuthDatabase(dataFolders(optionsOf(argv, own)).auth)
-      const log = new AuditLog(database)
+      const log = new AuditLog(database, (_kind, error, lost) => {
+        if (lost > 0) process.stderr.write(`stable-diffusion-rest: The audit log misses what this command did: ${(error as Error).message}\n`)
+      })
       const audit: Accounts['audit'] = entry => log.record(printable({ ...entry, outcome: 'success', actor: '(command line)' }))
       try {
         await work({ users: new UserStore(database, new PasswordHasher()), keys: new ApiKeyStore(database), log, audit }, argv as Arguments)
         await settled() // when the command has ended, a server beside it acts on what was changed
       } catch (error) {
         // A refusal is the answer to what was asked, not a defect.
-        throw 'statusCode' in (error as object) ? new CommandError(exitCodes.failure, (error as Error).message) : error
+        if ('statusCode' in (error as object)) throw new CommandError(exitCodes.failure, (error as Error).message)
+        if (storageError(error) === undefined) throw error
+        throw new CommandError(exitCodes.storage, `The accounts cannot be read or changed: ${(error as Error).message}`, { cause: error })
       } finally {
+        log.close()
         database.close()
       }
     }

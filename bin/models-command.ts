@@ -1,7 +1,7 @@
 import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../errors.ts'
 import { dataFolders, modelFolderOptions, modelRoots, prepareFolder, modelCacheFile, stagingFolder } from '../lib/folders.ts'
-import { isStorageFull } from '../lib/jobs/files.ts'
+import { isStorageFull } from '../lib/storage-errors.ts'
 import { ModelCatalog } from '../lib/models/catalog.ts'
 import { mebibytes } from '../lib/models/free-space.ts'
 import { StagingArea } from '../lib/models/staging.ts'

@@ -6,6 +6,7 @@ import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from
 import { rolePermissions, type AccountRole, type AccountSource, type Permission, type Principal } from './principals.ts'
 import { Remembered, type Versioned } from './remembered.ts'
 import { isoTime } from './iso-time.ts'
+import { LastUse } from './records.ts'
 import { requireStanding, type Actor } from './standing.ts'
 
 /** A key as its owner sees it: everything but the secret. */
@@ -59,14 +60,18 @@ export class ApiKeyStore {
   readonly #database: Database
   readonly #rows: Remembered<KeyRow>
   readonly #find
+  readonly #lastUse: LastUse
+  readonly #touch
 
   /** @param changes lets keys be remembered, with their accounts, until anybody writes to the database */
-  constructor (database: Database, changes?: Versioned) {
+  constructor (database: Database, changes?: Versioned, lastUse = new LastUse()) {
     this.#database = database
     this.#rows = new Remembered(changes, mostRemembered)
     const found = database.prepare(`
       SELECT api_keys.*, users.username, users.role, users.source FROM api_keys JOIN users ON users.id = api_keys.user_id
       WHERE api_keys.id = ? AND users.disabled = 0`)
+    this.#lastUse = lastUse
+    this.#touch = database.prepare('UPDATE api_keys SET last_used_at = ? WHERE id = ?')
     this.#find = (id: string) => found.get(id) as KeyRow | undefined
   }
 
@@ -150,9 +155,8 @@ export class ApiKeyStore {
     const now = Date.now()
     const row = this.#living(id, now)
     if (row === undefined || !timingSafeEqual(hashOf(key), row.hash)) return undefined
-    if (row.last_used_at === null || now - row.last_used_at > lastUseResolution) {
-      this.#database.prepare('UPDATE api_keys SET last_used_at = ? WHERE id = ?').run(now, id)
-    }
+    // A clock that was set back leaves a time that is yet to come.
+    if (row.last_used_at === null || Math.abs(now - row.last_used_at) > lastUseResolution) this.#lastUse.write(this.#touch, id)
     return toPrincipal(row)
   }
 

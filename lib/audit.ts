@@ -1,5 +1,7 @@
+import { widestNetworkOf } from './addresses.ts'
 import { transaction, type Database } from './database.ts'
 import { isoTime } from './iso-time.ts'
+import type { OnTrouble } from './records.ts'
 
 export const auditEvents = [
   'login', 'refresh', 'logout', 'access', 'session.end',
@@ -29,17 +31,33 @@ export interface AuditRecord extends Required<AuditEntry> {
 }
 
 interface AuditFilter {
-  /** Only records after this id. */
+  /** Only records after this id, the oldest of them; without it the newest ones. */
   after?: number
+  /** Only records before this id. */
+  before?: number
   event?: string
   outcome?: string
   actor?: string
-  /** The newest so many; 1…10 000. */
+  /** 1…10 000. */
   limit: number
 }
 
-/** Rows kept of each outcome, about 20 MB: strangers can make failures, and must not push out what succeeded. */
+interface WaitingEntry extends AuditEntry {
+  at: number
+}
+
+/** Events by which accounts and models are administered: their successes are kept apart from what every user can do. */
+const administration: readonly AuditEvent[] = [
+  'user.create', 'user.update', 'user.remove', 'model.pull', 'model.convert', 'model.remove'
+]
+
+/**
+ * Rows kept of each kind, about 20 MB. Beyond that the largest shares of the kind lose their oldest rows: see `shareOf`.
+ */
 const capacity = 100_000
+
+/** Rows that are written between two looks at the capacity. */
+const pruneInterval = 1000
 
 /** Characters of one field: what a caller typed may be long. */
 const fieldLength = 300
@@ -47,61 +65,126 @@ const fieldLength = 300
 /** Milliseconds that failures wait to be written together, so that a flood of them costs few writes to the disk. */
 const delay = 250
 
+/** Longest pause in milliseconds between two tries while the table can't be written. */
+const longestDelay = 8000
+
 /** Failures that may wait; more than the limits for strangers let through in that time. */
 const mostWaiting = 1000
+
+/** Records kept while the table can't be written, a few MB. Beyond that the oldest failures are given up first. */
+const mostKept = 5000
 
 /** Who did what, in the table `audit`. No secret ever gets here: callers pass names, ids and codes. */
 export class AuditLog {
   readonly #database: Database
+  readonly #onTrouble: OnTrouble
   readonly #insert
-  readonly #waiting: Array<AuditEntry & { at: number }> = []
+  #waiting: WaitingEntry[] = []
   #timer: NodeJS.Timeout | undefined
+  /** Why the last write failed; undefined when it did not. */
+  #trouble: unknown
+  #delay = delay
 
-  constructor (database: Database) {
+  constructor (database: Database, onTrouble: OnTrouble = () => {}) {
     this.#database = database
+    this.#onTrouble = onTrouble
     this.#insert = database.prepare(`
-      INSERT INTO audit (at, event, outcome, actor, subject, address, reason) VALUES (?, ?, ?, ?, ?, ?, ?)`)
+      INSERT INTO audit (at, event, outcome, actor, subject, address, reason, kind, share) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
   }
 
-  /** A success is on the disk when this returns, a failure a moment later. `entry` must be `printable`. */
+  /**
+   * A success is on the disk when this returns, a failure a moment later; while the table can't be written they wait. Never
+   * throws. `entry` must be `printable`.
+   */
   record (entry: AuditEntry): void {
     this.#waiting.push({ ...entry, at: Date.now() })
-    if (entry.outcome === 'success' || this.#waiting.length >= mostWaiting) this.flush()
-    else this.#timer ??= setTimeout(() => this.flush(), delay).unref()
+    if (this.#waiting.length > mostKept) this.#giveUpOne()
+    const isUrgent = entry.outcome === 'success' || this.#waiting.length >= mostWaiting
+    if (isUrgent && this.#trouble === undefined) this.flush()
+    else this.#schedule()
   }
 
-  /** Writes what waits; to be called before the database is closed. */
+  /** Writes what waits, or tries again later. */
   flush (): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    const entries = this.#waiting.splice(0)
-    if (entries.length === 0) return
-    transaction(this.#database, () => {
-      for (const { at, event, outcome, actor, subject, address, reason } of entries) {
-        const { lastInsertRowid } = this.#insert.run(at, event, outcome, actor, subject ?? null, address ?? null, reason ?? null)
-        if (Number(lastInsertRowid) % 1000 === 0) this.#prune()
-      }
-    })
-  }
-
-  /** The newest records that fit, the oldest of them first. */
-  list ({ after = 0, event, outcome, actor, limit }: AuditFilter): AuditRecord[] {
-    this.flush()
-    const rows = this.#database.prepare(`
-      SELECT * FROM audit
-      WHERE id > ? AND event = ifnull(?, event) AND outcome = ifnull(?, outcome) AND actor = ifnull(?, actor)
-      ORDER BY id DESC LIMIT ?`)
-      .all(after, event ?? null, outcome ?? null, actor ?? null, limit) as unknown as Array<AuditRecord & { at: number }>
-    return rows.reverse().map(row => ({ ...row, at: isoTime(row.at) }))
-  }
-
-  #prune (): void {
-    for (const outcome of auditOutcomes) {
-      this.#database.prepare(`
-        DELETE FROM audit WHERE outcome = ? AND id <= (SELECT id FROM audit WHERE outcome = ? ORDER BY id DESC LIMIT 1 OFFSET ?)`)
-        .run(outcome, outcome, capacity)
+    if (this.#waiting.length === 0) return
+    try {
+      const lastId = transaction(this.#database, () => this.#waiting.reduce((_, entry) => this.#write(entry), 0))
+      const isPruneDue = lastId % pruneInterval < this.#waiting.length
+      this.#waiting = []
+      this.#trouble = undefined
+      this.#delay = delay
+      if (isPruneDue) this.#prune()
+    } catch (error) {
+      this.#trouble = error
+      this.#onTrouble('audit', error, 0)
+      this.#delay = Math.min(this.#delay * 2, longestDelay)
+      this.#schedule()
     }
   }
+
+  /** Writes what waits for the last time; to be called before the database is closed. */
+  close (): void {
+    this.flush()
+    clearTimeout(this.#timer)
+    if (this.#waiting.length > 0) this.#onTrouble('audit', this.#trouble, this.#waiting.length)
+  }
+
+  /** A page of records, the oldest of them first. */
+  list ({ after, before = Number.MAX_SAFE_INTEGER, event, outcome, actor, limit }: AuditFilter): AuditRecord[] {
+    this.flush()
+    const rows = this.#database.prepare(`
+      SELECT id, at, event, outcome, actor, subject, address, reason FROM audit
+      WHERE id > ? AND id < ? AND event = ifnull(?, event) AND outcome = ifnull(?, outcome) AND actor = ifnull(?, actor)
+      ORDER BY id ${after === undefined ? 'DESC' : 'ASC'} LIMIT ?`)
+      .all(after ?? 0, before, event ?? null, outcome ?? null, actor ?? null, limit) as unknown as Array<AuditRecord & { at: number }>
+    if (after === undefined) rows.reverse()
+    return rows.map(row => ({ ...row, at: isoTime(row.at) }))
+  }
+
+  #schedule (): void {
+    this.#timer ??= setTimeout(() => this.flush(), this.#delay).unref()
+  }
+
+  #giveUpOne (): void {
+    const failure = this.#waiting.findIndex(({ outcome }) => outcome === 'failure')
+    this.#waiting.splice(Math.max(failure, 0), 1)
+    this.#onTrouble('audit', this.#trouble, 1)
+  }
+
+  /** @returns the id of the record */
+  #write (entry: WaitingEntry): number {
+    const { at, event, outcome, actor, subject, address, reason } = entry
+    const { lastInsertRowid } = this.#insert.run(
+      at, event, outcome, actor, subject ?? null, address ?? null, reason ?? null, kindOf(entry), shareOf(entry))
+    return Number(lastInsertRowid)
+  }
+
+  /** Of each kind that is over its capacity, the largest shares are cut to one length that fits. */
+  #prune (): void {
+    for (const kind of ['administration', 'use', 'failure']) {
+      const { rows } = this.#database.prepare('SELECT count(*) AS rows FROM audit WHERE kind = ?').get(kind) as { rows: number }
+      if (rows <= capacity) continue
+      this.#database.prepare(`
+        DELETE FROM audit WHERE id IN (
+          SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY share ORDER BY id DESC) AS age FROM audit WHERE kind = ?)
+          ORDER BY age DESC, id LIMIT ?)`).run(kind, rows - capacity)
+    }
+  }
+}
+
+function kindOf ({ event, outcome }: AuditEntry): 'administration' | 'use' | 'failure' {
+  if (outcome === 'failure') return 'failure'
+  return administration.includes(event) ? 'administration' : 'use'
+}
+
+/**
+ * Whose records push each other out. Successes belong to their actor. Failures belong to the network that they came from,
+ * because strangers choose the name that they try.
+ */
+function shareOf ({ outcome, actor, address }: AuditEntry): string {
+  return outcome === 'success' ? actor : address === undefined ? '' : widestNetworkOf(address)
 }
 
 /**

@@ -73,6 +73,16 @@ const migrations = [`
     INSERT OR REPLACE INTO removed_users VALUES (old.id);
     DELETE FROM removed_users WHERE rowid <= last_insert_rowid() - 100000;
   END;
+  `,
+  `
+  ALTER TABLE audit ADD COLUMN kind TEXT NOT NULL DEFAULT 'use' CHECK (kind IN ('administration', 'use', 'failure'));
+  ALTER TABLE audit ADD COLUMN share TEXT NOT NULL DEFAULT '';
+  UPDATE audit SET share = CASE outcome WHEN 'success' THEN actor ELSE coalesce(address, '') END, kind = CASE
+    WHEN outcome = 'failure' THEN 'failure'
+    WHEN event IN ('user.create', 'user.update', 'user.remove', 'model.pull', 'model.convert', 'model.remove') THEN 'administration'
+    ELSE 'use' END;
+  DROP INDEX audit_by_outcome;
+  CREATE INDEX audit_by_share ON audit (kind, share, id);
 `]
 
 /**

@@ -5,7 +5,10 @@ import { sqlite } from './sqlite.ts'
 
 export type Database = InstanceType<typeof DatabaseSync>
 
-/** Milliseconds that a statement waits for another process (the command line beside the server) to let go. */
+/**
+ * Milliseconds that a statement waits for another process (the command line beside the server) to release the lock. SQLite
+ * waits without giving other work of this process a turn, so a server stops that once it has started: see `yieldWhenBusy`.
+ */
 const busyTimeout = 5000
 
 /**
@@ -75,6 +78,14 @@ function migrate (database: Database, file: string, migrations: readonly string[
     for (const migration of migrations.slice(version)) database.exec(migration)
     if (version < migrations.length) database.exec(`PRAGMA user_version = ${migrations.length}`)
   })
+}
+
+/**
+ * From here on a statement that meets a lock throws at once. What must be written waits with `whenFree`, and the event loop
+ * goes on meanwhile.
+ */
+export function yieldWhenBusy (database: Database): void {
+  database.exec('PRAGMA busy_timeout = 0')
 }
 
 /** Runs `work` in one write transaction: all of it is stored, or nothing. */

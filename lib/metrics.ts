@@ -2,6 +2,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { EngineStatus } from './engine/engine.ts'
 import type { JobObserver } from './jobs/observer.ts'
+import type { RecordKind } from './records.ts'
 import { RequestMetrics } from './request-metrics.ts'
 
 /** What is looked up when somebody asks for the metrics. */
@@ -33,6 +34,7 @@ export class Metrics {
   /** By credential, then by outcome. */
   readonly #decisions = new Map<string, Map<string, number>>()
   readonly #events = this.#counter('audit_events_total', 'Lines of the audit log, by event (login, access, key.create…) and outcome (success, failure)', ['event', 'outcome'])
+  readonly #recordsLost = this.#counter('records_lost_total', 'Records that could not be written and were given up, by record (audit, last_use)', ['record'])
   readonly #jobs = this.#counter('jobs_ended_total', 'Jobs that ended, by type and status', ['type', 'status'])
   readonly #waitTime = this.#histogram('job_wait_seconds', 'From the acceptance of a job to its last start, by type', jobTimes, ['type'])
   readonly #runTime = this.#histogram('job_run_seconds', 'From the last start of a job to its end, by type and status', jobTimes, ['type', 'status'])
@@ -74,6 +76,10 @@ export class Metrics {
 
   audited (event: string, outcome: string): void {
     this.#events.inc({ event, outcome })
+  }
+
+  recordsLost (record: RecordKind, count: number): void {
+    this.#recordsLost.inc({ record }, count)
   }
 
   readonly jobs: JobObserver = {

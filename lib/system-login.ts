@@ -4,6 +4,7 @@ import { printable } from './audit.ts'
 import type { Options } from './options.ts'
 import type { AccountRole, Principal } from './principals.ts'
 import type { SystemAccount } from '../native/index.ts'
+import { whenFree } from './storage-errors.ts'
 import type { AccountCheck, SystemAccounts } from './system-accounts.ts'
 import { isLoginName, type CheckedAccount, type UserStore } from './users.ts'
 
@@ -62,7 +63,7 @@ export class SystemLogin {
     const [role, confusion] = [await this.#roleOf(check.user), await this.#confusion(check.user)]
     if (confusion !== undefined) logger.warn(printable({ username: check.user, reason: confusion }), 'The system let an account in that is refused here')
     if (role === undefined || confusion !== undefined) return undefined
-    const user = users.external(source, check.user, role)
+    const user = await whenFree(() => users.external(source, check.user, role))
     this.#barred.delete(user.id)
     return user.disabled ? undefined : { user, hash: null }
   }

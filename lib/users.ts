@@ -5,7 +5,9 @@ import { isoTime } from './iso-time.ts'
 import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from './page.ts'
 import { passwordLength, type PasswordHasher } from './passwords.ts'
 import { accountSources, type AccountRole, type AccountSource } from './principals.ts'
+import { LastUse } from './records.ts'
 import { requireStanding, type Actor } from './standing.ts'
+import { whenFree } from './storage-errors.ts'
 
 export interface User {
   id: string
@@ -72,12 +74,16 @@ export class UserStore {
   readonly #sources: readonly AccountSource[]
   /** Made once: a flood of logins asks them over and over. */
   readonly #named
+  readonly #lastUse: LastUse
 
   /** @param sources those whose administrators can come in; the last of them stays */
-  constructor (database: Database, hasher: PasswordHasher, sources = accountSources as readonly AccountSource[]) {
+  constructor (
+    database: Database, hasher: PasswordHasher, sources = accountSources as readonly AccountSource[], lastUse = new LastUse()
+  ) {
     this.#database = database
     this.#hasher = hasher
     this.#sources = sources
+    this.#lastUse = lastUse
     const named = (source: AccountSource, collation: string) =>
       database.prepare(`SELECT * FROM users WHERE username = ? COLLATE ${collation} AND source = '${source}'`)
     this.#named = { local: named('local', 'NOCASE'), unix: named('unix', 'BINARY'), pam: named('pam', 'BINARY') }
@@ -91,14 +97,14 @@ export class UserStore {
     checkUsername(username)
     checkPassword(password)
     const hash = await this.#hasher.hash(password)
-    return transaction(this.#database, () => {
+    return await whenFree(() => transaction(this.#database, () => {
       requireStanding(this.#database, by, 'users:manage')
       const row = this.#database.prepare(`
         INSERT INTO users (id, username, source, role, password, created_at) VALUES (?, ?, 'local', ?, ?, ?)
         ON CONFLICT DO NOTHING RETURNING *`).get(uuidv7(), username, role, hash, Date.now()) as UserRow | undefined
       if (row === undefined) throw apiError('SDR_CONFLICT', `There is already a user ${username}.`)
       return toUser(row)
-    })
+    }))
   }
 
   /** The account that stands for a system user, made at the first login; its role follows the system's groups. */
@@ -188,12 +194,12 @@ export class UserStore {
   async changePassword ({ user: { id }, hash: checked }: CheckedAccount, next: string, by: Actor): Promise<void> {
     checkPassword(next)
     const hash = await this.#hasher.hash(next)
-    transaction(this.#database, () => {
+    await whenFree(() => transaction(this.#database, () => {
       requireStanding(this.#database, by)
       const { changes } = this.#database.prepare('UPDATE users SET password = ? WHERE id = ? AND password = ? AND disabled = 0').run(hash, id, checked)
       if (changes === 0) throw apiError('SDR_INVALID_CREDENTIALS')
       this.#database.prepare('DELETE FROM sessions WHERE user_id = ? AND id IS NOT ?').run(id, by.sessionId ?? null)
-    })
+    }))
   }
 
   /**
@@ -209,12 +215,12 @@ export class UserStore {
       if (role !== undefined) throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; --admin-users and --admin-groups decide its role.')
     }
     const hash = password === undefined ? null : await this.#hasher.hash(password)
-    return this.#guardLastAdmin(id, by, () => {
+    return await whenFree(() => this.#guardLastAdmin(id, by, () => {
       if (disabled === true || hash !== null) this.#database.prepare('DELETE FROM sessions WHERE user_id = ?').run(id)
       return toUser(this.#database.prepare(`
         UPDATE users SET role = ifnull(?, role), disabled = ifnull(?, disabled), password = ifnull(?, password) WHERE id = ? RETURNING *`)
         .get(role ?? null, disabled === undefined ? null : Number(disabled), hash, id) as unknown as UserRow)
-    })
+    }))
   }
 
   /** Removes the account with its sessions and keys. @returns what it was */

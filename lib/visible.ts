@@ -6,9 +6,14 @@ export function visible (text: string): string {
   return text.replace(/(?![\n\t])[\p{C}\p{Zl}\p{Zp}]/gu, escape)
 }
 
+/** As `visible`, for a text that stays on its line and in its column. */
+export function visibleField (text: string): string {
+  return visible(text).replace(/[\n\t]/g, escape)
+}
+
 /** Fields of a line, which are texts that others chose, with a tab between two. */
 export function visibleRow (fields: readonly string[]): string {
-  return fields.map(field => visible(field).replace(/[\n\t]/g, escape)).join('\t').trimEnd()
+  return fields.map(visibleField).join('\t').trimEnd()
 }
 
 function escape (character: string): string {

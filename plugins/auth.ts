@@ -5,6 +5,7 @@ import { apiError, CommandError, exitCodes, type ApiError } from '../errors.ts'
 import { readCredential, type Credential } from '../lib/credentials.ts'
 import { guestPrincipal, isNarrowKey, isPassing, rolePermissions, type Permission, type Principal } from '../lib/principals.ts'
 import { readablePattern, resolvePublicRoutes, routeKey } from '../lib/public-paths.ts'
+import { guarded } from '../lib/rarely.ts'
 import { permissionsOf } from '../lib/route-needs.ts'
 
 declare module 'fastify' {
@@ -236,12 +237,12 @@ export default fp(async (app) => {
   }
 
   // A session, a key or a right that ends takes its open streams with it.
-  const timer = setInterval(() => {
+  const timer = setInterval(guarded(app.log, 'Whether callers of long requests may go on cannot be asked', () => {
     for (const reply of unanswered) {
       if (reply.raw.closed) unanswered.delete(reply)
       else if (hasEnded(reply.request)) reply.raw.destroy()
     }
-  }, recheckInterval).unref()
+  }), recheckInterval).unref()
   app.addHook('onClose', async () => clearInterval(timer))
 
   app.decorate('guard', (identify: Identify[], { admitsGuests = app.config.enableGuestAccess } = {}) => {

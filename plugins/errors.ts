@@ -8,6 +8,7 @@ import { apiError, errorTable, type ApiError, type ErrorCode } from '../errors.t
 import { discardBody, isBodyUnderWay, mostDiscarded } from '../lib/discard-body.ts'
 import { EngineError, type EngineErrorCode } from '../lib/engine/engine.ts'
 import { shortened } from '../lib/shortened.ts'
+import { storageError } from '../lib/storage-errors.ts'
 
 /** The framework's refusals whose status says too little. */
 const frameworkCodes: Readonly<Record<string, ErrorCode>> = {
@@ -85,7 +86,10 @@ export function sendError (thrown: Error, request: FastifyRequest, reply: Fastif
   const error = toApiError(thrown, request)
   const status = errorTable[error.code as ErrorCode][0]
   if (status === 500) request.log.error({ err: thrown }, error.message)
-  else if (status > 500) request.log.warn({ code: error.code }, error.message) // foreseen, and there may be many
+  else if (status > 500) {
+    // Foreseen, and there may be many.
+    request.log.warn({ code: error.code, reason: (error.cause as Error | undefined)?.message }, error.message)
+  }
   if (error.retryAfter !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfter)))
   if (status === 401 || error.scope !== undefined) reply.header('www-authenticate', challenge(request, error))
   return reply.code(status).type('application/json; charset=utf-8').send(afterBody(request, reply, {
@@ -127,6 +131,8 @@ export function refuseConnection (error: Error & { code?: string, reason?: strin
 
 function toApiError (error: Error & Partial<ApiError>, request: FastifyRequest): ApiError {
   if (error.code !== undefined && error.code in errorTable) return error as ApiError
+  const unstored = storageError(error)
+  if (unstored !== undefined) return unstored
   if (error instanceof EngineError) {
     return apiError(engineRefusals.includes(error.code) ? 'SDR_UNSUPPORTED_MODEL' : 'SDR_UNAVAILABLE', error.message, { cause: error })
   }

@@ -3,6 +3,7 @@ import type { FastifyRequest } from 'fastify'
 import { apiError, type ApiError } from '../errors.ts'
 import { LoginThrottle } from '../lib/login-throttle.ts'
 import type { RefusedRefresh } from '../lib/sessions.ts'
+import { storageError, whenFree } from '../lib/storage-errors.ts'
 import { isLoginName, type CheckedAccount } from '../lib/users.ts'
 import { notAdmitted } from './auth.ts'
 import type { Login } from './tokens.ts'
@@ -15,7 +16,7 @@ declare module 'fastify' {
       /** @throws {ApiError} 401 for a wrong name or password, 429 while backing off */
       login: (username: string, password: string, request: FastifyRequest) => Promise<Login>
       /** @throws {ApiError} 401 */
-      refresh: (refreshToken: string, request: FastifyRequest) => Login
+      refresh: (refreshToken: string, request: FastifyRequest) => Promise<Login>
       /** Changes the password of the caller. @throws {ApiError} 401, 409, 429 */
       changePassword: (request: FastifyRequest, current: string, next: string) => Promise<void>
     }
@@ -48,7 +49,7 @@ export default fp(async (app) => {
     const wait = throttle.attempt(username, address, isKnown)
     if (wait > 0) throw apiError('SDR_RATE_LIMITED', `Too many failed logins; try again in ${wait} s.`, { retryAfter: wait })
     const account = await verify(username, password, request).catch(error => {
-      if (error.statusCode === 503) throttle.takeBack(username, address)
+      if (error.statusCode === 503 || storageError(error) !== undefined) throttle.takeBack(username, address)
       throw error
     })
     if (account === undefined) throw apiError('SDR_INVALID_CREDENTIALS')
@@ -60,8 +61,9 @@ export default fp(async (app) => {
   async function recorded<T> (request: FastifyRequest, event: 'login' | 'user.password', actor: string, work: () => Promise<T>): Promise<T> {
     try {
       return await work()
-    } catch (error) {
-      app.audit(request, { event, outcome: 'failure', actor, reason: (error as ApiError).code })
+    } catch (thrown) {
+      const error = storageError(thrown) ?? thrown as ApiError
+      app.audit(request, { event, outcome: 'failure', actor, reason: error.code })
       throw error
     }
   }
@@ -69,15 +71,15 @@ export default fp(async (app) => {
   app.decorate('logins', {
     login: async (username, password, request) => await recorded(request, 'login', username, async () => {
       const account = await check(username, password, request, verifier())
-      const session = app.sessions.open(account, request.ip, request.headers['user-agent'] ?? '')
+      const session = await whenFree(() => app.sessions.open(account, request.ip, request.headers['user-agent'] ?? ''))
       if (session === undefined) throw apiError('SDR_INVALID_CREDENTIALS') // disabled, or given a new password, during the check
       app.audit(request, { event: 'login', actor: session.user.username, subject: session.sessionId })
       return app.tokens.issue(session)
     }),
 
-    refresh (refreshToken, request) {
+    async refresh (refreshToken, request) {
       verifier()
-      const session = app.sessions.rotate(refreshToken, app.admits)
+      const session = await whenFree(() => app.sessions.rotate(refreshToken, app.admits))
       const entry = { event: 'refresh', actor: session?.user.username ?? '', subject: session?.sessionId } as const
       if (session === undefined || session.refreshToken === null) {
         const reason = session?.reason ?? 'unknown'

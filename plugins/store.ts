@@ -2,9 +2,12 @@ import fp from 'fastify-plugin'
 import { ApiKeyStore } from '../lib/api-keys.ts'
 import { AuditLog } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
+import { yieldWhenBusy } from '../lib/database.ts'
 import { DatabaseChanges } from '../lib/database-changes.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
 import { sourcesOf } from '../lib/principals.ts'
+import { rarely } from '../lib/rarely.ts'
+import { LastUse, type OnTrouble } from '../lib/records.ts'
 import { SessionStore } from '../lib/sessions.ts'
 import { UserStore } from '../lib/users.ts'
 
@@ -28,17 +31,25 @@ const day = 24 * 60 * 60 * 1000
 export default fp<StoreOptions>(async (app, { passwordCost }) => {
   const database = openAuthDatabase(app.folders.auth)
   const observer = openAuthDatabase(app.folders.auth)
+  for (const one of [database, observer]) yieldWhenBusy(one)
   const changes = new DatabaseChanges(database, { tables: ['users', 'sessions', 'api_keys'], observer })
-  app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost), sourcesOf(app.config.auth)))
+  const report = rarely(details => app.log.warn(details,
+    'Records of logins, refusals or last use cannot be written to auth.db; requests go on without them'))
+  const onTrouble: OnTrouble = (kind, error, lost) => {
+    app.metrics.recordsLost(kind, lost)
+    report(error)
+  }
+  const lastUse = new LastUse(onTrouble)
+  app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost), sourcesOf(app.config.auth), lastUse))
   app.decorate('sessions', new SessionStore(database, {
     lifetime: app.config.refreshExpiration * day, longest: app.config.sessionDays * day, changes
   }))
-  app.decorate('keys', new ApiKeyStore(database, changes))
-  const auditLog = new AuditLog(database)
+  app.decorate('keys', new ApiKeyStore(database, changes, lastUse))
+  const auditLog = new AuditLog(database, onTrouble)
   app.decorate('auditLog', auditLog)
   app.addHook('onClose', async () => {
-    auditLog.flush()
+    auditLog.close()
     observer.close()
     database.close()
   })
-}, { name: 'store', dependencies: ['config'] })
+}, { name: 'store', dependencies: ['config', 'metrics'] })

@@ -1,5 +1,6 @@
 import fp from 'fastify-plugin'
 import { CommandError, exitCodes } from '../errors.ts'
+import { guarded } from '../lib/rarely.ts'
 import { SystemAccounts } from '../lib/system-accounts.ts'
 import { SystemLogin } from '../lib/system-login.ts'
 
@@ -23,8 +24,9 @@ export default fp<SystemLoginOptions>(async (app, { source }) => {
 
   let timer: NodeJS.Timeout | undefined
   let isClosed = false
+  const review = guarded(app.log, 'The accounts of the system cannot be reviewed', () => login.review())
   async function keepReviewing (): Promise<void> {
-    await login.review()
+    await review()
     if (!isClosed) timer = setTimeout(keepReviewing, reviewInterval).unref()
   }
   // Not waited for: a directory service that hangs must not keep the server from starting.

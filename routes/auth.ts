@@ -1,4 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { whenFree } from '../lib/storage-errors.ts'
 import { Type } from '../lib/type.ts'
 import { loginNamePattern } from '../lib/users.ts'
 import { Id, Login, Me, Named, NewPassword, None, Password, Session, Validation } from './schemas.ts'
@@ -53,7 +54,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async (request, reply) => {
     const { sessionId, id } = request.principal
     if (sessionId !== undefined) {
-      app.sessions.end(sessionId, id)
+      await whenFree(() => app.sessions.end(sessionId, id))
       app.audit(request, { event: 'logout', subject: sessionId })
     }
     return reply.code(204).send(null)
@@ -100,7 +101,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 204: None }
     }
   }, async (request, reply) => {
-    app.sessions.end(request.params.id, request.principal.id)
+    await whenFree(() => app.sessions.end(request.params.id, request.principal.id))
     app.audit(request, { event: 'session.end', subject: request.params.id })
     return reply.code(204).send(null)
   })

@@ -4,6 +4,7 @@ import { Type } from '../lib/type.ts'
 import { apiError } from '../errors.ts'
 import { keyNamePattern } from '../lib/api-keys.ts'
 import { permissions } from '../lib/principals.ts'
+import { whenFree } from '../lib/storage-errors.ts'
 import { Key, Named, named, NextCursor, None, OneOf, PageQuery } from './schemas.ts'
 
 const tags = ['authentication']
@@ -54,7 +55,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     // A key for an hour must not be able to make itself one for ever.
     const expiresAt = expiry === undefined ? latest ?? undefined : Date.parse(expiry)
     if (latest !== null && expiresAt! > latest) throw apiError('SDR_FORBIDDEN', 'A key that is made with a key ends with it at the latest.')
-    const key = app.keys.create({ userId, name, permissions, expiresAt }, request.principal)
+    const key = await whenFree(() => app.keys.create({ userId, name, permissions, expiresAt }, request.principal))
     app.audit(request, { event: 'key.create', subject: key.id, reason: `${name}: ${key.permissions.join(' ')}` })
     return reply.code(201).send(key)
   })
@@ -71,7 +72,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 204: None }
     }
   }, async (request, reply) => {
-    app.keys.revoke(request.params.id, keysOf(request))
+    await whenFree(() => app.keys.revoke(request.params.id, keysOf(request)))
     app.audit(request, { event: 'key.revoke', subject: request.params.id })
     return reply.code(204).send(null)
   })

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '../lib/type.ts'
 import { accountRoles } from '../lib/principals.ts'
+import { whenFree } from '../lib/storage-errors.ts'
 import { Id, Located, Named, named, NewPassword, NextCursor, None, OneOf, PageQuery, User, Username } from './schemas.ts'
 
 const tags = ['users']
@@ -99,7 +100,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 204: None }
     }
   }, async (request, reply) => {
-    const { username } = app.users.remove(request.params.id, request.principal)
+    const { username } = await whenFree(() => app.users.remove(request.params.id, request.principal))
     app.audit(request, { event: 'user.remove', subject: username })
     await app.cancelJobsOfGone()
     return reply.code(204).send(null)

@@ -1,5 +1,6 @@
-import { setTimeout as delay } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises'
 import { auditEvents, auditOutcomes, type AuditRecord } from '../../lib/audit.ts'
+import { shortened } from '../../lib/shortened.ts'
 import { visibleRow } from '../../lib/visible.ts'
 import { accountCommand } from '../account-command.ts'
 import { say } from '../say.ts'
@@ -10,6 +11,9 @@ interface Arguments {
   outcome?: string
   actor?: string
   lines: string
+  after?: string
+  before?: string
+  all: boolean
   follow: boolean
   json: boolean
 }
@@ -17,37 +21,49 @@ interface Arguments {
 /** Milliseconds between two looks with --follow. */
 const interval = 500
 const mostLines = 10_000
+/** Records that --all reads at once. */
+const pageLength = 1000
 
 /** `audit`: who did what. */
 export const audit = accountCommand<Arguments>({
-  own: ['event', 'outcome', 'actor', 'lines', 'follow', 'json'],
+  own: ['event', 'outcome', 'actor', 'lines', 'after', 'before', 'all', 'follow', 'json'],
   builder: yargs => yargs
     .option('event', { choices: auditEvents, describe: 'Only this kind of event' })
     .option('outcome', { choices: auditOutcomes, describe: 'Only what succeeded, or only what was refused' })
     .option('actor', { type: 'string', requiresArg: true, describe: 'Only what this user did' })
     .option('lines', { type: 'string', requiresArg: true, default: '50', describe: `The newest so many, 1 to ${mostLines}` })
+    .option('after', { type: 'string', requiresArg: true, describe: 'The oldest that came after the record with this id (--json shows ids)' })
+    .option('before', { type: 'string', requiresArg: true, describe: 'The newest that came before the record with this id' })
+    .option('all', { type: 'boolean', default: false, describe: 'All records, for an export with --json' })
+    .conflicts('before', ['after', 'all', 'follow'])
     .option('follow', { type: 'boolean', default: false, describe: 'Go on with what happens next, until Ctrl-C' })
     .option('json', { type: 'boolean', default: false, describe: 'One JSON object a line' }),
-  work: async ({ log }, { event, outcome, actor, lines, follow, json }) => {
-    const limit = Number(lines)
-    if (!Number.isInteger(limit) || limit < 1 || limit > mostLines) {
-      throw new CommandError(exitCodes.usage, `Expected a whole number from 1 to ${mostLines} for --lines but received ${JSON.stringify(lines)}`)
+  work: async ({ log }, { event, outcome, actor, lines, after, before, all, follow, json }) => {
+    const limit = wholeNumber('lines', lines, { most: mostLines })
+    let last = after === undefined ? undefined : wholeNumber('after', after, { least: 0 })
+    /** @returns how many there were */
+    const show = (page: { after?: number, before?: number, limit: number }) => {
+      const records = log.list({ event, outcome, actor, ...page })
+      for (const record of records) say(json ? JSON.stringify(record) : line(record))
+      last = records.at(-1)?.id ?? last
+      return records.length
     }
-    let last = 0
-    const showNewer = (count: number) => {
-      for (const record of log.list({ event, outcome, actor, after: last, limit: count })) {
-        say(json ? JSON.stringify(record) : line(record))
-        last = record.id
-      }
-    }
-    showNewer(limit)
+    if (all) while (show({ after: last ?? 0, limit: pageLength }) === pageLength) await nextTurn()
+    else show({ after: last, before: before === undefined ? undefined : wholeNumber('before', before), limit })
     if (!follow) return
     for (;;) {
       await delay(interval)
-      showNewer(mostLines)
+      show({ after: last ?? 0, limit: mostLines })
     }
   }
 })
+
+function wholeNumber (option: string, text: string, { least = 1, most = Number.MAX_SAFE_INTEGER } = {}): number {
+  const number = Number(text)
+  if (/^\d{1,16}$/.test(text) && number >= least && number <= most) return number
+  throw new CommandError(exitCodes.usage, `Expected a whole number from ${least} to ${most} for --${option} but received ` +
+    JSON.stringify(shortened(text)))
+}
 
 function line ({ at, event, outcome, actor, subject, address, reason }: AuditRecord): string {
   return visibleRow([at, outcome, event, actor, subject ?? '-', address ?? '-', reason ?? ''])

@@ -122,8 +122,7 @@ async function startServer (options: Options): Promise<void> {
     await app.close()
     throw error
   }
-  const reloadsTls = options.tlsCert !== undefined
-  closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false, skip: reloadsTls ? ['SIGHUP'] : [] }, async ({ signal, err }) => {
+  closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
     if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
     else logger.info({ signal }, 'Shutting down')
     const stopping = notify('STOPPING=1', logger)
@@ -136,7 +135,7 @@ async function startServer (options: Options): Promise<void> {
     if (err === undefined) process.exit(exitCodes.ok)
     process.exit(exitCodes.internal)
   })
-  if (reloadsTls) process.on('SIGHUP', () => reloadTls(app, options))
+  process.on('SIGHUP', () => reload(app, options))
   await greetFirstAdmin(app)
   await notify('READY=1', logger)
 }
@@ -180,8 +179,12 @@ function readTls ({ tlsCert, tlsKey }: Options): { cert: Buffer, key: Buffer } |
   }
 }
 
-/** A renewed certificate counts from the next connection on; a broken one leaves the old one in place. */
-function reloadTls (app: FastifyInstance, options: Options): void {
+/**
+ * SIGHUP, as from `systemctl reload`. A renewed certificate counts from the next connection on; a broken one leaves the old
+ * one in place.
+ */
+function reload (app: FastifyInstance, options: Options): void {
+  if (options.tlsCert === undefined) return app.log.info('SIGHUP reads the certificate of --tls-cert again, and there is none: nothing to do')
   try {
     const server = app.server as unknown as { setSecureContext: (context: object) => void }
     server.setSecureContext(readTls(options)!)

@@ -93,28 +93,3 @@ export async function names (folder: string): Promise<string[]> {
     throw error
   }
 }
-
-/** Whether an error says that there is no room: the disk, the quota, or the database on it. */
-export function isStorageFull (error: unknown): boolean {
-  const { code, errcode } = Object(error) as { code?: unknown, errcode?: unknown }
-  const sqliteFull = 13
-  return code === 'ENOSPC' || code === 'EDQUOT' || (typeof errcode === 'number' && (errcode & 0xff) === sqliteFull)
-}
-
-/** Primary result codes of SQLite for what may be over later: locks, memory, rights, the disk. */
-const passingCodes: readonly number[] = [
-  5, // SQLITE_BUSY
-  6, // SQLITE_LOCKED
-  7, // SQLITE_NOMEM
-  8, // SQLITE_READONLY
-  10, // SQLITE_IOERR
-  13, // SQLITE_FULL
-  14, // SQLITE_CANTOPEN
-  15 // SQLITE_PROTOCOL
-]
-
-/** Whether an error of the database is about its storage, so that the same change may succeed later. */
-export function isStorageTrouble (error: unknown): boolean {
-  const { errcode } = Object(error) as { errcode?: unknown }
-  return isStorageFull(error) || (typeof errcode === 'number' && passingCodes.includes(errcode & 0xff))
-}

@@ -1,6 +1,6 @@
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
-import { openDatabase, transaction, type Database } from '../database.ts'
+import { openDatabase, transaction, yieldWhenBusy, type Database } from '../database.ts'
 import { isoTime } from '../iso-time.ts'
 import { wrongCursor } from '../page.ts'
 import type { LaneKind, Outcome } from './executor.ts'
@@ -129,6 +129,7 @@ export class JobStore {
       this.#lock.close()
       throw error
     }
+    yieldWhenBusy(this.#database)
     this.#statements = prepareAll(this.#database)
     this.#capacity = options.capacity ?? 1000
     this.#capacityPerOwner = options.capacityPerOwner ?? 100

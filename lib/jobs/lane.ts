@@ -2,9 +2,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { apiError } from '../../errors.ts'
 import type { Device, Operations } from '../engine/engine.ts'
 import { isoTime } from '../iso-time.ts'
+import { isStorageTrouble, whenFree } from '../storage-errors.ts'
 import { Errands, type Patience } from './errands.ts'
 import type { Executors, LaneKind } from './executor.ts'
-import { isStorageTrouble } from './files.ts'
 import type { Inputs } from './inputs.ts'
 import type { JobEvents } from './job-events.ts'
 import { isCrash, isUnavailable, toJobError } from './job-error.ts'
@@ -169,7 +169,7 @@ export class Lane {
     run?.abort('drain')
     if (await this.#ends(this.#parts.abortTimeout ?? 30_000) || run === undefined) return
     this.#parts.logger.error({ job: run.job.id }, 'The job does not end when it is told to; it is left behind')
-    this.#leaveAfter(undefined, run)
+    await this.#persist(run.job, () => this.#leaveAfter(undefined, run))
   }
 
   get #isDraining (): boolean {
@@ -226,7 +226,7 @@ export class Lane {
       this.#unblock()
       return await this.#sleep()
     }
-    const job = store.start(choice)
+    const job = await whenFree(() => store.start(choice))
     if (job !== undefined) await this.#runJob(job)
     this.#unblock()
   }
@@ -286,7 +286,7 @@ export class Lane {
     let isRefused = false
     for (;;) {
       try {
-        return change()
+        return await whenFree(change)
       } catch (error) {
         const isTrouble = isStorageTrouble(error)
         if (isTrouble && !this.#isDraining) {

@@ -1,8 +1,7 @@
 import { CommandError, exitCodes } from '../../errors.ts'
 import type { Database } from '../database.ts'
 import { sqlite } from '../sqlite.ts'
-
-const sqliteBusy = 5
+import { isBusy } from '../storage-errors.ts'
 
 /**
  * Lets one server at a time work on a queue: two would run the same jobs. The lock is that of a SQLite file, which the
@@ -33,8 +32,4 @@ export function tryLock (file: string): Database | undefined {
     if (error instanceof CommandError && isBusy(error.cause)) return undefined
     throw error
   }
-}
-
-function isBusy (error: unknown): boolean {
-  return (error as { errcode?: number } | undefined)?.errcode === sqliteBusy
 }

@@ -2,10 +2,11 @@ import { join, resolve as absolute } from 'node:path'
 import { apiError, CommandError, exitCodes, type ApiError } from '../../errors.ts'
 import { prepareFolder } from '../folders.ts'
 import { AllowList } from '../network/allow-list.ts'
+import { guarded } from '../rarely.ts'
+import { isStorageFull, storageError, whenFree } from '../storage-errors.ts'
 import { checkUrl } from '../webhooks/delivery.ts'
 import { Webhooks, type WebhookOptions } from '../webhooks/webhooks.ts'
 import type { Executors } from './executor.ts'
-import { isStorageFull } from './files.ts'
 import { Inputs } from './inputs.ts'
 import { JobEvents, type JobEventsOptions, type JobEventStream, type SubscribeOptions } from './job-events.ts'
 import { JobStore, type JobStoreOptions } from './job-store.ts'
@@ -94,11 +95,12 @@ export class JobQueue {
     this.#scheduler.start()
     this.#retention.start()
     this.#webhooks?.wake()
-    this.#positionTimer = setInterval(() => this.#publishPositions(), positionInterval).unref()
+    this.#positionTimer = setInterval(
+      guarded(this.#logger, 'The positions of waiting jobs cannot be read', () => this.#publishPositions()), positionInterval).unref()
   }
 
   async #recover (): Promise<void> {
-    for (const job of this.#store.recover()) {
+    for (const job of await whenFree(() => this.#store.recover())) {
       this.#logger.warn({ job: job.id, status: job.status }, 'The job was running when the server stopped')
       await this.#outputs.remove(job)
     }
@@ -126,7 +128,7 @@ export class JobQueue {
     const id = this.#store.newId()
     try {
       await this.#inputs.save(id, attachments)
-      const { job, isNew } = this.#store.accept({
+      const { job, isNew } = await whenFree(() => this.#store.accept({
         id,
         type: newJob.type,
         owner: newJob.owner,
@@ -137,13 +139,13 @@ export class JobQueue {
         parameters: withSeed(newJob),
         idempotency,
         webhookUrl: newJob.webhookUrl
-      })
+      }))
       if (!isNew) await this.#inputs.remove(id)
       this.#scheduler.wake()
       return this.#withProgress(job)
     } catch (error) {
       await this.#inputs.remove(id)
-      throw isStorageFull(error) ? apiError('SDR_STORAGE_FULL', undefined, { cause: error }) : error
+      throw storageError(error) ?? error
     }
   }
 
@@ -166,7 +168,7 @@ export class JobQueue {
   async cancel (id: string, viewer: Viewer = {}): Promise<Job> {
     const job = this.get(id, viewer)
     if (isEnded(job.status)) throw apiError('SDR_JOB_NOT_CANCELLABLE', `The job is ${job.status} already.`)
-    const cancelled = this.#store.cancelQueued(id)
+    const cancelled = await whenFree(() => this.#store.cancelQueued(id))
     if (cancelled !== undefined) {
       this.#events.publishJob(cancelled)
       await this.#inputs.remove(id)
@@ -177,7 +179,12 @@ export class JobQueue {
       this.#onEnded(cancelled)
       return cancelled
     }
-    this.#store.markCancelling(id)
+    try {
+      await whenFree(() => this.#store.markCancelling(id))
+    } catch (error) {
+      // Only a server that dies before the engine lets go of the job would have needed it.
+      this.#logger.warn({ job: id, err: error }, 'That a job is to be cancelled cannot be stored')
+    }
     this.#scheduler.cancel(id)
     return this.get(id, viewer)
   }

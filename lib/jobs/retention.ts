@@ -1,4 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { whenFree } from '../storage-errors.ts'
 import type { JobStore } from './job-store.ts'
 import type { OutputOwner, Outputs } from './outputs.ts'
 import type { Logger } from './lane.ts'
@@ -75,10 +76,10 @@ export class Retention {
       const old = store.expired({ keepJobs, keepJobsPerOwner, keepAfter: this.#keepAfter(), limit: batch })
       const large = old.length > 0 ? [] : store.crowdedOut({ keepBytes, keepBytesPerOwner, limit: batch })
       if (old.length > 0) {
-        store.remove(old.map(({ id }) => id))
+        await whenFree(() => store.remove(old.map(({ id }) => id)))
         logger.info({ jobs: old.length }, 'Old jobs deleted')
       } else if (large.length > 0) {
-        store.dropImages(large.map(({ id }) => id))
+        await whenFree(() => store.dropImages(large.map(({ id }) => id)))
         logger.info({ jobs: large.length }, 'The oldest images deleted to make room')
       } else {
         return

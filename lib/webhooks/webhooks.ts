@@ -1,6 +1,8 @@
+import { setTimeout as delayed } from 'node:timers/promises'
 import type { DueWebhook, JobStore } from '../jobs/job-store.ts'
 import type { Logger } from '../jobs/lane.ts'
 import type { AllowList } from '../network/allow-list.ts'
+import { whenFree } from '../storage-errors.ts'
 import { post } from './delivery.ts'
 
 export interface WebhookOptions {
@@ -85,7 +87,9 @@ export class Webhooks {
   }
 
   #begin ({ caller, webhook }: { caller: string, webhook: DueWebhook }): void {
-    const ended = this.#deliver(webhook).finally(() => {
+    const ended = this.#deliver(webhook).catch((error: unknown) => {
+      this.#parts.logger.error({ job: webhook.id, err: error }, 'A webhook cannot be sent')
+    }).finally(() => {
       this.#underWay.delete(webhook.sequence)
       this.wake()
     })
@@ -106,8 +110,13 @@ export class Webhooks {
   }
 
   #untilNext (): number {
-    const next = this.#parts.store.nextWebhook(this.#now())
-    return next === undefined ? minute : Math.min(Math.max(next - this.#now(), second / 10), minute)
+    try {
+      const next = this.#parts.store.nextWebhook(this.#now())
+      return next === undefined ? minute : Math.min(Math.max(next - this.#now(), second / 10), minute)
+    } catch (error) {
+      this.#parts.logger.error({ err: error }, 'Webhooks have to wait')
+      return minute
+    }
   }
 
   async #deliver ({ sequence, url, tries, id }: DueWebhook): Promise<void> {
@@ -125,8 +134,8 @@ export class Webhooks {
         url, hosts, secret, signal: AbortSignal.any([this.#stop.signal, AbortSignal.timeout(timeout)])
       })
       if (status >= 200 && status < 300) {
-        store.forgetWebhook(sequence)
-        return logger.info(about, 'Webhook delivered')
+        logger.info(about, 'Webhook delivered')
+        return await this.#persist(about, () => store.forgetWebhook(sequence))
       }
       problem = `The answer was ${status}`
       if (status === goneStatus) tries = delays.length
@@ -135,12 +144,22 @@ export class Webhooks {
       problem = (error as Error).message
     }
     const delay = delays[tries]
-    try {
+    logger.warn({ ...about, problem, retry_in: delay }, delay === undefined ? 'Webhook given up' : 'Webhook not delivered')
+    await this.#persist(about, () => {
       if (delay === undefined) store.forgetWebhook(sequence)
       else store.postponeWebhook(sequence, this.#now() + delay)
-      logger.warn({ ...about, problem, retry_in: delay }, delay === undefined ? 'Webhook given up' : 'Webhook not delivered')
-    } catch (error) {
-      logger.error({ ...about, err: error }, 'The state of a webhook cannot be stored')
+    })
+  }
+
+  /** Waits until the state is stored, or the server stops: as the database has it, the message is due at once again. */
+  async #persist (about: object, change: () => void): Promise<void> {
+    while (!this.#stop.signal.aborted) {
+      try {
+        return await whenFree(change)
+      } catch (error) {
+        this.#parts.logger.error({ ...about, err: error }, 'The state of a webhook cannot be stored')
+      }
+      await delayed(minute, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {}) // ends with the server
     }
   }
 }

@@ -180,3 +180,12 @@ t.test('a connection that says nothing does not keep the server from ending', as
   await once(socket, 'connect')
   t.match(await server.end(), { code: 0, signal: null })
 })
+
+t.test('SIGHUP without a certificate changes nothing', async t => {
+  const { models, data } = workspace(t)
+  const server = await startServer(t, ['--auth', 'none', '--models-dir', models, '--data-dir', data])
+  server.child.kill('SIGHUP')
+  await until(async () => server.log.some(({ msg }) => /^SIGHUP reads the certificate/.test(String(msg))))
+  t.equal((await server.json('/api/health')).status, 200)
+  t.match(await server.end(), { code: 0 })
+})

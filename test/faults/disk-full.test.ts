@@ -1,36 +1,18 @@
-import { execFileSync } from 'node:child_process'
-import { mkdirSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { workspace } from '../helper.ts'
 import { runProgram, until } from '../server-process.ts'
 import { FaultyServer } from './fixtures/faulty-server.ts'
 import { Ledger } from './fixtures/ledger.ts'
+import { smallDisk } from './fixtures/small-disk.ts'
 
 t.setTimeout(300_000)
 const request = { prompt: 'a fox', width: 64, steps: 2, seed: 1 }
 
-/** A disk of 8 MB: mounted as root, or by sudo where that asks for no password, as on most build machines. */
-function smallDisk (t: Test, folder: string): string | undefined {
-  const sudo = process.getuid?.() === 0 ? [] : ['sudo', '-n']
-  const run = (...command: string[]) => {
-    const [program, ...parameters] = [...sudo, ...command]
-    execFileSync(program!, parameters, { stdio: 'pipe', timeout: 10_000 })
-  }
-  try {
-    mkdirSync(folder)
-    run('mount', '-t', 'tmpfs', '-o', `size=8m,uid=${process.getuid?.()},mode=700`, 'sdrest-test', folder)
-  } catch (error) {
-    if (process.env.CI === 'true') throw error
-    return undefined
-  }
-  t.teardown(() => run('umount', '--lazy', folder))
-  return folder
-}
-
 t.test('a full disk', { timeout: 250_000 }, async t => {
   const { folder, models } = workspace(t)
-  const disk = process.platform === 'linux' ? smallDisk(t, join(folder, 'disk')) : undefined
+  const disk = process.platform === 'linux' ? smallDisk(t, join(folder, 'disk'), 8) : undefined
   if (disk === undefined) return t.pass('skipped: it takes Linux and the right to mount a small disk')
   const [data, ballast] = [join(disk, 'data'), join(disk, 'ballast')]
   const server = new FaultyServer(t, folder, ['--models-dir', models, '--data-dir', data])

@@ -283,12 +283,20 @@ t.test('a database of the release before gets what is new', async t => {
   const database = openAuthDatabase(folder)
   database.exec(`
     DROP TRIGGER remember_removed_user; DROP TABLE removed_users; DROP INDEX users_by_name; DROP INDEX api_keys_by_age; DROP INDEX api_keys_of_user_by_age;
-    CREATE INDEX api_keys_of_user ON api_keys (user_id); PRAGMA user_version = 1`)
+    CREATE INDEX api_keys_of_user ON api_keys (user_id);
+    DROP INDEX audit_by_share; CREATE INDEX audit_by_outcome ON audit (outcome, id);
+    ALTER TABLE audit DROP COLUMN kind; ALTER TABLE audit DROP COLUMN share;
+    INSERT INTO audit (at, event, outcome, actor, address) VALUES
+      (1, 'user.create', 'success', 'root', '192.0.2.1'), (1, 'login', 'failure', 'bob', '192.0.2.1');
+    PRAGMA user_version = 1`)
   database.close()
   const again = openAuthDatabase(folder)
   t.teardown(() => again.close())
   t.same(new UserStore(again, hasher).list(), { users: [], next_cursor: null })
-  t.match(again.prepare('PRAGMA user_version').get(), { user_version: 3 })
+  t.match(again.prepare('SELECT kind, share FROM audit ORDER BY id').all(), [
+    { kind: 'administration', share: 'root' }, { kind: 'failure', share: '192.0.2.1' }
+  ])
+  t.match(again.prepare('PRAGMA user_version').get(), { user_version: 4 })
 })
 
 t.test('an account is gone when it was disabled or removed here', async t => {
