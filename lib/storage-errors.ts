@@ -62,7 +62,20 @@ export async function whenFree<T> (work: () => T): Promise<T> {
   }
 }
 
+/** Reads of several rows throw without the code of SQLite: there its message says what happened. */
+const codesOfMessages: Readonly<Record<string, number>> = {
+  'database is locked': 5,
+  'database table is locked': 6,
+  'out of memory': 7,
+  'attempt to write a readonly database': 8,
+  'disk I/O error': 10,
+  'database or disk is full': fullCode,
+  'unable to open database file': 14,
+  'locking protocol': 15
+}
+
 function resultCode (error: unknown): number | undefined {
-  const { errcode } = Object(error) as { errcode?: unknown }
-  return typeof errcode === 'number' ? errcode & 0xff : undefined
+  const { code, errcode, message } = Object(error) as { code?: unknown, errcode?: unknown, message?: unknown }
+  if (typeof errcode === 'number') return errcode & 0xff
+  return code === 'ERR_SQLITE_ERROR' ? codesOfMessages[String(message)] : undefined
 }
