@@ -5,7 +5,6 @@ import { isoTime } from './iso-time.ts'
 import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from './page.ts'
 import { passwordLength, type PasswordHasher } from './passwords.ts'
 import { accountSources, type AccountRole, type AccountSource } from './principals.ts'
-import { LastUse } from './records.ts'
 import { requireStanding, type Actor } from './standing.ts'
 import { whenFree } from './storage-errors.ts'
 
@@ -74,16 +73,12 @@ export class UserStore {
   readonly #sources: readonly AccountSource[]
   /** Made once: a flood of logins asks them over and over. */
   readonly #named
-  readonly #lastUse: LastUse
 
   /** @param sources those whose administrators can come in; the last of them stays */
-  constructor (
-    database: Database, hasher: PasswordHasher, sources = accountSources as readonly AccountSource[], lastUse = new LastUse()
-  ) {
+  constructor (database: Database, hasher: PasswordHasher, sources = accountSources as readonly AccountSource[]) {
     this.#database = database
     this.#hasher = hasher
     this.#sources = sources
-    this.#lastUse = lastUse
     const named = (source: AccountSource, collation: string) =>
       database.prepare(`SELECT * FROM users WHERE username = ? COLLATE ${collation} AND source = '${source}'`)
     this.#named = { local: named('local', 'NOCASE'), unix: named('unix', 'BINARY'), pam: named('pam', 'BINARY') }

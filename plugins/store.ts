@@ -40,7 +40,7 @@ export default fp<StoreOptions>(async (app, { passwordCost }) => {
     report(error)
   }
   const lastUse = new LastUse(onTrouble)
-  app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost), sourcesOf(app.config.auth), lastUse))
+  app.decorate('users', new UserStore(database, new PasswordHasher(passwordCost), sourcesOf(app.config.auth)))
   app.decorate('sessions', new SessionStore(database, {
     lifetime: app.config.refreshExpiration * day, longest: app.config.sessionDays * day, changes
   }))
