@@ -111,18 +111,8 @@ async function startServer (options: Options): Promise<void> {
   // Loading the rest takes as long as the engine takes to be ready.
   const { buildApp } = await import('../../app.ts')
   const app = await buildApp(options, { logger, https, engines })
-  try {
-    if (app.metricsAddress !== undefined) {
-      await app.listenForMetrics(app.metricsAddress).catch(inWords(app.metricsAddress, metricsOptions))
-    }
-    await app.ready()
-    collectGarbage()
-    await app.listen({ host: options.host, port: options.port }).catch(inWords(options, listenOptions))
-  } catch (error) {
-    await app.close()
-    throw error
-  }
-  closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
+  // Before it listens: who has seen that it does may stop it at once.
+  const { uninstall } = closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
     if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
     else logger.info({ signal }, 'Shutting down')
     const stopping = notify('STOPPING=1', logger)
@@ -136,6 +126,18 @@ async function startServer (options: Options): Promise<void> {
     process.exit(exitCodes.internal)
   })
   process.on('SIGHUP', () => reload(app, options))
+  try {
+    if (app.metricsAddress !== undefined) {
+      await app.listenForMetrics(app.metricsAddress).catch(inWords(app.metricsAddress, metricsOptions))
+    }
+    await app.ready()
+    collectGarbage()
+    await app.listen({ host: options.host, port: options.port }).catch(inWords(options, listenOptions))
+  } catch (error) {
+    uninstall()
+    await app.close()
+    throw error
+  }
   await greetFirstAdmin(app)
   await notify('READY=1', logger)
 }
