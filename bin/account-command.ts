@@ -5,6 +5,7 @@ import { AuditLog, printable, type AuditEntry } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
 import { settled } from '../lib/database-changes.ts'
 import { dataFolders } from '../lib/folders.ts'
+import { actAsOwnerOf } from '../lib/ownership.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
 import { storageError } from '../lib/storage-errors.ts'
 import { UserStore, type User } from '../lib/users.ts'
@@ -38,7 +39,9 @@ export function accountCommand<Arguments> (
     describe,
     builder: yargs => withOptions(builder(yargs), [...accountOptions]),
     handler: async argv => {
-      const database = openAuthDatabase(dataFolders(optionsOf(argv, own)).auth)
+      const { auth } = dataFolders(optionsOf(argv, own))
+      actAsOwnerOf(auth)
+      const database = openAuthDatabase(auth)
       const log = new AuditLog(database, (_kind, error, lost) => {
         if (lost > 0) process.stderr.write(`stable-diffusion-rest: The audit log misses what this command did: ${(error as Error).message}\n`)
       })

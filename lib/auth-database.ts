@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { CommandError, exitCodes } from '../errors.ts'
 import { openDatabase, type Database } from './database.ts'
 import { makeFolders } from './folders.ts'
+import { ownershipHint } from './ownership.ts'
 
 /**
  * Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). Local names
@@ -121,7 +122,7 @@ export function prepareAuthFolder (folder: string, made: string[] = []): void {
 
 function cannotOpen (file: string, error: unknown): CommandError {
   return new CommandError(exitCodes.storage,
-    `The accounts ${file} cannot be opened: ${(error as Error).message}. Choose another folder with --auth-data-dir.`)
+    `The accounts ${file} cannot be opened: ${(error as Error).message}. Choose another folder with --auth-data-dir.${ownershipHint(file)}`)
 }
 
 /**

@@ -1,6 +1,7 @@
 import { chmodSync } from 'node:fs'
 import type { DatabaseSync } from '@photostructure/sqlite'
 import { apiError, CommandError, exitCodes } from '../errors.ts'
+import { ownershipHint } from './ownership.ts'
 import { sqlite } from './sqlite.ts'
 
 export type Database = InstanceType<typeof DatabaseSync>
@@ -30,7 +31,7 @@ export function openDatabase (file: string, migrations: readonly string[]): Data
   } catch (error) {
     if (error instanceof CommandError) throw error
     throw new CommandError(exitCodes.storage,
-      `The database ${file} cannot be opened: ${(error as Error).message}. Check that its folder exists and is writable.`,
+      `The database ${file} cannot be opened: ${(error as Error).message}. Check that its folder exists and is writable.${ownershipHint(file)}`,
       { cause: error })
   }
 }

@@ -3,6 +3,7 @@ import { homedir } from 'node:os'
 import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { CommandError, exitCodes } from '../errors.ts'
 import type { Options } from './options.ts'
+import { ownershipHint } from './ownership.ts'
 import type { ModelType } from './models/types.ts'
 
 export interface DataFolders {
@@ -30,7 +31,7 @@ export function prepareFolder (folder: string, option: string, made: string[] = 
     accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (error) {
     throw new CommandError(exitCodes.storage,
-      `The folder ${folder} is not writable: ${(error as Error).message}. Choose another one with ${option}, or give this user the right to write there.`)
+      `The folder ${folder} is not writable: ${(error as Error).message}. Choose another one with ${option}, or give this user the right to write there.${ownershipHint(folder)}`)
   }
 }
 

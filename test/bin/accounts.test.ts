@@ -1,5 +1,9 @@
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import t from 'tap'
+import { noRoot } from '../fixtures/pam/system.ts'
 import { password, workspace } from '../helper.ts'
 import { environment, program, runProgram, startServer, until } from '../server-process.ts'
 
@@ -96,4 +100,24 @@ t.test('accounts and keys of a running server', async t => {
     t.match(shown, /success\tlogin\troot\t[\s\S]*failure\tlogin\tstranger\t/, 'then what happens')
     t.notMatch(shown, /user\.|key\./, 'and only what was asked for')
   })
+})
+
+t.test('root leaves the folder of a service user to that user, and a stranger is told what to type', { skip: noRoot }, async t => {
+  const nobody = 65534
+  const folder = realpathSync(mkdtempSync(join(tmpdir(), 'sdrest-test-')))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  chmodSync(folder, 0o755)
+  const data = join(folder, 'data')
+  mkdirSync(data)
+  chownSync(data, nobody, nobody)
+  t.match(await runProgram(['user', 'add', 'alice', '--password-stdin', '--data-dir', data], { input: password }), { code: 0 })
+  for (const name of ['auth', ...readdirSync(join(data, 'auth')).map(name => join('auth', name))]) {
+    t.equal(statSync(join(data, name)).uid, nobody, name)
+  }
+
+  const own = join(folder, 'own')
+  t.match(await runProgram(['user', 'add', 'alice', '--password-stdin', '--data-dir', own], { input: password }), { code: 0 })
+  const asNobody = spawnSync(process.execPath, [program, 'user', 'list', '--data-dir', own], { uid: nobody, gid: nobody, cwd: '/', env: { PATH: process.env.PATH, HOME: '/' }, encoding: 'utf8' })
+  t.equal(asNobody.status, 4, asNobody.stderr)
+  t.match(asNobody.stderr, /cannot be opened: EACCES.* belongs to root, and this is nobody; as root type: chown -R nobody \S+own\n/)
 })
