@@ -15,7 +15,8 @@ import {
   checkpoint, draw, drawOne, failure, fox, isAlive, load, loadOptions, picture, portable, temporaryFolder, until
 } from './helper.ts'
 
-t.setTimeout(300_000)
+// 200 s on two cores that do other work as well.
+t.setTimeout(900_000)
 
 const folder = temporaryFolder(t)
 const minit2i = { model: checkpoint(folder, 'minit2i') }

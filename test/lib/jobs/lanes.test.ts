@@ -116,16 +116,29 @@ t.test('owners take turns over all devices', async t => {
 })
 
 t.test('a device that cannot be used leaves its jobs to the other, and comes back', async t => {
-  const { queue, a, b } = await opened(t, { backOff: 60 })
+  const { queue, a, b } = await opened(t)
   a.state = b.state = 'stopped'
-  a.script.start = [{ fail: 'engine_unavailable', message: 'no such device' }]
+  // Until both jobs are done, however long that takes: it would get one of them otherwise.
+  a.script.start = Array(1000).fill({ fail: 'engine_unavailable', message: 'no such device' })
+  const held = hold()
+  b.script.generate = [held.step]
   const jobs = [await queue.submit(request('1')), await queue.submit(request('2'))]
   await until(() => lanes(queue)[0]!.blocked !== null)
   t.match(lanes(queue)[0], { state: 'blocked', blocked: { reason: 'no such device', retry_at: String } })
   t.match(queue.status.scheduler, { blocked: null }, 'jobs go on')
+  held.release()
   for (const job of jobs) t.match(await ended(queue, job), { status: 'completed', attempts: 1 })
   t.equal(b.prompts.length, 2)
+  a.script.start = []
   await until(() => lanes(queue)[0]!.state === 'idle')
+  const [first, second] = [hold(), hold()]
+  a.script.generate = [first.step]
+  b.script.generate = [second.step]
+  const later = [await queue.submit(request('3')), await queue.submit(request('4'))]
+  await until(() => a.prompts.length === 1)
+  first.release()
+  second.release()
+  for (const job of later) t.match(await ended(queue, job), { status: 'completed', attempts: 1 })
 })
 
 t.test('a crash on one device gives the job to whoever is free', async t => {
