@@ -71,6 +71,7 @@ export const optionTable = {
 
   'idle-unload': { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 10_080, describe: 'Minutes without a job after which an engine frees the memory of its model; 0 is never' },
   engine: { kind: 'string', group: 'Engine', default: 'auto', choices: ['auto', 'native', 'portable'], describe: 'Which engine draws: native is the addon built for this machine, portable the prebuilt package' },
+  'engine-user': { kind: 'string', group: 'Engine', maxLength: 64, describe: 'User of the system that the engine runs as, so that it cannot read the accounts and the queue (Linux; the server needs the right to switch)' },
   threads: { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 256, describe: 'CPU threads of the engine; 0 leaves the choice to it' },
   device: { kind: 'string', group: 'Engine', default: 'auto', maxLength: 64, describe: 'Device of the engine: auto, cpu, gpu or a name that doctor lists' },
   devices: { kind: 'list', group: 'Engine', default: [], maxLength: 64, describe: 'Several devices instead of --device, for example cuda0,cuda1: an engine process runs on each, and they share the queue' },

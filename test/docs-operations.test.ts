@@ -22,11 +22,14 @@ async function freePort (): Promise<number> {
   return port
 }
 
+/** Lines of sh that succeed when they are given these words. */
+const oneOf = (...words: string[]) => words.map(words => `[ "$*" = "${words}" ]`).join(' || ')
+
 t.test('docs/operations.md', { skip: noTools }, async t => {
   const system = mkdtempSync(join(tmpdir(), 'sdrest-system-'))
   t.teardown(() => rmSync(system, { recursive: true, force: true }))
   const models = join(system, 'models')
-  for (const folder of [models, join(system, 'etc'), join(system, 'var')]) mkdirSync(folder)
+  for (const folder of [models, ...['etc', 'systemd', 'var'].map(name => join(system, name))]) mkdirSync(folder)
   writeCheckpoint('minit2i', join(models, 'minit2i.safetensors'))
   const unit = join(system, 'stable-diffusion-rest.service')
   copyFileSync(join(packageRoot, 'deploy', 'stable-diffusion-rest.service'), unit)
@@ -35,7 +38,8 @@ t.test('docs/operations.md', { skip: noTools }, async t => {
     replace: {
       '/data/SD_MODELS': models,
       'deploy/stable-diffusion-rest.service': unit,
-      '/etc/systemd/system/': `${system}/etc/`,
+      'deploy/engine-user.conf': join(packageRoot, 'deploy', 'engine-user.conf'),
+      '/etc/systemd/system/': `${system}/systemd/`,
       '/etc/stable-diffusion-rest': join(system, 'etc', 'server'),
       '/var/lib/stable-diffusion-rest': join(system, 'var', 'server'),
       ':9464': `:${await freePort()}`,
@@ -44,8 +48,15 @@ t.test('docs/operations.md', { skip: noTools }, async t => {
     // What would change this machine only has its words checked; test/package.test.ts installs the package.
     programs: {
       npm: '[ "$*" = "install -g stable-diffusion-rest-0.1.0.tgz" ]',
-      useradd: '[ "$*" = "--system --no-create-home stable-diffusion-rest" ]',
-      systemctl: '[ "$*" = "daemon-reload" ] || [ "$*" = "enable --now stable-diffusion-rest" ]',
+      useradd: oneOf(
+        '--system --no-create-home stable-diffusion-rest',
+        '--system --no-create-home --groups video,render stable-diffusion-engine'
+      ),
+      systemctl: oneOf('daemon-reload', 'enable --now stable-diffusion-rest', 'restart stable-diffusion-rest'),
+      // test/bin/engine-user.test.ts starts a server like that.
+      setpriv: oneOf('--reuid=stable-diffusion-rest --regid=stable-diffusion-rest --init-groups --no-new-privs ' +
+        ['inh-caps', 'ambient-caps', 'bounding-set'].map(set => `--${set}=-all,+setuid,+setgid,+kill`).join(' ') +
+        ' stable-diffusion-rest --engine-user stable-diffusion-engine'),
       runuser: '[ "$1 $2 $3" = "-u stable-diffusion-rest --" ] && shift 3 && exec "$@"'
     }
   })

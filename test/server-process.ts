@@ -46,11 +46,15 @@ export interface RunningServer {
 /** Polling as fast as these tests do would meet the rate limit. */
 const testing = ['--port', '0', '--engine', 'portable', '--threads', '1', '--rate-limit', '1000000']
 
-/** Starts the built server on a free loopback port, as a user would, and waits until it listens. */
+/**
+ * Starts the built server on a free loopback port, as a user would, and waits until it listens.
+ * @param launcher a command that becomes the server.
+ */
 export async function startServer (
-  t: Test, parameters: string[], { env = {}, program: other = program }: { env?: Record<string, string>, program?: string } = {}
+  t: Test, parameters: string[], { env = {}, program: other = program, launcher = [] }: { env?: Record<string, string>, program?: string, launcher?: string[] } = {}
 ): Promise<RunningServer> {
-  const child = spawn(process.execPath, [other, ...testing, ...parameters], { env: { ...environment, ...env } })
+  const [file, ...rest] = [...launcher, process.execPath, other, ...testing, ...parameters] as [string, ...string[]]
+  const child = spawn(file, rest, { env: { ...environment, ...env } })
   const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
   t.teardown(async () => {
     child.kill('SIGKILL')

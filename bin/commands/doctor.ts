@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import type { CommandModule } from 'yargs'
 import { exitCodes } from '../../errors.ts'
 import { openDatabase } from '../../lib/database.ts'
+import { withEngineUser } from '../../lib/engine/engine-user.ts'
 import { EngineProcess } from '../../lib/engine/process.ts'
 import { selectEngine } from '../../lib/engine/select.ts'
 import { danglingTarget, dataFolders, modelRoots } from '../../lib/folders.ts'
@@ -90,7 +91,7 @@ function checkDatabase (): Finding {
 
 async function checkEngine (options: Options): Promise<Finding> {
   const selected = await selectEngine({ engine: options.engine })
-  const engine = new EngineProcess(selected)
+  const engine = new EngineProcess(await withEngineUser(selected, options))
   try {
     const { version, device, devices, capabilities } = await engine.start()
     const names = devices === undefined ? '' : `; devices: ${devices.map(({ name, description }) => `${name} (${description})`).join(', ')}`

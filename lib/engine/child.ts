@@ -70,7 +70,8 @@ export class EngineChild {
     this.#read(stdout!, () => {})
     this.#read(stderr!, (chunk) => this.#output.add(chunk))
     this.#readChannel()
-    if (pid !== undefined) leaveToServer(pid, manners)
+    // One with a user of its own does that itself (engine-user.ts).
+    if (pid !== undefined && user === undefined) leaveToServer(pid, manners)
   }
 
   get pid (): number | null {

@@ -2,6 +2,7 @@ import { CommandError, exitCodes } from '../../errors.ts'
 import type { Options } from '../options.ts'
 import { deviceNames, findDevice } from './devices.ts'
 import type { Device, EngineInfo } from './engine.ts'
+import { withEngineUser } from './engine-user.ts'
 import { EngineProcess, type EngineLogger } from './process.ts'
 import { selectEngine } from './select.ts'
 
@@ -18,15 +19,16 @@ interface StartingEngines {
  * @throws {CommandError} (usage, engine) when the options name no usable engine; `ready` rejects with one as well.
  */
 export async function startEngines (
-  options: Pick<Options, 'engine' | 'device' | 'devices' | 'cancelGrace' | 'engineTimeout'>,
+  options: Options,
   logger: EngineLogger & { child: (bindings: { device: string }) => EngineLogger }
 ): Promise<StartingEngines> {
   const names = deviceNames(options)
   const selected = await selectEngine(options)
   logger.info({ engine: selected.engine }, `Engine: ${selected.reason}`)
+  const command = await withEngineUser(selected, options)
   const devices = names.map(name => ({
     name,
-    engine: new EngineProcess(selected, {
+    engine: new EngineProcess(command, {
       cancelGrace: options.cancelGrace * 1000,
       silenceTimeout: options.engineTimeout * 1000,
       logger: names.length === 1 ? logger : logger.child({ device: name })
