@@ -1,7 +1,8 @@
-import rateLimit, { normalizeIP } from '@fastify/rate-limit'
+import rateLimit from '@fastify/rate-limit'
 import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
 import { apiError, type ApiError } from '../errors.ts'
+import { networksOf } from '../lib/addresses.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -18,8 +19,11 @@ declare module 'fastify' {
 
 const timeWindow = '1 minute'
 
-/** Longest prefix of an IPv6 address that one customer usually gets. */
-const ipv6Subnet = 64
+/**
+ * How much larger the bucket of each wider network of an IPv6 address is. A customer with a whole /48 has sixteen times the
+ * share of one address instead of 65,536 times; one with a /56 leaves three quarters of a /48 to its neighbours.
+ */
+const growth = 4
 
 /**
  * Requests a minute: for each principal, or for each address where nobody in particular asks. The plugin's hooks are
@@ -27,11 +31,9 @@ const ipv6Subnet = 64
  */
 export default fp(async (app) => {
   const { loginRateLimit, rateLimit: max } = app.config
-  const addressOf = ({ ip }: { ip: string }) => normalizeIP(ip, ipv6Subnet)
-  function callerOf (request: FastifyRequest): string {
-    const { via, id } = request.principal
-    return via === 'none' || via === 'guest' ? addressOf(request) : id
-  }
+  const addressOf = ({ ip }: { ip: string }) => networksOf(ip)[0]
+  const hasNoAccount = ({ principal: { via } }: FastifyRequest) => via === 'none' || via === 'guest'
+  const callerOf = (request: FastifyRequest) => hasNoAccount(request) ? addressOf(request) : request.principal.id
   app.decorate('addressOf', addressOf)
   app.decorate('callerOf', callerOf)
   await app.register(rateLimit, {
@@ -43,24 +45,51 @@ export default fp(async (app) => {
   })
   app.decorate('loginRateLimit', { max: loginRateLimit, timeWindow, keyGenerator: addressOf })
 
+  type Bucket = ReturnType<typeof app.createRateLimit>
+
+  /** @returns the buckets of a request beside that of its address: none for IPv4 */
+  function widerBuckets (max: number): (request: FastifyRequest) => Bucket[] {
+    const buckets = [1, 2].map(width => app.createRateLimit({
+      max: max * growth ** width, timeWindow, keyGenerator: ({ ip }) => networksOf(ip)[width]!
+    }))
+    return ({ ip }) => buckets.slice(0, networksOf(ip).length - 1)
+  }
+
+  /**
+   * Counts a request in one bucket after the other, until one is full.
+   * @param increment whether to count, or to look only
+   */
+  async function fill (request: FastifyRequest, buckets: Bucket[], increment = true): Promise<ApiError | undefined> {
+    for (const bucket of buckets) {
+      const limit = await bucket(request, { increment })
+      if (limit.isAllowed) continue
+      if (limit.isExceeded || (!increment && limit.remaining === 0)) return tooMany(limit.max, limit.ttl)
+    }
+  }
+
   const requests = app.createRateLimit()
   const guesses = app.createRateLimit({ max: loginRateLimit, timeWindow, keyGenerator: addressOf })
+  const [widerRequests, widerLogins, widerGuesses] = [widerBuckets(max), widerBuckets(loginRateLimit), widerBuckets(loginRateLimit)]
+  const sharedRequests = (request: FastifyRequest) => hasNoAccount(request) ? widerRequests(request) : []
 
   app.decorate('countRefusal', async (request, refusal) => {
     if ((refusal.statusCode ?? 500) >= 500) return refusal
     const isStranger = refusal.statusCode === 401 || refusal.statusCode === 400
+    if (!isStranger) return await fill(request, [requests, ...sharedRequests(request)]) ?? refusal
     // Guessing at credentials and at URLs is what the tight bucket is for. A known route asked without any is no guess, but
     // once the bucket is full it is answered like an unknown one, or the answers would tell which routes there are.
     const isGuess = request.credential !== undefined || refusal.statusCode === 400 || request.is404
-    const limit = isStranger ? await guesses(request, { increment: isGuess }) : await requests(request)
-    if (limit.isAllowed) return refusal
-    return limit.isExceeded || (!isGuess && limit.remaining === 0) ? tooMany(limit.max, limit.ttl) : refusal
+    return await fill(request, [guesses, ...widerGuesses(request)], isGuess) ?? refusal
   })
 
-  // An unknown URL is no route, so the plugin's hooks do not see it.
+  // The plugin's hook has counted a known route in the bucket of its caller. An unknown URL is no route, so the hook does
+  // not see it.
   app.addHook('preParsing', (request, _reply, _payload, done) => {
-    if (!request.is404) return done()
-    requests(request).then(limit => done(!limit.isAllowed && limit.isExceeded ? tooMany(limit.max, limit.ttl) : null), done)
+    const isLogin = request.routeOptions.config.rateLimit === app.loginRateLimit
+    const wider = isLogin ? widerLogins(request) : sharedRequests(request)
+    const buckets = request.is404 ? [requests, ...wider] : wider
+    if (buckets.length === 0) return done()
+    fill(request, buckets).then(refusal => done(refusal ?? null), done)
   })
 
   let isWarned = false

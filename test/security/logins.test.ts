@@ -174,6 +174,32 @@ t.test('--trust-proxy decides whose X-Forwarded-For counts', async t => {
   }
 })
 
+t.test('one customer with many networks of IPv6 has a few shares of each bucket', async t => {
+  const server = await build(t, { auth: 'jwt', 'public-paths': '/api/models', 'rate-limit': '3', 'login-rate-limit': '2' }, { models: false })
+  const { token } = await as(server, 'erin')
+  /** Asks from one address after the other. @returns how many were answered before the first 429 */
+  async function until429 (addressOf: (count: number) => string, ask: (remoteAddress: string) => Promise<{ statusCode: number }>) {
+    for (let count = 0; count < 60; count++) if ((await ask(addressOf(count))).statusCode === 429) return count
+    return 60
+  }
+  const ways: Record<string, { share: number, ask: (remoteAddress: string) => Promise<{ statusCode: number }> }> = {
+    logins: { share: 2, ask: address => login({ username: `user${Math.random()}`, address }, server) },
+    'unknown URLs': { share: 2, ask: remoteAddress => server.inject({ url: `/api/${Math.random()}`, remoteAddress }) },
+    'wrong tokens': { share: 2, ask: remoteAddress => server.inject({ url: '/api/models', remoteAddress, headers: { authorization: 'Bearer a.b.c' } }) },
+    'public routes': { share: 3, ask: remoteAddress => server.inject({ url: '/api/models', remoteAddress }) }
+  }
+  for (const [index, [name, { share, ask }]] of Object.entries(ways).entries()) {
+    const site = `2001:db8:${index + 1}`
+    t.equal(await until429(() => `${site}:ff00::1`, ask), share, `${name} from one /64`)
+    t.equal(await until429(count => `${site}:${count.toString(16)}::1`, ask), 4 * share, `${name} from one /56`)
+    t.equal(await until429(count => `${site}:${(count + 1).toString(16)}00::1`, ask), 16 * share - 5 * share, `${name} from the rest of the /48`)
+    t.not((await ask(`2001:db8:${index + 1}0::1`)).statusCode, 429, 'another /48 has its own share')
+    t.equal(await until429(count => `198.18.${index}.${count}`, ask), 60, 'IPv4 addresses have one each')
+  }
+  const user = { url: '/api/models', remoteAddress: '2001:db8:4:7700::1', headers: { authorization: `Bearer ${token}` } }
+  t.equal((await server.inject(user)).statusCode, 200, 'an account has its own share')
+})
+
 t.test('what is recorded', async t => {
   const address = newAddress()
   const before = app.auditLog.list({ limit: 1 }).at(-1)!.id
