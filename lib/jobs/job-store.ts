@@ -158,7 +158,7 @@ export class JobStore {
   }
 
   /**
-   * Stores a job as queued, or answers with the one that this owner submitted under the same idempotency key.
+   * Stores a job as queued, or answers with the one that this caller submitted under the same idempotency key.
    * @throws {ApiError} SDR_QUEUE_FULL, SDR_IDEMPOTENCY_CONFLICT
    */
   accept (job: AcceptedJob): { job: Job, isNew: boolean } {
@@ -166,7 +166,7 @@ export class JobStore {
     const { caller = job.owner, inputBytes = 0 } = job
     const parameters = JSON.stringify(job.parameters)
     const accepted = this.#transaction(() => {
-      const earlier = this.findByKey(job.owner, job.idempotency)
+      const earlier = this.findByKey(caller, job.idempotency)
       if (earlier !== undefined) return { earlier }
       this.checkRoom(caller, inputBytes)
       const row = this.#statements.insert.get({
@@ -184,7 +184,7 @@ export class JobStore {
       if (job.idempotency !== undefined) {
         const { key, requestHash } = job.idempotency
         this.#statements.insertKey.run({
-          owner: job.owner, key, hash: requestHash, job: row.sequence, created_at: createdAt
+          caller, key, hash: requestHash, job: row.sequence, created_at: createdAt
         })
       }
       if (job.webhookUrl !== undefined) {
@@ -256,13 +256,13 @@ export class JobStore {
   }
 
   /**
-   * The job that this owner submitted under the key within the last 24 hours.
+   * The job that this caller submitted under the key within the last 24 hours.
    * @throws {ApiError} SDR_IDEMPOTENCY_CONFLICT when it was another request.
    */
-  findByKey (owner: string, idempotency: Idempotency | undefined): Job | undefined {
+  findByKey (caller: string, idempotency: Idempotency | undefined): Job | undefined {
     if (idempotency === undefined) return undefined
     const found = this.#statements.findKey.get({
-      owner, key: idempotency.key, after: this.#now() - keyLifetime
+      caller, key: idempotency.key, after: this.#now() - keyLifetime
     }) as { hash: string, id: string } | undefined
     if (found === undefined) return undefined
     if (found.hash !== idempotency.requestHash) throw apiError('SDR_IDEMPOTENCY_CONFLICT')
@@ -701,9 +701,9 @@ function prepareAll (database: Database) {
     dropBytes: 'UPDATE jobs SET bytes = 0 WHERE id IN (SELECT value FROM json_each($ids))',
 
     findKey: `SELECT request_hash AS hash, jobs.id FROM idempotency_keys JOIN jobs ON sequence = job
-      WHERE idempotency_keys.owner = $owner AND key = $key AND idempotency_keys.created_at > $after`,
-    insertKey: `INSERT OR REPLACE INTO idempotency_keys (owner, key, request_hash, job, created_at)
-      VALUES ($owner, $key, $hash, $job, $created_at)`,
+      WHERE idempotency_keys.caller = $caller AND key = $key AND idempotency_keys.created_at > $after`,
+    insertKey: `INSERT OR REPLACE INTO idempotency_keys (caller, key, request_hash, job, created_at)
+      VALUES ($caller, $key, $hash, $job, $created_at)`,
     dropKeys: 'DELETE FROM idempotency_keys WHERE created_at <= $before',
 
     insertWebhook: 'INSERT INTO webhooks (job, url, caller) VALUES ($job, $url, $caller)',

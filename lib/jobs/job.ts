@@ -77,7 +77,7 @@ export interface NewJob {
   parameters: Record<string, unknown>
   /** Where the end of the job is to be told; refused unless the operator allows its host. */
   webhookUrl?: string
-  /** Makes a retry by the same owner return the first job. At most 255 characters. */
+  /** Makes a retry by the same caller return the first job. At most 255 characters. */
   idempotencyKey?: string
   /** What the caller sent, before defaults were filled in: what an Idempotency-Key stands for, else `parameters`. */
   request?: unknown

@@ -162,4 +162,7 @@ export const migrations: readonly string[] = [`
   CREATE INDEX jobs_by_owner_status ON jobs (owner, status, sequence, model, type, created_at);
   CREATE INDEX jobs_by_owner_model ON jobs (owner, model, sequence, type, created_at);
   CREATE INDEX jobs_by_owner_type ON jobs (owner, type, sequence, created_at);
+`, `
+  ALTER TABLE idempotency_keys RENAME COLUMN owner TO caller;
+  UPDATE OR REPLACE idempotency_keys SET caller = jobs.caller FROM jobs WHERE sequence = job;
 `]

@@ -118,10 +118,10 @@ export class JobQueue {
     checkNewJob(newJob, attachments)
     if (newJob.webhookUrl !== undefined) checkUrl(newJob.webhookUrl, this.#webhookHosts)
     const idempotency = toIdempotency(newJob, attachments)
-    const earlier = this.#store.findByKey(newJob.owner, idempotency)
+    const { caller = newJob.owner } = newJob
+    const earlier = this.#store.findByKey(caller, idempotency)
     if (earlier !== undefined) return this.#withProgress(earlier)
     if (this.#scheduler.isDraining) throw apiError('SDR_DRAINING')
-    const { caller = newJob.owner } = newJob
     const inputBytes = bytesOf(attachments)
     this.#store.checkRoom(caller, inputBytes)
 

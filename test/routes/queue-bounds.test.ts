@@ -52,3 +52,20 @@ t.test('guests of different addresses do not take the places of each other', asy
   t.equal((await from('192.0.2.2')).statusCode, 202)
   for (const { id } of app.jobs.list().jobs) await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}`, remoteAddress: '192.0.2.1' })
 })
+
+t.test('guests of different addresses have Idempotency-Keys of their own', async t => {
+  const app = await build(t, { auth: 'optional', 'guest-permissions': 'models:read,queue:read,generate' })
+  const from = async (remoteAddress: string, prompt: string) => {
+    const request = { ...drawing, body: { ...drawing.body, prompt }, headers: { 'idempotency-key': 'k' }, remoteAddress }
+    const response = await app.inject(request)
+    return response.statusCode === 202 ? response.json<{ id: string }>().id : response.statusCode
+  }
+  const first = await from('192.0.2.1', 'a fox')
+  const second = await from('192.0.2.2', 'a cat')
+  t.type(second, 'string')
+  t.not(first, second)
+  t.equal(await from('192.0.2.1', 'a fox'), first)
+  t.equal(await from('192.0.2.1', 'a cat'), 409)
+  t.equal(await from('192.0.2.2', 'a cat'), second)
+  for (const id of [first, second]) await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}`, remoteAddress: '192.0.2.1' })
+})

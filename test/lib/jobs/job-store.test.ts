@@ -259,6 +259,11 @@ t.test('idempotency keys', async t => {
   t.throws(() => store.accept(request({ idempotency: { ...key, requestHash: 'i' } })),
     { code: 'SDR_IDEMPOTENCY_CONFLICT', statusCode: 409 })
   t.equal(store.accept(request({ idempotency: key, owner: 'bob' })).isNew, true, 'each owner has keys of their own')
+  for (const caller of ['192.0.2.1', '192.0.2.2']) {
+    const mine = { key: 'k', requestHash: caller }
+    const { job } = store.accept(request({ idempotency: mine, owner: 'guest', caller }))
+    t.same(store.accept(request({ idempotency: mine, owner: 'guest', caller })), { isNew: false, job }, 'each guest too')
+  }
   store.accept(request())
   t.equal(store.accept(request({ idempotency: key })).isNew, false, 'a retry needs no room in the queue')
   store.cancelQueued(job.id)
