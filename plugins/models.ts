@@ -15,6 +15,8 @@ declare module 'fastify' {
   }
 }
 
+const warningsShown = 5
+
 /** The models in the folders of the options, found at start and watched from then on. */
 export default fp(async (app) => {
   const catalog = new ModelCatalog({
@@ -25,6 +27,15 @@ export default fp(async (app) => {
   app.decorate('staging', staging)
   app.decorate('puller', configurePuller(app.config, { roots: catalog.roots, staging }))
   await staging.sweep()
+  let warned = 0
+  catalog.on('changed', ({ warnings }) => {
+    if (warnings.length > 0 && warnings.length !== warned) {
+      app.log.warn({ warnings: warnings.slice(0, warningsShown) },
+        `Skipped or not readable in the models folders: ${warnings.length}; GET /api/models/directories shows all`)
+    }
+    warned = warnings.length
+  })
+  catalog.on('error', error => app.log.error({ err: error }, 'The models folders changed, but can\'t be searched again'))
   await catalog.refresh()
   catalog.watch()
   app.decorate('models', catalog)

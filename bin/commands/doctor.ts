@@ -16,6 +16,7 @@ import { encodePng } from '../../lib/images/png-encode.ts'
 import { ModelCatalog } from '../../lib/models/catalog.ts'
 import type { Options } from '../../lib/options.ts'
 import { SystemAccounts } from '../../lib/system-accounts.ts'
+import { visibleRow } from '../../lib/visible.ts'
 import { findEngineAddon } from '../../native/index.ts'
 import { optionsOf, withOptions } from '../command-options.ts'
 import { say } from '../say.ts'
@@ -114,7 +115,7 @@ async function checkModels (options: Options): Promise<Finding> {
   const catalog = new ModelCatalog({ roots })
   const { models, warnings } = await catalog.refresh()
   const found = catalog.types().filter(({ count }) => count > 0).map(({ type, count }) => `${count} ${type}`).join(', ')
-  const skipped = warnings.length === 0 ? '' : `; skipped: ${warnings.slice(0, 3).map(({ message }) => message).join('; ')}`
+  const skipped = warnings.length === 0 ? '' : `; skipped: ${warnings.slice(0, 3).map(({ path, message }) => visibleRow([`${path}: ${message}`])).join('; ')}`
   if (catalog.firstUsable('checkpoint') === undefined) return warn(`no checkpoint to draw with in ${roots.map(({ path }) => path).join(', ')}${skipped}`)
   return ok(`${models} in ${roots.length} folder${roots.length === 1 ? '' : 's'}: ${found}${skipped}`)
 }

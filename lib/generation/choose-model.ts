@@ -14,7 +14,7 @@ export function namedOrFirst (
   field: string, wanted: string | undefined, type: ModelType, catalog: ModelCatalog
 ): Model {
   if (wanted !== undefined) return aboutField(field, () => catalog.resolve(wanted, { types: [type] }))
-  return catalog.firstUsable(type) ?? refuseWithout(field, type)
+  return catalog.firstUsable(type) ?? refuseWithout(field, type, catalog)
 }
 
 /**
@@ -26,7 +26,7 @@ export function loadedOrFirst (
   types: readonly ModelType[], { catalog, loadedModel }: Setting, canDoIt: (model: Model) => boolean = () => true
 ): Model {
   const models = [...candidates(types, catalog, loadedModel)]
-  return models.find(canDoIt) ?? models[0] ?? refuseWithout('model', types[0]!)
+  return models.find(canDoIt) ?? models[0] ?? refuseWithout('model', types[0]!, catalog)
 }
 
 function * candidates (types: readonly ModelType[], catalog: ModelCatalog, loadedModel: string | null): Generator<Model> {
@@ -37,6 +37,9 @@ function * candidates (types: readonly ModelType[], catalog: ModelCatalog, loade
   }
 }
 
-function refuseWithout (field: string, type: ModelType): never {
-  throw apiError('SDR_MODEL_NOT_FOUND', `${field}: There is no model of type ${type}. Put one into a models folder, then POST /api/models/refresh.`, { details: { field } })
+function refuseWithout (field: string, type: ModelType, catalog: ModelCatalog): never {
+  const unusable = catalog.all().some(({ blocked, error }) => (blocked ?? error) !== undefined)
+  const advice = unusable ? ' GET /api/models shows why files that are there can\'t be used.' : ''
+  throw apiError('SDR_MODEL_NOT_FOUND', `${field}: There is no usable model of type ${type}. ` +
+    `Put one into a models folder, then POST /api/models/refresh.${advice}${catalog.skippedHint}`, { details: { field } })
 }

@@ -10,6 +10,7 @@ import { type HashOptions, hashFile } from './hash.ts'
 import { type Model, obstacleTo } from './model.ts'
 import { loadScanCache, saveScanCache, writtenAt } from './scan-cache.ts'
 import { type CachedFile, type ScanCache, type ScanProgress, type ScanResult, type ScanRoot, type ScanWarning, isInside, scanModels } from './scan.ts'
+import { withFile } from './source.ts'
 import { type ModelType, drawingTypes, modelTypes } from './types.ts'
 import { FolderWatcher } from './watch.ts'
 
@@ -162,7 +163,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     }
   }
 
-  /** What was skipped in the last scan, and why. */
+  /** What was skipped or can't be read in the last scan, and why. */
   get warnings (): readonly ScanWarning[] {
     return this.#scan.warnings
   }
@@ -246,7 +247,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
         type: type ?? null,
         models: files.length,
         size: sizeOf(files),
-        readable: real !== null,
+        readable: real !== null && this.#scan.folders.includes(real),
         warnings: this.#scan.warnings.filter(warning => warning.path === path || isInside(warning.path, [real]))
       }
     })
@@ -254,7 +255,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   /** The model that a person means by an id or a name, of whatever type. @throws what `findModel` throws. */
   find (idOrName: string): Model {
-    return findModel(this.#models, idOrName, modelTypes)
+    return this.#find(idOrName, modelTypes)
   }
 
   /**
@@ -269,13 +270,23 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   /** The same for one file of several: a diffusion model alone will do. */
   resolvePart (idOrName: string, types: readonly ModelType[]): Model {
-    const model = findModel(this.#models, idOrName, types)
+    const model = this.#find(idOrName, types)
+    const problem = model.blocked ?? model.error
+    // Of a file that can't be read the type is a guess, so this comes first.
+    if (problem !== undefined) throw unusable(model, problem)
     if (!types.includes(model.type)) {
       throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is of type ${model.type}; this needs ${types.join(' or ')}.`)
     }
-    const problem = model.blocked ?? model.error
-    if (problem !== undefined) throw unusable(model, problem)
     return model
+  }
+
+  #find (idOrName: string, types: readonly ModelType[]): Model {
+    return findModel(this.#models, idOrName, { types, skipped: this.skippedHint })
+  }
+
+  /** Goes behind the message that a model is missing; empty when nothing was skipped. */
+  get skippedHint (): string {
+    return this.#scan.warnings.length === 0 ? '' : ' GET /api/models/directories shows what was skipped, and why.'
   }
 
   /**
@@ -333,9 +344,15 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
       const { code } = cause as NodeJS.ErrnoException
       throw apiError('SDR_UNSUPPORTED_MODEL', `A file of ${model.id} is gone (${code}). Refresh the models.`, { cause })
     })
-    if (real === path && isInside(real, this.#scan.roots)) return real
-    throw apiError('SDR_UNSUPPORTED_MODEL',
-      `A file of ${model.id} is now a link to another place, which is refused. Refresh the models.`)
+    if (real !== path || !isInside(real, this.#scan.roots)) {
+      throw apiError('SDR_UNSUPPORTED_MODEL',
+        `A file of ${model.id} is now a link to another place, which is refused. Refresh the models.`)
+    }
+    await withFile(real, async () => {}).catch((cause: unknown) => {
+      const { code, message } = cause as NodeJS.ErrnoException
+      throw apiError('SDR_UNSUPPORTED_MODEL', `A file of ${model.id} can't be read (${code ?? message}). Refresh the models.`, { cause })
+    })
+    return real
   }
 }
 

@@ -11,9 +11,12 @@ const candidatesShown = 10
  * The model that a person means by an id, or by a file name with or without its ending when only one has it. Models of
  * `types` come before others of the same name, and models that can be used before those that can't, because an old
  * pickle often lies beside its safetensors version.
+ * @param options.skipped goes behind the message that there is no such model.
  * @throws API errors: SDR_MODEL_NOT_FOUND with the nearest ids, SDR_INVALID_REQUEST with the ids when several fit.
  */
-export function findModel (models: ReadonlyMap<string, Model>, idOrName: string, types: readonly ModelType[]): Model {
+export function findModel (
+  models: ReadonlyMap<string, Model>, idOrName: string, { types, skipped }: { types: readonly ModelType[], skipped: string }
+): Model {
   const exact = models.get(idOrName)
   if (exact !== undefined) return exact
   const named = [...models.values()].filter(model => isCalled(model, idOrName))
@@ -22,7 +25,7 @@ export function findModel (models: ReadonlyMap<string, Model>, idOrName: string,
     (model: Model) => obstacleTo(model) === undefined,
     (model: Model) => isSpelledLike(model, idOrName)
   ].reduce(prefer, named)
-  if (found === undefined) throw notFound(idOrName, [...models.values()])
+  if (found === undefined) throw notFound(idOrName, [...models.values()], skipped)
   if (others.length > 0) throw ambiguous(idOrName, [found, ...others])
   return found
 }
@@ -54,10 +57,10 @@ function ambiguous (name: string, models: readonly Model[]): Error {
   })
 }
 
-function notFound (wanted: string, models: readonly Model[]): Error {
+function notFound (wanted: string, models: readonly Model[], skipped: string): Error {
   const close = wanted.length > longestName ? [] : closeTo(wanted, models)
   const hint = close.length === 0 ? 'GET /api/models lists them.' : `Did you mean ${close.join(' or ')}?`
-  return apiError('SDR_MODEL_NOT_FOUND', `There is no model ${JSON.stringify(wanted.slice(0, longestName))}. ${hint}`, {
+  return apiError('SDR_MODEL_NOT_FOUND', `There is no model ${JSON.stringify(wanted.slice(0, longestName))}. ${hint}${skipped}`, {
     details: { nearest: close }
   })
 }

@@ -37,7 +37,7 @@ export interface ScannedFile {
   sha256?: string
 }
 
-/** Something that was skipped, and why; `path` is for administrators. */
+/** Something that was skipped or can't be read, and why; `path` is for administrators. */
 export interface ScanWarning {
   path: string
   message: string
@@ -48,7 +48,7 @@ export interface ScanResult {
   warnings: ScanWarning[]
   /** Real paths of the roots, by index; null for one that can't be read. */
   roots: Array<string | null>
-  /** Every folder that was read, for watching. */
+  /** Every folder that could be opened, for watching. */
   folders: string[]
   /** Headers that were read because `cache` did not know them. */
   headersRead: number
@@ -95,7 +95,8 @@ const headersAtOnce = 64
 
 /**
  * Finds the model files below the roots and reads the headers of those that `cache` does not know; `cache` is brought
- * up to date. Whatever can't be read becomes a warning: a scan itself does not fail.
+ * up to date. Whatever can't be read becomes a warning: a scan itself does not fail. A file that this user may not read
+ * is listed all the same, with the reason: a list without it looks as if the file were missing.
  *
  * Symbolic links are followed when they lead to a place inside the roots. A folder is read once, however many links
  * lead to it, so loops end by themselves.
@@ -197,11 +198,12 @@ class Scan {
     if (this.#seenPaths.has(folder.path)) return
     this.#seenPaths.add(folder.path)
     try {
-      for await (const entry of await opendir(folder.path, { bufferSize: 256 })) {
+      const entries = await opendir(folder.path, { bufferSize: 256 })
+      this.#result.folders.push(folder.path)
+      for await (const entry of entries) {
         if (++this.#entries > scanLimits.entries) return this.#warnOnce('entries', folder.path)
         if (!entry.name.startsWith('.')) this.#visit(folder, entry)
       }
-      this.#result.folders.push(folder.path)
     } catch (error) {
       if (!isGone(error)) this.#warn(folder.path, `The folder can't be read: ${reasonOf(error)}.`)
     }
@@ -301,6 +303,10 @@ class Scan {
       this.#result.files.push(file)
     } catch (error) {
       this.#unreadable(file, error)
+      if (!isForbidden(error)) return
+      // Not remembered: the right to read it comes without a new time of change.
+      file.content = { error: `The server may not read this file (${reasonOf(error)}). Give its user the right to.` }
+      this.#result.files.push(file)
     }
   }
 
@@ -351,6 +357,11 @@ function objectionTo (name: string, relative: string): string | undefined {
 /** Removed between the look into its folder and the look at itself, as the temporary files of a download are. */
 function isGone (error: unknown): boolean {
   return (error as NodeJS.ErrnoException).code === 'ENOENT'
+}
+
+function isForbidden (error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException
+  return code === 'EACCES' || code === 'EPERM'
 }
 
 /** The system's word for it (`EACCES: permission denied`) without the path that follows. @throws any other error. */

@@ -1,10 +1,12 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
+import { namedOrFirst } from '../../../lib/generation/choose-model.ts'
 import { modelRoots } from '../../../lib/folders.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { describe } from '../../../lib/models/model.ts'
@@ -286,6 +288,43 @@ t.test('ids stay unique', async t => {
   t.throws(() => catalog.resolve('split-00001-of-00002'), { message: /part 1 of 2/ })
   t.throws(() => catalog.resolve('wan'), { message: /videos/ })
 })
+
+t.test('what may not be read is named, in the list and where a model is missing', async t => {
+  const folder = mkdtempSync(join(tmpdir(), 'sdrest-catalog-')) // outside the source tree, which another user may not enter
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  const root = join(folder, 'models')
+  const closedRoot = join(folder, 'closed')
+  write(join(root, 'checkpoints/closed.safetensors'), safetensors(typical.sd1))
+  write(join(root, 'checkpoints/later.safetensors'), safetensors(typical.sd1))
+  write(join(root, 'stray.safetensors'), safetensors(typical.sd1))
+  write(join(closedRoot, 'x.safetensors'), safetensors(typical.sd1))
+  chmodSync(folder, 0o755)
+  const catalog = new ModelCatalog({ roots: [{ path: root }, { path: closedRoot }] })
+  await asOther(() => catalog.refresh())
+  t.throws(() => catalog.find('nothing'), { message: /^[^?]*GET \/api\/models lists them\.$/ })
+
+  for (const name of ['models/checkpoints/closed.safetensors', 'models/stray.safetensors', 'closed']) chmodSync(join(folder, name), 0)
+  for (const name of ['checkpoints/closed.safetensors', 'stray.safetensors']) utimesSync(join(root, name), 1, 1)
+  await asOther(() => catalog.refresh())
+  t.match(catalog.directories(), [{ readable: true, models: 3, warnings: { length: 2 } }, { readable: false, warnings: [{ path: closedRoot }] }])
+  for (const name of ['closed', 'stray']) {
+    t.throws(() => catalog.resolve(name), { code: 'SDR_UNSUPPORTED_MODEL', message: /may not read this file \(EACCES/ }, name)
+  }
+  t.throws(() => catalog.find('nothing'), { message: /GET \/api\/models\/directories shows what was skipped/ })
+  t.throws(() => namedOrFirst('upscaler', undefined, 'upscaler', catalog),
+    { message: /no usable model of type upscaler.*shows why files that are there.*api\/models\/directories/ })
+
+  chmodSync(join(root, 'checkpoints/later.safetensors'), 0) // its time of change is the same, so only its use finds out
+  await t.rejects(asOther(() => catalog.files(catalog.resolve('later'))), { code: 'SDR_UNSUPPORTED_MODEL', message: /A file of .* can't be read \(EACCES\)/ })
+  chmodSync(closedRoot, 0o700)
+})
+
+/** Root reads everything, so root becomes another user for a moment. */
+async function asOther<Result> (work: () => Promise<Result>): Promise<Result> {
+  if (process.getuid?.() !== 0) return await work()
+  process.seteuid!(65_534)
+  return await work().finally(() => process.seteuid!(0))
+}
 
 t.test('hashes are computed once', async t => {
   const root = collection(t, files)

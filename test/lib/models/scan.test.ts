@@ -143,7 +143,7 @@ t.test('depth and length of paths are bounded', async t => {
   t.match(result.warnings.map(({ message }) => message).sort(), [/levels deep/, /longer than 400/])
 })
 
-t.test('what can not be read is a warning', async t => {
+t.test('what can not be read is a warning, and a file is listed with the reason', async t => {
   const root = temporaryFolder(t)
   write(root, 'closed/x.safetensors')
   write(root, 'closed.safetensors')
@@ -156,11 +156,14 @@ t.test('what can not be read is a warning', async t => {
   // Root reads everything, so root becomes nobody for a moment.
   if (asRoot) process.seteuid!(65_534)
   const result = await scanModels([{ path: root }], cache).finally(() => { if (asRoot) process.seteuid!(0) })
-  t.strictSame(listed(result), ['open.safetensors'])
-  t.match(result.warnings, [{ message: /EACCES/ }, { message: /EACCES/ }])
+  t.strictSame(listed(result), ['closed.safetensors', 'open.safetensors'])
+  t.match(result.files, [{ size: model.length, content: { error: /may not read this file \(EACCES: permission denied\)/ } }, { content: { type: 'vae' } }])
+  t.strictSame(result.warnings.map(({ path, message }) => [path, /EACCES/.test(message)]).sort(),
+    [[join(root, 'closed'), true], [join(root, 'closed.safetensors'), true]])
+  t.strictSame([...cache.keys()], [join(root, 'open.safetensors')])
   chmodSync(join(root, 'closed.safetensors'), 0o600)
-  t.ok(listed(await scanModels([{ path: root }], cache)).includes('closed.safetensors'),
-    'it was not remembered as unreadable')
+  t.match((await scanModels([{ path: root }], cache)).files.find(({ relative }) => relative === 'closed.safetensors'),
+    { content: { type: 'vae' } }, 'it was not remembered as unreadable')
   chmodSync(join(root, 'closed'), 0o700)
 })
 
