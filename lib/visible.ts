@@ -1,12 +1,14 @@
+const shortEscapes: Readonly<Record<string, string>> = { '\n': '\\n', '\r': '\\r', '\t': '\\t' }
+
 /**
- * A text for a terminal: what would move its cursor, turn the direction of its writing or hide itself is written as an escape
- * of JSON, so that JSON stays JSON. Line ends and tabs stay.
+ * A text for a terminal: what would move its cursor, turn the direction of its writing or hide itself is written as an
+ * escape of JSON, so that JSON stays JSON. Line ends and tabs stay.
  */
 export function visible (text: string): string {
   return text.replace(/(?![\n\t])[\p{C}\p{Zl}\p{Zp}]/gu, escape)
 }
 
-/** As `visible`, for a text that stays on its line and in its column. */
+/** As `visible`, for a text that stays on its line and in its column: it cannot begin a line of a log either. */
 export function visibleField (text: string): string {
   return visible(text).replace(/[\n\t]/g, escape)
 }
@@ -16,6 +18,7 @@ export function visibleRow (fields: readonly string[]): string {
   return fields.map(visibleField).join('\t').trimEnd()
 }
 
+/** A character beyond U+FFFF is two of these. */
 function escape (character: string): string {
-  return Array.from({ length: character.length }, (_, index) => `\\u${character.charCodeAt(index).toString(16).padStart(4, '0')}`).join('')
+  return shortEscapes[character] ?? character.replace(/[^]/g, unit => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }

@@ -1,8 +1,9 @@
 import { readHeader } from '../images/png.ts'
+import { shortened } from '../shortened.ts'
+import { visibleField } from '../visible.ts'
 import {
   capabilityNames, hostErrorCodes, maximumSeed, phases, type EngineImage, type EngineInfo, type Preview, type Progress
 } from './engine.ts'
-import { oneLine } from './one-line.ts'
 import {
   ProtocolError, logLevels, maximumPreview, protocolVersion, type Frame, type HostMessage
 } from './protocol.ts'
@@ -22,7 +23,8 @@ const mostMilliseconds = 1e12
 /** Images of one job, and pixels of one side; `ExpectedImages` knows what this job asked for. */
 const mostImages = 64
 const longestSide = 65_536
-/** Characters of a name, and entries of a list of names. */
+/** Code units of a text and of a name, and entries of a list of names. */
+const longestText = 2000
 const longestName = 200
 const mostNames = 1000
 /** What a whole message is called. */
@@ -39,8 +41,8 @@ const milliseconds: Read<number> = (value, field) => {
 }
 
 /** Longer texts are cut: the words of a library have any length. */
-const text = (longest?: number): Read<string> => (value, field) => {
-  if (typeof value === 'string') return oneLine(value, longest)
+const text = (longest = longestText): Read<string> => (value, field) => {
+  if (typeof value === 'string') return visibleField(shortened(value, longest))
   throw invalid(field, 'a text', value)
 }
 
@@ -75,6 +77,12 @@ function path (field: string, name: string): string {
 }
 
 const name = text(longestName)
+/** What a request can choose from: a choice between no names, or two of one name, is none. */
+const choices: Read<string[]> = (value, field) => {
+  const names = list(name)(value, field)
+  if (names.length > 0 && new Set(names).size === names.length) return names
+  throw invalid(field, 'names that differ, at least one,', value)
+}
 const index = whole(0, mostImages - 1)
 const side = whole(1, longestSide)
 
@@ -84,8 +92,8 @@ const info = record<EngineInfo>({
   device: name,
   devices: optional(list(record<{ name: string, description: string }>({ name, description: name }))),
   capabilities: list(oneOf(capabilityNames)),
-  samplers: list(name),
-  schedulers: list(name),
+  samplers: choices,
+  schedulers: choices,
   weight_types: list(name)
 })
 const progress = record<Progress>({
@@ -188,7 +196,7 @@ export function invalid (field: string, expected: string, received: unknown): Pr
 }
 
 function shown (value: unknown): string {
-  if (typeof value === 'string') return `"${oneLine(value, 40)}"`
+  if (typeof value === 'string') return `"${visibleField(shortened(value, 40))}"`
   if (Array.isArray(value)) return `a list of ${value.length}`
   if (value === undefined) return 'nothing'
   return typeof value === 'object' && value !== null ? 'an object' : String(value)

@@ -1,4 +1,4 @@
-import { oneLine } from './one-line.ts'
+import { visibleField } from '../visible.ts'
 
 /** Lines that are kept, and characters of each. */
 const mostLines = 40
@@ -23,7 +23,7 @@ export class OutputTail {
   }
 
   get lines (): string[] {
-    const rest = oneLine(this.#rest.trim())
+    const rest = visibleField(this.#rest.trim())
     return rest === '' ? [...this.#lines] : [...this.#lines, rest]
   }
 
@@ -33,7 +33,7 @@ export class OutputTail {
   }
 
   #keep (line: string): void {
-    const trimmed = oneLine(line.trim().slice(0, longestLine))
+    const trimmed = visibleField(line.trim().slice(0, longestLine))
     if (trimmed === '') return
     this.#lines.push(trimmed)
     if (this.#lines.length > mostLines) this.#lines.shift()

@@ -8,7 +8,7 @@ t.setTimeout(300_000)
 
 const bytes = png(64, 64).toString('base64')
 const image = { index: 0, width: 64, height: 64, seed: 1 }
-const info = { engine: 'portable', version: '1', device: 'x', capabilities: null, samplers: [], schedulers: [], weight_types: [] }
+const info = { engine: 'portable', version: '1', device: 'x', capabilities: null, samplers: ['euler'], schedulers: ['discrete'], weight_types: [] }
 type Messages = Array<[kind: string, contents: unknown]>
 const good: Messages = [['image', image]]
 

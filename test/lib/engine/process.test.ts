@@ -90,7 +90,7 @@ const picture = { index: 0, width: 64, height: 64, seed: 7 }
 const image = (changes: object = {}, bytes = png): [object, string] =>
   [{ type: 'image', id: 1, image: { ...picture, ...changes } }, bytes.toString('base64')]
 const raw = (...frames: Array<[object, string?]>): { prompt: string } => ({ prompt: `raw ${JSON.stringify(frames)}` })
-const info = { engine: 'portable', version: '1', device: 'x', capabilities: [], samplers: [], schedulers: [], weight_types: [] }
+const info = { engine: 'portable', version: '1', device: 'x', capabilities: [], samplers: ['euler'], schedulers: ['discrete'], weight_types: [] }
 
 t.test('one message that cannot be costs one operation', async (t) => {
   const done: [object] = [{ type: 'done', id: 1, result: {} }]

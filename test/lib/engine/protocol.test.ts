@@ -10,7 +10,7 @@ import {
 import { emptyPng } from './helper.ts'
 
 const info: EngineInfo = {
-  engine: 'native', version: '1', device: 'CPU', capabilities: [], samplers: [], schedulers: [], weight_types: []
+  engine: 'native', version: '1', device: 'CPU', capabilities: [], samplers: ['euler'], schedulers: ['discrete'], weight_types: []
 }
 const png = new Uint8Array(emptyPng(8, 8))
 
@@ -139,8 +139,8 @@ t.test('each field of each message of an engine has a type and bounds, and an er
       'info.version': notText,
       'info.device': notText,
       'info.capabilities': [...wrong, ['flying'], [1]].filter(value => !Array.isArray(value) || value.length > 0),
-      'info.samplers': [null, 'euler', {}, [1], [null], Array(1001).fill('a')],
-      'info.schedulers': [null, [{}]],
+      'info.samplers': [null, 'euler', {}, [1], [null], Array(1001).fill('a'), [], ['euler', 'euler']],
+      'info.schedulers': [null, [{}], [], ['a', 'b', 'a']],
       'info.weight_types': [null, [[]]],
       'info.devices': [null, 'CPU', [{ name: 'CPU' }], [null], [{ name: 1, description: 'x' }]]
     },
@@ -181,7 +181,7 @@ t.test('what passes is bounded and has no more than the declared fields', async 
   const bytes = new Uint8Array(0)
   const long = 'x'.repeat(1_000_000)
   const log = readHostMessage({ json: { type: 'log', level: 'warn', text: `a\nERROR forged\u001b[2J\u202e\ud800 ${long}`, extra: long }, bytes })
-  t.match(log, { text: /^a\\nERROR forged\\u\{1b\}\[2J\\u\{202e\}\\u\{d800\} x+…$/ })
+  t.match(log, { text: /^a\\nERROR forged\\u001b\[2J\\u202e\\ud800 x+…$/ })
   t.ok(JSON.stringify(log).length < 2200)
   const hello = { type: 'hello', protocol: 1, info: { ...info, __proto__: { x: 1 }, constructor: 'x', version: long } }
   const read = readHostMessage({ json: JSON.parse(JSON.stringify(hello)), bytes })
@@ -212,8 +212,8 @@ t.test('any JSON is a message with declared types, or refused', async (t) => {
       engine: fc.constant('native'),
       version: fc.string(),
       device: fc.string(),
-      samplers: fc.array(fc.string()),
-      schedulers: fc.array(fc.string()),
+      samplers: fc.uniqueArray(fc.string(), { minLength: 1 }),
+      schedulers: fc.uniqueArray(fc.string(), { minLength: 1 }),
       weight_types: fc.array(fc.string()),
       capabilities: fc.oneof(fc.subarray([...capabilityNames]), anything)
     }), anything),
