@@ -7,11 +7,14 @@ import { packageRoot } from '../lib/package-root.ts'
 
 export const program = join(packageRoot, 'dist', 'bin', 'stable-diffusion-rest.js')
 
-export interface Ended {
+export interface CommandResult {
   code: number | null
-  signal: NodeJS.Signals | null
   stdout: string
   stderr: string
+}
+
+export interface Ended extends CommandResult {
+  signal: NodeJS.Signals | null
 }
 
 export const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SDREST_') && !name.startsWith('TAP')))
@@ -23,6 +26,19 @@ export async function runProgram (parameters: string[], { input = '', env = {} }
   child.stdin.on('error', () => {}) // a program that refuses its options does not read
   child.stdin.end(input)
   return await collect(child)
+}
+
+/**
+ * Runs command lines of the built program that end soon, one after another in one process: most of the time of a start
+ * goes into loading the program. That the process ends says that none has left anything open.
+ */
+export async function runCommandLines (commandLines: string[][]): Promise<CommandResult[]> {
+  const file = join(packageRoot, 'dist', 'test', 'fixtures', 'command-lines.js')
+  const child = spawn(process.execPath, [file, JSON.stringify(commandLines)], { env: environment, timeout: 60_000 })
+  child.stdin.end()
+  const { code, signal, stdout, stderr } = await collect(child)
+  if (code !== 0) throw new Error(`The command lines ended with ${code ?? signal}: ${stderr}`)
+  return JSON.parse(stdout.trimEnd().split('\n').at(-1)!) as CommandResult[]
 }
 
 async function collect (child: ChildProcess): Promise<Ended> {

@@ -5,7 +5,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
 import { workspace } from '../helper.ts'
-import { environment, program, runProgram } from '../server-process.ts'
+import { environment, program, runCommandLines, runProgram, type CommandResult } from '../server-process.ts'
 
 t.test('what is wrong at the start is one clear line and an exit code, and --check-config says the same', async t => {
   const { folder, models, data } = workspace(t, { models: false })
@@ -20,7 +20,7 @@ t.test('what is wrong at the start is one clear line and an exit code, and --che
   t.teardown(() => taken.close())
   const { port } = taken.address() as { port: number }
   const ok = ['--models-dir', models, '--data-dir', data, '--port', '0']
-  for (const [parameters, code, message] of [
+  const cases: Array<[parameters: string[], code: number, message: RegExp]> = [
     [[...ok, '--port', String(port)], 3, new RegExp(`Port ${port} on 127.0.0.1 is in use; choose another one with --port`)],
     [[...ok, '--host', '203.0.113.1', '--auth', 'jwt'], 3, /This machine has no address 203.0.113.1/],
     [[...ok, '--models-dir', join(folder, 'missing')], 4, /The models folder .*missing cannot be read/],
@@ -58,13 +58,20 @@ t.test('what is wrong at the start is one clear line and an exit code, and --che
     [[...ok, '--auth', 'pam', '--pam-service-name', 'no-such-service'], 2, /./],
     [['server'], 2, /There is no command "server"/],
     [['user', 'ad'], 2, /Did you mean add\? Try --help\./]
-  ] as const) {
-    const { code: actual, stderr } = await runProgram([...parameters])
+  ]
+  const starts = await runCommandLines(cases.map(([parameters]) => parameters))
+  const checks = await runCommandLines(cases.map(([parameters]) => [...parameters, '--check-config']))
+  for (const [index, [parameters, code, message]] of cases.entries()) {
+    const { code: actual, stderr } = starts[index]!
     t.equal(actual, code, `${parameters.slice(-2).join(' ')}: ${stderr}`)
     t.match(stderr, message)
-    if (parameters[0] === ok[0]) t.match(await runProgram([...parameters, '--check-config']), { code, stdout: '', stderr }, parameters.slice(-2).join(' '))
+    if (parameters[0] === ok[0]) t.match(checks[index], { code, stdout: '', stderr }, parameters.slice(-2).join(' '))
     t.equal(stderr.trimEnd().split('\n').length, 1, 'one line')
   }
+  const [parameters, code, message] = cases[0]!
+  const { stderr, ...ended } = await runProgram(parameters)
+  t.match(ended, { code, signal: null }, 'a process of its own')
+  t.match(stderr, message)
   if (process.getuid?.() !== 0) {
     mkdirSync(join(folder, 'locked'), { mode: 0o000 })
     t.match(await runProgram(['--models-dir', join(folder, 'locked'), '--data-dir', data]), { code: 4, stderr: /cannot be read/ })
@@ -94,7 +101,7 @@ t.test('--check-config and --print-config', async t => {
   const good = await runProgram(['--check-config', '--config', file, '--engine', 'portable'], { env })
   t.match(good, { code: 0, stdout: /^The configuration is good\. 127\.0\.0\.1:1234, --auth jwt, public: GET \/api\/health, GET \/api\/ready, GET \/api\/status,/ }, good.stderr)
   t.notOk(existsSync(data), 'nothing was made')
-  for (const [parameters, code, message] of [
+  const mistakes: Array<[parameters: string[], code: number, message: RegExp]> = [
     [['--public-paths', '/api/modelz'], 2, /nearest is "\/api\/models"/],
     [['--models-dir', join(folder, 'missing')], 4, /missing cannot be read/],
     [['--tls-cert', file, '--tls-key', file], 4, /The certificate .*server.yaml cannot be used with the key/],
@@ -102,10 +109,11 @@ t.test('--check-config and --print-config', async t => {
     [['--auth', 'none', '--host', '0.0.0.0'], 2, /everybody who reaches/],
     [['--metrics-listen', '9464'], 2, /Expected host:port/],
     [['--print-config'], 2, /mutually exclusive/]
-  ] as const) {
-    const { code: actual, stderr } = await runProgram(['--check-config', '--config', file, '--engine', 'portable', ...parameters])
-    t.equal(actual, code, stderr)
-    t.match(stderr, message)
+  ]
+  const results = await runCommandLines(mistakes.map(([parameters]) => ['--check-config', '--config', file, '--engine', 'portable', ...parameters]))
+  for (const [index, [, code, message]] of mistakes.entries()) {
+    t.equal(results[index]!.code, code, results[index]!.stderr)
+    t.match(results[index]!.stderr, message)
   }
 })
 
@@ -116,16 +124,16 @@ t.test('folders that cannot be made are named soon', async t => {
   const cases: Array<[string, RegExp]> = [[join(folder, 'link'), dangling], [join(folder, 'link', 'data'), dangling]]
   // Where its owner is let in, but no folder can be made.
   if (existsSync('/proc/self')) cases.push(['/proc/sdrest/data', /\/proc\/sdrest.*--data-dir/])
-  for (const [data, message] of cases) {
-    const parameters = ['--models-dir', models, '--data-dir', data, '--port', '0', '--engine', 'portable']
-    const started = await runProgram(parameters)
+  const options = (data: string) => ['--models-dir', models, '--data-dir', data, '--port', '0', '--engine', 'portable']
+  const results = await runCommandLines(cases.flatMap(([data]) => [options(data), ['doctor', ...options(data)], ['user', 'list', '--data-dir', data]]))
+  for (const [index, [, message]] of cases.entries()) {
+    const [started, doctor, list] = results.slice(3 * index)
     t.match(started, { code: 4, stderr: message })
-    t.equal(started.stderr.trimEnd().split('\n').length, 1, 'one line')
-    const { code, stdout } = await runProgram(['doctor', ...parameters])
-    t.equal(code, 1)
-    t.match(stdout.split('\n').find(line => line.includes('data folder')), message)
-    t.match(stdout, /^FAIL {2}accounts .* cannot be made/m)
-    t.match(await runProgram(['user', 'list', '--data-dir', data]), { code: 4, stderr: /accounts .* cannot be opened/ })
+    t.equal(started!.stderr.trimEnd().split('\n').length, 1, 'one line')
+    t.equal(doctor!.code, 1)
+    t.match(doctor!.stdout.split('\n').find(line => line.includes('data folder')), message)
+    t.match(doctor!.stdout, /^FAIL {2}accounts .* cannot be made/m)
+    t.match(list, { code: 4, stderr: /accounts .* cannot be opened/ })
   }
   t.same(readdirSync(folder).sort(), ['link', 'models'], 'nothing was made')
 })
@@ -136,18 +144,19 @@ t.test('help, doctor and openapi', async t => {
   for (const word of ['Server:', 'Authentication:', 'Models:', 'Engine:', 'Jobs:', 'Data:', '--models-dir', '--public-paths', 'serve', 'demo', 'doctor', 'user', 'key']) {
     t.match(help.stdout, word)
   }
-  const well = await runProgram(['doctor', '--models-dir', models, '--data-dir', data, '--port', '0', '--engine', 'portable'])
+  const doctor = (folder: string) => ['doctor', '--models-dir', folder, '--data-dir', data, '--port', '0', '--engine', 'portable']
+  const [well, ill, openapi] = await runCommandLines([
+    doctor(models), doctor(join(models, 'missing')), ['openapi', '--engine', 'portable', '--auth', 'jwt', '--models-dir', models]
+  ]) as [CommandResult, CommandResult, CommandResult]
   t.equal(well.code, 0, well.stdout)
   t.match(well.stdout, /^ok {4}node/m)
   t.match(well.stdout, /^ok {4}engine .*portable/m)
   t.match(well.stdout, /^ok {4}models .*1 checkpoint/m)
   t.match(well.stdout, /system logins/)
-  const ill = await runProgram(['doctor', '--models-dir', join(models, 'missing'), '--data-dir', data, '--port', '0'])
   t.equal(ill.code, 1)
   t.match(ill.stdout, /^FAIL {2}models .*cannot be read/m)
 
-  const { stdout } = await runProgram(['openapi', '--engine', 'portable', '--auth', 'jwt', '--models-dir', models])
-  t.match(JSON.parse(stdout), { openapi: '3.1.0', paths: { '/api/health': Object, '/api/generate/txt2img': Object } })
+  t.match(JSON.parse(openapi.stdout), { openapi: '3.1.0', paths: { '/api/health': Object, '/api/generate/txt2img': Object } })
 })
 
 t.test('the demo draws and leaves nothing behind but the picture', async t => {
