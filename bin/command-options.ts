@@ -1,6 +1,7 @@
 import type { Argv, Options as YargsOption } from 'yargs'
+import { CommandError, exitCodes } from '../errors.ts'
 import { loadOptions } from '../lib/configuration.ts'
-import { optionNames, optionTable, type OptionName, type Options, type TracedOptions } from '../lib/options.ts'
+import { inHome, optionNames, optionTable, type OptionName, type Options, type TracedOptions } from '../lib/options.ts'
 
 /** Values are checked by lib/options.ts, the same for every source; to yargs they are text. */
 function toYargs (name: OptionName): YargsOption {
@@ -34,4 +35,15 @@ export function tracedOptionsOf (argv: Record<string, unknown>, own: readonly st
   return loadOptions(
     Object.fromEntries(Object.entries(argv).filter(([name]) => !notOptions.has(name))),
     argv.config as string | undefined)
+}
+
+/**
+ * The file that an argument of a command names, with `~` as in the options of the server.
+ * @throws {CommandError} (usage) for `~user`
+ */
+export function fileArgument (name: string, given: string): string {
+  const file = inHome(given)
+  if (file !== undefined) return file
+  throw new CommandError(exitCodes.usage,
+    `Expected a path without the home folder of another user (./~name for a file of that name) for --${name} but received ${JSON.stringify(given)}`)
 }

@@ -1,7 +1,7 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -9,7 +9,9 @@ import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { ApiClient } from '../../lib/client.ts'
 import { followJob } from '../../lib/follow-job.ts'
+import { refuseUnwritable, saveNew } from '../../lib/new-file.ts'
 import { writeCheckpoint } from '../../test/fixtures/checkpoints.ts'
+import { fileArgument } from '../command-options.ts'
 import { say } from '../say.ts'
 
 /** Milliseconds that a server may take to listen; it takes one second. */
@@ -33,6 +35,8 @@ export const demo: CommandModule<object, Arguments> = {
 }
 
 async function runDemo ({ keep, output }: Arguments): Promise<void> {
+  const file = resolve(fileArgument('output', output))
+  refuseUnwritable(file, true)
   const folder = mkdtempSync(join(tmpdir(), 'stable-diffusion-rest-demo-'))
   let server: ChildProcess | undefined
   const stop = async () => {
@@ -68,8 +72,7 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
     const job = await followJob(client, await client.submit('txt2img', request))
     const image = job.images[0]
     if (image === undefined) throw new CommandError(exitCodes.failure, `The job ${job.status}: ${job.error?.message ?? 'no image came'}`)
-    const file = resolve(output)
-    writeFileSync(file, await client.image(image.url))
+    saveNew(file, await client.image(image.url), true)
     tell('picture', `${file} (${image.width}×${image.height}, seed ${image.seed}, ${image.bytes} bytes)`)
 
     say(`\n${byHand(url, keep ? password : undefined)}`)

@@ -6,8 +6,9 @@ import { CommandError, exitCodes } from '../../errors.ts'
 import { ApiClient, ServerRefusal } from '../../lib/client.ts'
 import { followJob } from '../../lib/follow-job.ts'
 import type { Job } from '../../lib/jobs/job.ts'
-import { numbered, refuseExisting, saveNew } from '../../lib/new-file.ts'
+import { numbered, refuseUnwritable, saveNew } from '../../lib/new-file.ts'
 import { inlineImage, terminalProtocol } from '../../lib/terminal-image.ts'
+import { fileArgument } from '../command-options.ts'
 import { say, sayImage } from '../say.ts'
 
 /** What a request says, by option: the name is that of the field, with `-` for `_`. */
@@ -32,6 +33,9 @@ const images = {
   mask: 'White is what to draw anew in --init-image; makes it inpaint',
   'control-image': 'Image whose lines to follow; makes it controlnet'
 } as const
+
+/** Options that name a file. */
+const files = ['output', 'token-file', ...Object.keys(images) as Array<keyof typeof images>] as const
 
 /** Fields that are text even when they look like a number. */
 const texts: readonly string[] = ['model', 'negative-prompt', 'sampler', 'scheduler']
@@ -66,6 +70,7 @@ export const generate: CommandModule<object, Arguments> = {
     // Of a repeated option the last one counts, as everywhere.
     const argv = Object.fromEntries(Object.entries(given).map(([name, value]) =>
       [name, Array.isArray(value) && name !== 'set' ? value.at(-1) as unknown : value])) as unknown as Arguments
+    for (const name of files) if (argv[name] !== undefined) argv[name] = fileArgument(name, argv[name])
     try {
       await run(argv)
     } catch (error) {
@@ -83,7 +88,7 @@ async function run (argv: Arguments): Promise<void> {
   const request = requestOf(argv)
   const accept = typeOf(argv.output)
   const expected = Number(request.batch_count ?? 1)
-  if (!argv.force) for (let index = 0; index < Math.min(expected, 100); index++) refuseExisting(numbered(argv.output, index, expected))
+  for (let index = 0; index < Math.min(expected, 100); index++) refuseUnwritable(numbered(argv.output, index, expected), argv.force)
   const client = new ApiClient(argv.server, await credential(argv))
 
   const accepted = await client.submit(jobTypeOf(argv), request)

@@ -173,6 +173,15 @@ t.test('the demo draws and leaves nothing behind but the picture', async t => {
   t.same(readdirSync(join(folder, 'pictures')), ['fox.png'])
   t.same(readdirSync(temporary), [])
   t.equal(ownPicture(), pictureBefore)
+
+  for (const [wrong, exitCode, message] of [
+    [join(folder, 'missing', 'fox.png'), 4, /^stable-diffusion-rest: There is no folder /],
+    [folder, 4, /^stable-diffusion-rest: The image cannot be saved: .* is a folder\n$/],
+    ['~ann/fox.png', 2, /without the home folder of another user .* for --output/]
+  ] as const) {
+    t.match(await runProgram(['demo', '--output', wrong]), { code: exitCode, stdout: '', stderr: message }, 'it is said before anything is drawn')
+  }
+  t.match(await runProgram(['demo', '--output=~/fox.png'], { env: { HOME: folder } }), { code: 0, stdout: new RegExp(`picture +${join(folder, 'fox.png')}`) })
 })
 
 /** When the picture that `npm run demo` leaves here was written, if it was: the README runs it before the tests. */

@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
@@ -34,7 +34,15 @@ t.test('generate draws on a running server', async t => {
   const img2img = await runProgram([...request, '--init-image', fox, '-o', join(folder, 'other.png')], { env })
   t.match(img2img, { code: 1, stderr: /\(SDR_UNSUPPORTED_/ }, 'the image arrives, and this model takes none')
 
+  // Of --option=~/file no shell makes the home folder.
+  writeFileSync(join(folder, 'token'), token)
+  const home = await runProgram([...request, '--output=~/home.png', '--token-file=~/token', '--server', server.url], { env: { HOME: folder } })
+  t.match(home, { code: 0, stdout: `${join(folder, 'home.png')}\n` })
+  t.match(await runProgram([...request, '--init-image=~/home.png', '-o', join(folder, 'other.png')], { env: { ...env, HOME: folder } }),
+    { code: 1, stderr: /\(SDR_UNSUPPORTED_/ }, 'the image was found')
+
   writeFileSync(join(folder, 'empty'), '')
+  mkdirSync(join(folder, 'folder.png'))
   for (const [parameters, code, message] of [
     [['--token-file', join(folder, 'empty')], 1, /Give a token or an API key by SDREST_TOKEN or --token-file\. \(SDR_UNAUTHENTICATED\)/],
     [['--token-file', join(folder, 'missing')], 4, /The token cannot be read/],
@@ -44,6 +52,9 @@ t.test('generate draws on a running server', async t => {
     [['--steps', 'many'], 2, /Expected a number for --steps but received "many"/],
     [['--output', 'fox.tiff'], 2, /ends in \.png, \.jpg or \.webp/],
     [['--output', join(folder, 'missing', 'fox.png')], 4, /There is no folder/],
+    [['--force', '--output', join(folder, 'missing', 'fox.png')], 4, /There is no folder/],
+    [['--force', '--output', join(folder, 'folder.png')], 4, /folder\.png is a folder/],
+    ...['output', 'token-file', 'init-image', 'mask', 'control-image'].map(name => [[`--${name}=~ann/x.png`], 2, new RegExp(`another user .* for --${name} but received`)] as const),
     [['--init-image', join(folder, 'missing')], 4, /The image of --init-image cannot be read/],
     [['--server', 'http://127.0.0.1:9'], 1, /http:\/\/127\.0\.0\.1:9 cannot be reached/]
   ] as const) {
@@ -51,7 +62,7 @@ t.test('generate draws on a running server', async t => {
     t.equal(actual, code, `${parameters.join(' ')}: ${stderr}`)
     t.match(stderr, message)
   }
-  t.same(readdirSync(folder).filter(name => /\.(png|webp)$/.test(name)), ['fox.png', 'many-1.webp', 'many-2.webp'])
+  t.same(readdirSync(folder).filter(name => /\.(png|webp)$/.test(name)), ['folder.png', 'fox.png', 'home.png', 'many-1.webp', 'many-2.webp'])
 
   // A terminal: util-linux's script gives one.
   const inTerminal = async (variables: Record<string, string>, ...parameters: string[]) => {
