@@ -154,5 +154,6 @@ function shorten (value: unknown): string {
   const text = typeof value === 'string'
     ? JSON.stringify(value)
     : inspect(value, { depth: 2, maxArrayLength: 5, maxStringLength: 80, breakLength: Infinity })
-  return shortened(visible(text))
+  // Twice: to make a megabyte visible takes a second, and escapes are longer than what they stand for.
+  return shortened(visible(shortened(text)))
 }

@@ -2,7 +2,7 @@ import multipart from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Gate } from '../lib/gate.ts'
-import { readForm } from '../lib/generation/form.ts'
+import { fieldBytes, isPartAFile, readForm } from '../lib/generation/form.ts'
 import { splitImages } from '../lib/generation/images.ts'
 import { bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter } from '../lib/generation/parameters.ts'
 import { prepareJob } from '../lib/generation/prepare.ts'
@@ -33,8 +33,8 @@ const mostFiles = 4
 const [mostUploads, mostUploadsForOne] = [4, 2]
 /** Bytes of a body that is not worth counting. */
 const smallBody = 64 * 1024
-/** Bytes of a field of a multipart form. */
-const fieldBytes = 256 * 1024
+/** Parts of a multipart form that are no images. */
+const mostFields = 100
 
 const operations: Record<ImageType, { name: string, summary: string, description: string }> = {
   txt2img: { name: 'Txt2Img', summary: 'Draw an image from a text', description: '' },
@@ -74,14 +74,16 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   const maxFileBytes = limits.maxUploadSize * 1024 * 1024
   const json = { text: Math.max(shortText, limits.maxPromptLength * longestEscape), longFields: [...imageNames, ...imageLists] }
 
+  const mostParts = mostFields + imageNames.length + imageLists.length * mostListedImages
   await app.register(multipart, {
+    isPartAFile,
     limits: {
       fileSize: maxFileBytes,
-      files: imageNames.length + imageLists.length * mostListedImages,
-      fields: 100,
+      files: mostParts, // fields in JSON are among them
+      fields: mostFields,
       fieldSize: fieldBytes,
       fieldNameSize: 100,
-      parts: 110
+      parts: mostParts
     }
   })
   app.decorateRequest('uploads')

@@ -7,7 +7,15 @@ import { badValue } from './refusals.ts'
 /** What of a multipart form is read here; @fastify/multipart has more to say about each part. */
 export type FormPart =
   | { type: 'field', fieldname?: string, value: unknown, valueTruncated?: boolean }
-  | { type: 'file', fieldname?: string, file: { truncated?: boolean }, toBuffer: () => Promise<Buffer> }
+  | FilePart
+interface FilePart {
+  type: 'file'
+  fieldname?: string
+  filename?: string
+  mimetype?: string
+  file: { truncated?: boolean }
+  toBuffer: () => Promise<Buffer>
+}
 
 interface Form {
   /** As the same request in JSON has them; the value of an image that came as a file is a stand-in. */
@@ -24,14 +32,30 @@ const standIn = '(file)'
 const replacement = 'U+FFFD'
 const isReplaced = (value: unknown) => typeof value === 'string' && value.includes('\ufffd')
 
-/** Characters of all fields together. */
+/** Bytes of a field. */
+export const fieldBytes = 256 * 1024
+/** Characters of all fields together, and of those among them that are JSON. */
 const mostCharacters = 4 * 1024 * 1024
-/** What a part counts that the parser took for JSON: the longest field that it reads. */
-const parsedCharacters = 256 * 1024
+const mostJsonCharacters = 2 * fieldBytes
 
 const decimal = /^\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
 /** Characters; a double has 17 digits. */
 const longestNumber = 40
+
+/**
+ * What the parser of forms hands over as a file. Parts that say they are JSON are among them: of any other it would make
+ * objects before their values are counted.
+ */
+export function isPartAFile (_name: string | undefined, type: string | undefined, fileName: string | undefined): boolean {
+  return fileName !== undefined || type === 'application/octet-stream' || isJson(type)
+}
+
+function isJson (type = ''): boolean {
+  return type.startsWith('application/json')
+}
+
+/** @returns what a text in JSON says; undefined when it is none. @throws {ApiError} when it has more than it may. */
+type Parse = (field: string, text: string) => unknown
 
 /**
  * Reads a multipart form: images as files, everything else as fields, lists and objects among them as JSON.
@@ -49,8 +73,15 @@ export async function readForm (
     : !files.has(name) && typeOf(parameters[name]) === 'array'
   let bytes = 0
   let characters = 0
+  let jsonCharacters = 0
+  const parse: Parse = (name, text) => {
+    if ((jsonCharacters += text.length) > mostJsonCharacters) throw tooLarge(name, 'together with the JSON before it')
+    return fromJson(name, text)
+  }
   try {
-    for await (const part of parts) {
+    for await (const sent of parts) {
+      const isTyped = sent.type === 'file' && sent.filename === undefined && isJson(sent.mimetype)
+      const part = isTyped ? await asField(sent) : sent
       const { fieldname: name = '' } = part
       if (name === '') throw badValue('the form', 'a name for each part', 'a part without one')
       if (fields.has(name) && !mayRepeat(part, name)) throw badValue(name, 'one value', 'several')
@@ -66,9 +97,11 @@ export async function readForm (
         if (isReplaced(name) || isReplaced(part.value)) {
           throw badValue(name, 'text in UTF-8', `bytes that are none, or the character ${replacement} that stands for such`)
         }
-        characters += typeof part.value === 'string' ? part.value.length : parsedCharacters
-        if (characters > mostCharacters) throw tooLarge(name, 'together with the fields before it')
-        const value = name === manyFields ? readMany(part.value) : readValue(name, part.value, parameters[name])
+        const text = String(part.value)
+        if ((characters += text.length) > mostCharacters) throw tooLarge(name, 'together with the fields before it')
+        const sentValue = isTyped ? parse(name, text) : text
+        if (isTyped && sentValue === undefined) throw badValue('the form', 'JSON where a part says it is', 'something else')
+        const value = name === manyFields ? readMany(sentValue, parse) : readValue(name, sentValue, parameters[name], parse)
         fields.set(name, fields.has(name) ? [fields.get(name), value].flat() : value)
       }
     }
@@ -78,7 +111,6 @@ export async function readForm (
     const [, what] = /^FST_(FILES|FIELDS|PARTS)_LIMIT$/.exec(code) ?? []
     if (what !== undefined) throw apiError('SDR_BODY_TOO_LARGE', `The form has too many ${what.toLowerCase()}.`, { cause: error })
     // What the parser says about a form that is none has no status of its own.
-    if (code === 'FST_INVALID_JSON_FIELD_ERROR') throw badValue('the form', 'JSON where a part says it is', 'something else')
     if (statusCode !== undefined) throw error
     throw apiError('SDR_INVALID_REQUEST', `The form can't be read: ${(error as Error).message}`, { cause: error })
   }
@@ -99,7 +131,14 @@ export async function readForm (
   }
 }
 
-async function readFile (name: string, part: FormPart & { type: 'file' }): Promise<Buffer> {
+/** A part that says it is JSON, as any other field. */
+async function asField (part: FilePart): Promise<FormPart> {
+  const { fieldname = '' } = part
+  const bytes = await readFile(fieldname, part)
+  return { type: 'field', fieldname, value: bytes.toString(), valueTruncated: bytes.length > fieldBytes }
+}
+
+async function readFile (name: string, part: FilePart): Promise<Buffer> {
   try {
     return await part.toBuffer()
   } catch (error) {
@@ -107,8 +146,8 @@ async function readFile (name: string, part: FormPart & { type: 'file' }): Promi
   }
 }
 
-function readMany (value: unknown): object {
-  const many = fromJson(manyFields, value)
+function readMany (value: unknown, parse: Parse): object {
+  const many = typeof value === 'string' ? parse(manyFields, value) : value
   if (typeof many === 'object' && many !== null && !Array.isArray(many)) return many
   throw badValue(manyFields, 'an object in JSON', value)
 }
@@ -123,7 +162,7 @@ function isEntry (value: unknown): boolean {
 }
 
 /** The value that its parameter asks for, or the text itself, which the schema refuses. */
-function readValue (name: string, value: unknown, parameter: Parameter | undefined): unknown {
+function readValue (name: string, value: unknown, parameter: Parameter | undefined, parse: Parse): unknown {
   if (typeof value !== 'string') return value
   switch (typeOf(parameter)) {
     case 'integer':
@@ -132,20 +171,19 @@ function readValue (name: string, value: unknown, parameter: Parameter | undefin
     case 'boolean':
     case 'array':
     case 'object':
-      return fromJson(name, value)
+      return parse(name, value) ?? value
     default:
       return value
   }
 }
 
-function fromJson (name: string, value: unknown): unknown {
-  if (typeof value !== 'string') return value
-  const fault = findFault(Buffer.from(value), jsonBounds)
+function fromJson (name: string, text: string): unknown {
+  const fault = findFault(Buffer.from(text), jsonBounds)
   if (fault !== undefined && fault !== 'half') throw unexpected({ ...fault, field: name })
   try {
-    return JSON.parse(value) as unknown
+    return JSON.parse(text) as unknown
   } catch {
-    return value
+    return undefined
   }
 }
 

@@ -244,6 +244,21 @@ t.test('bad fields are named', async t => {
     t.equal((await app.inject({ method: 'POST', url: '/api/generate/txt2vid', body: good })).statusCode, 404)
   })
 
+  t.test('control characters cost no more than others of their length', async t => {
+    const cost = async (character: string) => {
+      const began = process.cpuUsage()
+      for (let time = 0; time < 10; time++) {
+        const response = await post(app, 'txt2img', { ...good, model: character.repeat(340_000) })
+        expectError(t, response, 400, 'SDR_INVALID_REQUEST', /512 characters for model/)
+      }
+      const { user, system } = process.cpuUsage(began)
+      return user + system
+    }
+    await cost('字')
+    const [usual, control] = [await cost('字'), await cost('\u202e')]
+    t.ok(control < 2.5 * usual, `${control} µs instead of ${usual}`)
+  })
+
   t.test('what is wrong with a length is said in words', async t => {
     for (const [change, message] of [
       [{ init_image: '' }, 'Expected a string of at least 1 character for init_image but received ""'],

@@ -111,7 +111,12 @@ t.test('forms', async t => {
       ['a list of text', 'txt2img', [...all(), field('custom_sigmas', '10000,10000')], 400, /array of 2 to 151 entries for custom_sigmas/],
       ['an object twice', 'txt2img', [...all(), field('hires', '{}'), field('hires', '{}')], 400, /one value for hires but received several/],
       ['a list of many', 'txt2img', [...all(), field('loras', `[${'{},'.repeat(50_000)}1]`)], 400, /at most 20000 values for loras/],
-      ['JSON that says so, again and again', 'txt2img', Array.from({ length: 20 }, () => ({ name: 'loras', value: '[{}]', type: 'application/json' })), 413, /loras is too large together/],
+      ['JSON that says so, again and again', 'txt2img', [...all(), ...Array.from({ length: 20 }, () => ({ name: 'loras', value: '[{}]', type: 'application/json' }))], 400, /at most \d+ entries for loras/],
+      ['a list of many that says it is JSON', 'txt2img', [...all(), { name: 'loras', value: `[${'{},'.repeat(50_000)}1]`, type: 'application/json' }], 400, /at most 20000 values for loras/],
+      ['many lists that say so', 'txt2img', Array.from({ length: 20 }, (_, n) => ({ name: `f${n}`, value: `[${'{},'.repeat(9000)}1]`, type: 'application/json' })), 413, /f\d+ is too large together with the JSON before it/],
+      ['many lists that do not', 'txt2img', Array.from({ length: 20 }, () => field('loras', `[${'{},'.repeat(9000)}1]`)), 413, /loras is too large together with the JSON before it/],
+      ['JSON that is no field any more', 'txt2img', [{ name: 'loras', value: `["${'x'.repeat(300_000)}"]`, type: 'application/json' }], 413, /loras is too large as the field/],
+      ['Latin-1 in a part that is JSON', 'txt2img', [{ name: 'prompt', value: Buffer.from('"café"', 'latin1'), type: 'application/json' }], 400, /UTF-8 for prompt/],
       ['half a character in a part that is JSON', 'txt2img', [{ name: 'prompt', value: '"\\ud83d"', type: 'application/json' }], 400, /whole characters for prompt/],
       ['an object that is none', 'txt2img', [...all(), field('vae_tiling', 'true')], 400, /object for vae_tiling/],
       ['JSON that is none', 'txt2img', [field('parameters', '{')], 400, /an object in JSON for parameters/],
@@ -119,7 +124,7 @@ t.test('forms', async t => {
       ['a part that says it is JSON', 'txt2img', [{ name: 'parameters', value: '{', type: 'application/json' }], 400, /JSON where a part says/],
       ['nothing that is needed', 'txt2img', all({ prompt: '' }), 400, /a value for prompt but received nothing/],
       ['an empty file', 'img2img', [...all(), { ...image, value: '' }], 400, /PNG, JPEG or WebP image for init_image but received nothing/],
-      ['many files', 'img2img', Array.from({ length: 40 }, (_, n) => ({ ...image, name: `f${n}` })), 413, /too many files/],
+      ['many files', 'img2img', Array.from({ length: 120 }, (_, n) => ({ ...image, name: `f${n}` })), 413, /too many (files|parts)/],
       ['many fields', 'txt2img', Array.from({ length: 300 }, (_, n) => field(`f${n}`, '')), 413, /too many fields/]
     ] as Array<[string, string, Part[], number, RegExp]>) {
       const response = await post(form(...parts), type)
@@ -128,4 +133,11 @@ t.test('forms', async t => {
     }
   })
   t.match(await done(...all()), { status: 'completed' }, 'and forms are taken as before')
+
+  t.test('fields that say they are JSON', async t => {
+    const json = (name: string, value: unknown) => ({ name, value: JSON.stringify(value), type: 'application/json; charset=utf-8' })
+    const typed = Object.entries({ ...fields, width: 64, steps: 1, seed: 7 }).map(([name, value]) => json(name, value))
+    t.match((await done(...typed, json('loras', []))).parameters, { prompt: 'a fox', width: 64, height: 64, seed: 7 })
+    t.match((await done(json('parameters', { prompt: 'a fox', width: 64, height: 64, steps: 1 }), field('seed', '8'))).parameters, { prompt: 'a fox', seed: 8 })
+  })
 })
