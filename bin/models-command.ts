@@ -1,6 +1,9 @@
+import { userInfo } from 'node:os'
+import { join } from 'node:path'
 import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../errors.ts'
 import { dataFolders, modelFolderOptions, modelRoots, prepareFolder, modelCacheFile, stagingFolder } from '../lib/folders.ts'
+import { actAsOwnerOf, haveOneOwner, isForeignToRoot } from '../lib/ownership.ts'
 import { isStorageFull } from '../lib/storage-errors.ts'
 import { ModelCatalog } from '../lib/models/catalog.ts'
 import { mebibytes } from '../lib/models/free-space.ts'
@@ -27,6 +30,8 @@ interface ModelsCommand<Arguments> {
   own?: string[]
   /** Options of the server beside those that say where models are. */
   options?: OptionName[]
+  /** Whether it makes or deletes files in the models folders. */
+  changesModels?: boolean
   builder?: (yargs: Argv) => Argv
   work: (collection: Collection, argv: Arguments) => Promise<void>
 }
@@ -35,7 +40,7 @@ const folderOptions = optionNames.filter(name => name === 'data-dir' || modelFol
 
 /** A command that looks at the models folders of the options and works on what is there. */
 export function modelsCommand<Arguments> (
-  { command, describe, own = [], options: more = [], builder = yargs => yargs, work }: ModelsCommand<Arguments>
+  { command, describe, own = [], options: more = [], changesModels = false, builder = yargs => yargs, work }: ModelsCommand<Arguments>
 ): CommandModule {
   return {
     command,
@@ -45,7 +50,7 @@ export function modelsCommand<Arguments> (
       const options = optionsOf(argv, own)
       const roots = modelRoots(options)
       if (roots.length === 0) throw new CommandError(exitCodes.usage, 'There is no models folder; name one with --models-dir, or where the server has it, in SDREST_MODELS_DIR or --config')
-      const { data } = dataFolders(options)
+      const data = workFolder(options, changesModels ? roots.map(({ path }) => path) : [])
       prepareFolder(data, '--data-dir')
       const bar = new ProgressBar()
       const interrupted = new AbortController()
@@ -64,6 +69,19 @@ export function modelsCommand<Arguments> (
       }
     }
   }
+}
+
+/**
+ * The data folder. Root goes on as its owner where that user is at home in the models folders as well; where it is not, root
+ * may have to write there, and leaves the data folder of the service alone for one of its own.
+ * @param changed folders in which files are made or deleted.
+ */
+function workFolder (options: Options, changed: string[]): string {
+  const { data } = dataFolders(options)
+  if (haveOneOwner([data, ...changed])) actAsOwnerOf(data)
+  const { data: usual } = dataFolders({ dataDir: undefined, authDataDir: undefined })
+  const last = join(userInfo().homedir, '.stable-diffusion-rest') // where sudo leaves HOME that of its caller
+  return [data, usual].find(folder => !isForeignToRoot(folder)) ?? last
 }
 
 /** A refusal is the answer to what was asked, not a defect. */

@@ -34,6 +34,7 @@ export const models: CommandModule = {
     }))
     .command(modelsCommand<PullRequest>({
       command: 'pull <source>',
+      changesModels: true,
       describe: 'Fetch a model: a URL, or hf:owner/repository/file. After an interruption the same command goes on where it stopped',
       own: ['source', 'type', 'folder', 'name', 'sha256', 'overwrite'],
       options: ['pull-hosts', 'max-pull-size', 'hf-endpoint', 'hf-token', 'pull-tokens-file'],
@@ -70,6 +71,7 @@ export const models: CommandModule = {
     }))
     .command(modelsCommand<Omit<ConvertRequest, 'weight_type'> & { 'weight-type': string }>({
       command: 'convert <model>',
+      changesModels: true,
       describe: 'Write a model anew, as GGUF with weights of another type, beside the old one (native engine)',
       own: ['model', 'weight-type', 'name', 'overwrite'],
       options: ['engine'],
@@ -97,6 +99,7 @@ export const models: CommandModule = {
     }))
     .command(modelsCommand<{ model: string }>({
       command: 'remove <model>',
+      changesModels: true,
       describe: 'Delete the file of a model; of one made of several files only the description. A running server notices',
       own: ['model'],
       builder: yargs => yargs.positional('model', { type: 'string', demandOption: true, describe: 'Id' }),

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { rmSync } from 'node:fs'
-import { chmod, link, lstat, mkdir, open, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
+import { constants, link, lstat, mkdir, open, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import { type Static, Type, Validator } from '../type.ts'
@@ -8,6 +8,7 @@ import { apiError } from '../../errors.ts'
 import type { Database } from '../database.ts'
 import { names, syncFolder, writeWhole } from '../jobs/files.ts'
 import { tryLock } from '../jobs/lock.ts'
+import { leaveToOwner } from '../ownership.ts'
 
 /**
  * Files that come into being beside the models: under a name that no scan lists, in the folder of their target, so that
@@ -178,10 +179,12 @@ export function stagingName (key: string): string {
  */
 export async function place (staging: string, target: string, { overwrite = false }: { overwrite?: boolean } = {}): Promise<void> {
   const folder = dirname(target)
-  // Whoever may read the folder is meant to read what is in it; the server's own files are its own.
-  await chmod(staging, (await stat(folder)).mode & 0o666)
-  const handle = await open(staging, 'r+')
+  const stats = await stat(folder)
+  const handle = await open(staging, constants.O_RDWR | constants.O_NOFOLLOW)
   try {
+    // Whoever may read the folder is meant to read what is in it; the server's own files are its own.
+    await handle.chmod(stats.mode & 0o666)
+    await leaveToOwner((uid, gid) => handle.chown(uid, gid), stats)
     await handle.sync()
   } finally {
     await handle.close()

@@ -1,8 +1,9 @@
-import { access, chmod, constants, mkdir, readdir, realpath, stat } from 'node:fs/promises'
+import { access, chmod, constants, lchown, mkdir, readdir, realpath, stat } from 'node:fs/promises'
 import { dirname, join, sep } from 'node:path'
 import { apiError } from '../../errors.ts'
 import { badValue } from '../generation/refusals.ts'
 import { checkFileName, checkFolderName } from './file-name.ts'
+import { leaveToOwner } from '../ownership.ts'
 import { type ScanRoot, isInside } from './scan.ts'
 import { type ModelType, folderOfType, typeOfFolder } from './types.ts'
 
@@ -56,12 +57,14 @@ export async function openTarget (target: string, roots: readonly ScanRoot[]): P
   if (!isInside(real, realRoots)) {
     throw apiError('SDR_CONFLICT', 'A link leads that folder out of the models folders.')
   }
-  const { mode } = await stat(real)
+  const stats = await stat(real)
   let path = real
   for (const part of folder.slice(existing.length).split(sep).filter(part => part !== '')) {
     path = join(path, part)
-    await mkdir(path)
-    await chmod(path, mode & 0o777) // whoever shares the models shares the new folder
+    const made = path
+    await mkdir(made)
+    await chmod(made, stats.mode & 0o777) // whoever shares the models shares the new folder
+    await leaveToOwner((uid, gid) => lchown(made, uid, gid), stats)
   }
   return join(path, target.slice(folder.length + 1))
 }

@@ -1,11 +1,13 @@
+import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { gguf, safetensors, typical } from '../fixtures/headers.ts'
+import { doubledProgram } from '../doubled-program.ts'
 import { workspace } from '../helper.ts'
 import { fileServer, sendFile } from '../lib/models/fixtures/file-server.ts'
-import { runProgram, startServer } from '../server-process.ts'
+import { environment, runProgram, startServer } from '../server-process.ts'
 
 const lora = safetensors(typical.lora)
 const sha256 = (content: Buffer) => createHash('sha256').update(content).digest('hex')
@@ -74,4 +76,51 @@ t.test('pull, beside a running server, which lists what came', async t => {
 t.test('convert needs the native engine', async t => {
   const { run } = setUp(t)
   t.match(await run('convert', 'minit2i', '--weight-type', 'q8_0', '--engine', 'portable'), { code: 1, stderr: /The portable engine lacks convert/ })
+})
+
+t.test('root leaves the folders of a service user to that user', { skip: process.getuid?.() !== 0 && 'only root acts as others' }, async t => {
+  const nobody = 65534
+  const content = gguf({ 'decoder.conv_in.weight': { dimensions: [64] }, 'decoder.conv_out.weight': { dimensions: [64] } })
+  const files = await fileServer(t, (request, response) => { sendFile(request, response, content) })
+  const { folder, models, data } = workspace(t)
+  chmodSync(folder, 0o755)
+  mkdirSync(data)
+  chownSync(data, nobody, nobody)
+  const owners = (folder: string) => readdirSync(folder, { recursive: true, encoding: 'utf8' }).map(name => [name, lstatSync(join(folder, name)).uid] as const)
+  const foreign = (folder: string, uid = nobody) => owners(folder).filter(([, owner]) => owner !== uid)
+  const home = join(folder, 'home')
+  const run = (...words: string[]) => runProgram(['models', ...words, '--models-dir', models, '--data-dir', data], { env: { XDG_DATA_HOME: home } })
+  const pull = (name: string, ...words: string[]) => run('pull', `${files.url}/${name}.gguf`, '--pull-hosts', '127.0.0.1', '--folder', name, ...words)
+
+  t.match(await run('list'), { code: 0 })
+  t.match(await run('hash', 'minit2i'), { code: 0 }, 'who only reads needs no right to write to the models')
+  t.ok(owners(data).length > 0)
+  t.same(foreign(data), [])
+
+  const before = owners(data)
+  t.match(await pull('readonly'), { code: 0 }, 'where only root may write, root writes')
+  t.equal(lstatSync(join(models, 'readonly/readonly.gguf')).uid, 0)
+  t.same(owners(data), before, 'and nothing of root is left in the data folder')
+  t.ok(existsSync(join(home, 'stable-diffusion-rest/staging')))
+
+  for (const path of [models, ...owners(models).map(([name]) => join(models, name))]) chownSync(path, nobody, nobody)
+  t.match(await pull('shared'), { code: 0 })
+  t.match(await run('remove', 'vae/readonly/readonly.gguf'), { code: 0 })
+  t.ok(existsSync(join(data, 'staging')))
+  t.same(foreign(data), [])
+  t.same(foreign(models), [])
+
+  chownSync(data, 0, 0)
+  t.match(await pull('given', '--data-dir', join(folder, 'own')), { code: 0 }, 'root with data of its own')
+  t.same(foreign(models), [], 'what it makes in a folder of another user is that user\'s, folders too')
+})
+
+t.test('a user who cannot read the program is named', { skip: process.getuid?.() !== 0 && 'only root acts as others' }, async t => {
+  const { data } = workspace(t, { models: false })
+  mkdirSync(data)
+  chownSync(data, 65534, 65534)
+  const program = doubledProgram(t)
+  chmodSync(join(program, '../../..'), 0o700)
+  const ended = spawnSync(process.execPath, [program, 'user', 'list', '--data-dir', data], { env: environment, encoding: 'utf8' })
+  t.match(ended, { status: 4, stderr: /belongs to the user with the id 65534, who cannot read this program in / })
 })
