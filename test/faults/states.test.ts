@@ -9,7 +9,7 @@ import { Ledger } from './fixtures/ledger.ts'
 t.setTimeout(600_000)
 
 /** Long enough that another one can be queued behind it. */
-const request = { prompt: 'a fox', width: 128, steps: 20, seed: 1 }
+const request = { prompt: 'a fox', width: 64, steps: 20, seed: 1 }
 const behind = { prompt: 'a fox', width: 64, steps: 1, seed: 2 }
 
 const isBeforeAnswer = (point: Point) => point === 'accepting' || point === 'accepted'

@@ -27,7 +27,7 @@ t.test('jobs and drawing', async t => {
   const { app, draw } = await start(t)
   const colour = await sharp({ create: { width: 90, height: 60, channels: 3, background: '#4080c0' } }).png().toBuffer()
   const init_image = colour.toString('base64')
-  const small = { model: 'sdxs', prompt: 'a fox, für 狐狸', width: 64, height: 64, steps: 2 }
+  const small = { model: 'sdxs', prompt: 'a fox, für 狐狸', width: 64, height: 64, steps: 2, clip_skip: 11 }
 
   for (const [what, type, body, files] of [
     ['nothing but a prompt', 'txt2img', { prompt: 'a fox', steps: 1 }, {}],

@@ -8,8 +8,8 @@ import { temporaryFolder } from './helper.ts'
 /** SHA-256 of each checkpoint with the default seed. The demo shows the picture that belongs to the first one. */
 const hashes = {
   minit2i: 'a4f4648bb81282ce6dc2cb34e8ea48221f5ef8c8b94912a0fe5c7d3842672221',
-  sdxs: '1064210b6bca1f58ecc11e6d8fc6d3fbf18ff927b7d978d0a4f301449ce19d00',
-  sd1: '4f7529af6f75081d0ae09f541f3ca1f8e14eca98b060c9ade7cbbd48e009df92',
+  sdxs: 'ff02f1be67d4c03ecfcc3b19122db290e485dcd182b1f81627bd2ccdc1d25059',
+  sd1: 'c08517485db926a455a2fcd74974c44a274ec10a440a97e6b0816d8466fd86f8',
   esrgan: 'b44b7642b006d9c8fcdc011450f593d96c987b708fc60fcc79d81ad3053e5760',
   lora: '2d418069a2e70e18ac5f5adc66e88452294f9214b519ce4e8f0d0000e3cacf7a'
 }

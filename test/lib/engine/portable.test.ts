@@ -191,7 +191,7 @@ t.test('loads and draws with the other checkpoints', async (t) => {
 
   await t.test('SD1, in tiles', async (t) => {
     await load(engine, { model: checkpoint(folder, 'sd1') })
-    t.ok(await drawOne(engine))
+    t.ok(await drawOne(engine, { clip_skip: -1 }))
     const tiling = { enabled: true, tile_size_x: 16, tile_size_y: 16, target_overlap: 0.25 }
     const attachments = { init_image: await picture(64, 64) }
     const parameters = { batch_count: 2, vae_tiling: tiling, strength: 0.5 }
