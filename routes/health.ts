@@ -20,15 +20,15 @@ const Ready = named('Ready', Type.Object({ status: Type.Literal('ready') }, {
 }))
 
 const Process = {
-  pid: Type.Optional(Type.Union([Type.Integer(), Type.Null()])),
+  pid: Type.Optional(Nullable(Type.Integer())),
   restarts: Type.Optional(Type.Integer()),
-  last_crash: Type.Optional(Type.Union([Type.Object({ reason: Type.String(), at: Time('When') }), Type.Null()])),
-  model: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: 'Id of the model in memory' })),
-  residency: Type.Optional(Type.Union([Type.Object({
+  last_crash: Type.Optional(Nullable(Type.Object({ reason: Type.String(), at: Time('When') }))),
+  model: Type.Optional(Nullable(Type.String({ description: 'Id of the model in memory' }))),
+  residency: Type.Optional(Nullable(Type.Object({
     loaded_at: Time('When the model was loaded'),
     idle_since: Nullable(Time('When it was last needed; null while it is')),
     size: Nullable(Type.Integer({ description: 'Bytes of its files' }))
-  }), Type.Null()], { description: 'Of the model in memory; --idle-unload frees it' }))
+  }, { description: 'Of the model in memory; --idle-unload frees it' })))
 }
 
 const Status = named('Status', Type.Object({

@@ -31,7 +31,12 @@ export function OneOf<const Values extends readonly string[]> (values: Values, o
   return Type.Unsafe<Values[number]>({ type: 'string', enum: [...values], ...options })
 }
 
-export const Nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()])
+/** As a list of types: for a union the first answer of each route would wait for a validator to be compiled. */
+export function Nullable<Schema extends TSchema> (schema: Schema) {
+  const { type, enum: values } = schema as { type?: string, enum?: readonly unknown[] }
+  return Type.Unsafe<Static<Schema> | null>({ ...schema, type: [type, 'null'], ...(values !== undefined && { enum: [...values, null] }) })
+}
+
 export const Time = (description: string) => Type.String({ format: 'date-time', description })
 
 export const exampleId = '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e'

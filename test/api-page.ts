@@ -110,6 +110,9 @@ function whatOf ({ description = '', default: standard, anyOf }: Schema): string
 function typeOf (schema: Schema): string {
   const { $ref, type, format, enum: values, const: value, items, anyOf, allOf } = schema
   if ($ref !== undefined) return `[${$ref.split('/').at(-1)}](#${$ref.split('/').at(-1)!.toLowerCase()})`
+  if (Array.isArray(type) && type.includes('null')) {
+    return `${typeOf({ ...schema, type: type.filter(name => name !== 'null'), enum: values?.filter(one => one !== null) })} or null`
+  }
   if (anyOf !== undefined) return anyOf.map(typeOf).join(' or ')
   if (allOf !== undefined) return allOf.map(typeOf).join(' and ')
   if (value !== undefined) return `\`${JSON.stringify(value)}\``
