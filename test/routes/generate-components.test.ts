@@ -69,7 +69,7 @@ t.test('a model of several files', async t => {
   t.test('another VAE for a checkpoint, also for img2img', async t => {
     const init_image = (await sharp({ create: { width: 64, height: 64, channels: 3, background: '#4080c0' } })
       .png().toBuffer()).toString('base64')
-    for (const [type, body] of [['txt2img', {}], ['img2img', { init_image, steps: 2 }]] as const) {
+    for (const [type, body] of [['txt2img', { clip_skip: 11 }], ['img2img', { clip_skip: 11, init_image, steps: 2 }]] as const) {
       const own = await draw(t, { model: 'sd1', ...body }, type)
       const other = await draw(t, { model: 'sd1', components: { vae: 'sd1-vae' }, ...body }, type)
       t.match(other.job.parameters, { model: 'checkpoint/sd1.safetensors', components: { vae: 'vae/sd1-vae.safetensors' } })

@@ -49,7 +49,7 @@ t.test('/api/ready follows the engine and the end of the server; every answer ha
   const id = answer.headers.get('x-request-id')
   t.match(server.log.find(line => line.request_id === id), { msg: 'access', route: '/api/ready', decision: 'allow' })
 
-  const { body: job } = await server.json('/api/generate/txt2img', { method: 'POST', body: JSON.stringify({ prompt: 'a fox', width: 128, steps: 150, seed: 1 }) })
+  const { body: job } = await server.json('/api/generate/txt2img', { method: 'POST', body: JSON.stringify({ prompt: 'a fox', width: 64, steps: 60, seed: 1 }) })
   await until(async () => (await server.json(`/api/queue/job/${job.id}`)).body.status === 'running')
   server.child.kill('SIGTERM')
   await until(async () => (await ready().catch(() => ({ status: 0 }))).status !== 200)
