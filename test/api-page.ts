@@ -19,7 +19,6 @@ interface Schema {
   required?: string[]
   properties?: Record<string, Schema>
   items?: Schema
-  anyOf?: Schema[]
   allOf?: Schema[]
 }
 
@@ -102,18 +101,16 @@ function table (rows: Array<{ name: string, required?: boolean, schema: Schema }
   ]
 }
 
-function whatOf ({ description = '', default: standard, anyOf }: Schema): string {
-  const text = description === '' ? anyOf?.find(one => one.description !== undefined)?.description ?? '' : description
-  return [text, ...(standard === undefined || standard === '' ? [] : [`default \`${JSON.stringify(standard)}\``])].filter(part => part !== '').join('; ')
+function whatOf ({ description = '', default: standard }: Schema): string {
+  return [description, ...(standard === undefined || standard === '' ? [] : [`default \`${JSON.stringify(standard)}\``])].filter(part => part !== '').join('; ')
 }
 
 function typeOf (schema: Schema): string {
-  const { $ref, type, format, enum: values, const: value, items, anyOf, allOf } = schema
+  const { $ref, type, format, enum: values, const: value, items, allOf } = schema
   if ($ref !== undefined) return `[${$ref.split('/').at(-1)}](#${$ref.split('/').at(-1)!.toLowerCase()})`
   if (Array.isArray(type) && type.includes('null')) {
     return `${typeOf({ ...schema, type: type.filter(name => name !== 'null'), enum: values?.filter(one => one !== null) })} or null`
   }
-  if (anyOf !== undefined) return anyOf.map(typeOf).join(' or ')
   if (allOf !== undefined) return allOf.map(typeOf).join(' and ')
   if (value !== undefined) return `\`${JSON.stringify(value)}\``
   if (values !== undefined) return values.length > 12 ? `one of ${values.length} names` : values.map(one => `\`${one}\``).join(' ')
