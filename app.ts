@@ -4,6 +4,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import type { Options } from './lib/options.ts'
 import { trustedProxies } from './lib/trusted-proxies.ts'
+import answers from './plugins/answers.ts'
 import audit from './plugins/audit.ts'
 import authApiKey from './plugins/auth-api-key.ts'
 import authJwt from './plugins/auth-jwt.ts'
@@ -131,6 +132,7 @@ async function registerParts (
   await app.register(serialization, schemas)
   await app.register(security)
   await app.register(rateLimit)
+  await app.register(answers)
 
   await app.register(store, storeOptions)
   await app.register(audit)
