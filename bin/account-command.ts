@@ -3,6 +3,7 @@ import { CommandError, exitCodes } from '../errors.ts'
 import { ApiKeyStore } from '../lib/api-keys.ts'
 import { AuditLog, printable, type AuditEntry } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
+import { closeDatabase } from '../lib/database.ts'
 import { settled } from '../lib/database-changes.ts'
 import { dataFolders } from '../lib/folders.ts'
 import { actAsOwnerOf } from '../lib/ownership.ts'
@@ -56,7 +57,7 @@ export function accountCommand<Arguments> (
         throw new CommandError(exitCodes.storage, `The accounts cannot be read or changed: ${(error as Error).message}`, { cause: error })
       } finally {
         log.close()
-        database.close()
+        closeDatabase(database)
       }
     }
   }

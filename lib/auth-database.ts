@@ -10,7 +10,7 @@ import { ownershipHint } from './ownership.ts'
  * differ by more than case; names of the system are compared as the system does, where `alice` and `Alice` are two people.
  * The newest 100,000 removed accounts are remembered by id, whichever program removes them: their jobs have to be cancelled.
  */
-const migrations = [`
+export const authMigrations = [`
   CREATE TABLE users (
     id TEXT PRIMARY KEY,
     username TEXT NOT NULL,
@@ -98,7 +98,7 @@ export function openAuthDatabase (folder: string): Database {
   } catch (error) {
     throw cannotOpen(file, error)
   }
-  return openDatabase(file, migrations)
+  return openDatabase(file, authMigrations)
 }
 
 /**

@@ -1,8 +1,10 @@
-import { chmodSync } from 'node:fs'
+import { accessSync, chmodSync, constants, existsSync } from 'node:fs'
+import { pathToFileURL } from 'node:url'
 import type { DatabaseSync } from '@photostructure/sqlite'
 import { apiError, CommandError, exitCodes } from '../errors.ts'
 import { ownershipHint } from './ownership.ts'
 import { sqlite } from './sqlite.ts'
+import { isDamaged, isStorageTrouble } from './storage-errors.ts'
 
 export type Database = InstanceType<typeof DatabaseSync>
 
@@ -29,11 +31,40 @@ export function openDatabase (file: string, migrations: readonly string[]): Data
     refuseNul(database)
     return database
   } catch (error) {
-    if (error instanceof CommandError) throw error
-    throw new CommandError(exitCodes.storage,
-      `The database ${file} cannot be opened: ${(error as Error).message}. Check that its folder exists and is writable.${ownershipHint(file)}`,
-      { cause: error })
+    throw cannotOpen(file, error)
   }
+}
+
+/**
+ * Says what `openDatabase` would, as far as that can be told without changing anything: what is in the WAL alone is not seen.
+ * A file that is missing is a good one.
+ * @throws {CommandError} as `openDatabase`
+ */
+export function checkDatabase (file: string, migrations: readonly string[]): void {
+  if (!existsSync(file)) return
+  const { DatabaseSync } = sqlite()
+  const url = pathToFileURL(file)
+  url.searchParams.set('immutable', '1') // without it SQLite makes files beside the database, and takes locks
+  try {
+    accessSync(file, constants.R_OK | constants.W_OK)
+    const database = new DatabaseSync(url, { readOnly: true })
+    try {
+      refuseNewer(database, file, migrations)
+      database.exec('SELECT count(*) FROM sqlite_schema')
+    } finally {
+      database.close()
+    }
+  } catch (error) {
+    throw cannotOpen(file, error)
+  }
+}
+
+function cannotOpen (file: string, error: unknown): CommandError {
+  if (error instanceof CommandError) return error
+  const advice = isDamaged(error)
+    ? 'Restore it from a backup, or move it away to begin with an empty one'
+    : 'Check that its folder exists and is writable'
+  return new CommandError(exitCodes.storage, `The database ${file} cannot be opened: ${(error as Error).message}. ${advice}.${ownershipHint(file)}`, { cause: error })
 }
 
 /**
@@ -71,14 +102,18 @@ function checkValue (value: unknown): void {
 
 function migrate (database: Database, file: string, migrations: readonly string[]): void {
   transaction(database, () => {
-    const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number }
-    if (version > migrations.length) {
-      throw new CommandError(exitCodes.storage,
-        `The database ${file} has schema version ${version}, and this release knows ${migrations.length}: it was written by a newer release.`)
-    }
+    const version = refuseNewer(database, file, migrations)
     for (const migration of migrations.slice(version)) database.exec(migration)
     if (version < migrations.length) database.exec(`PRAGMA user_version = ${migrations.length}`)
   })
+}
+
+/** @returns the version of its schema. */
+function refuseNewer (database: Database, file: string, migrations: readonly string[]): number {
+  const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number }
+  if (version <= migrations.length) return version
+  throw new CommandError(exitCodes.storage,
+    `The database ${file} has schema version ${version}, and this release knows ${migrations.length}: it was written by a newer release.`)
 }
 
 /**
@@ -87,6 +122,20 @@ function migrate (database: Database, file: string, migrations: readonly string[
  */
 export function yieldWhenBusy (database: Database): void {
   database.exec('PRAGMA busy_timeout = 0')
+}
+
+/**
+ * Closes a database and brings what its WAL holds into the file, unless another process is at work on it. SQLite would do it
+ * by itself if no statement were left, and statements last until their memory is collected.
+ */
+export function closeDatabase (database: Database): void {
+  try {
+    database.exec('PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE)')
+  } catch (error) {
+    if (!isStorageTrouble(error)) throw error // what is in the WAL is stored, and read from there
+  } finally {
+    database.close()
+  }
 }
 
 /** Runs `work` in one write transaction: all of it is stored, or nothing. */

@@ -5,6 +5,8 @@ import { apiError, type ApiError } from '../errors.ts'
 const fullCode = 13
 /** Another process holds the lock: SQLITE_BUSY, SQLITE_LOCKED. */
 const busyCodes: readonly number[] = [5, 6]
+/** The file is none of SQLite's, or not as SQLite left it: SQLITE_CORRUPT, SQLITE_NOTADB. */
+const damagedCodes: readonly number[] = [11, 26]
 /** What else may be over later, of memory, rights and the disk. */
 const passingCodes: readonly number[] = [
   7, // SQLITE_NOMEM
@@ -31,6 +33,10 @@ export function isStorageFull (error: unknown): boolean {
 /** Whether an error says that another process holds the lock of a database. */
 export function isBusy (error: unknown): boolean {
   return busyCodes.includes(resultCode(error) ?? NaN)
+}
+
+export function isDamaged (error: unknown): boolean {
+  return damagedCodes.includes(resultCode(error) ?? NaN)
 }
 
 /** Whether an error of the database is about its storage, so that the same change may succeed later. */
@@ -69,9 +75,11 @@ const codesOfMessages: Readonly<Record<string, number>> = {
   'out of memory': 7,
   'attempt to write a readonly database': 8,
   'disk I/O error': 10,
+  'database disk image is malformed': 11,
   'database or disk is full': fullCode,
   'unable to open database file': 14,
-  'locking protocol': 15
+  'locking protocol': 15,
+  'file is not a database': 26
 }
 
 function resultCode (error: unknown): number | undefined {

@@ -2,7 +2,7 @@ import fp from 'fastify-plugin'
 import { ApiKeyStore } from '../lib/api-keys.ts'
 import { AuditLog } from '../lib/audit.ts'
 import { openAuthDatabase } from '../lib/auth-database.ts'
-import { yieldWhenBusy } from '../lib/database.ts'
+import { closeDatabase, yieldWhenBusy } from '../lib/database.ts'
 import { DatabaseChanges } from '../lib/database-changes.ts'
 import { PasswordHasher } from '../lib/passwords.ts'
 import { sourcesOf } from '../lib/principals.ts'
@@ -50,6 +50,6 @@ export default fp<StoreOptions>(async (app, { passwordCost }) => {
   app.addHook('onClose', async () => {
     auditLog.close()
     observer.close()
-    database.close()
+    closeDatabase(database)
   })
 }, { name: 'store', dependencies: ['config', 'metrics'] })

@@ -18,6 +18,7 @@ import type { Options } from '../../lib/options.ts'
 import { SystemAccounts } from '../../lib/system-accounts.ts'
 import { visibleRow } from '../../lib/visible.ts'
 import { findEngineAddon } from '../../native/index.ts'
+import { checkDatabases } from '../check-databases.ts'
 import { optionsOf, withOptions } from '../command-options.ts'
 import { say } from '../say.ts'
 
@@ -36,7 +37,7 @@ const oldestNode = '20.20.2'
 const checks: Array<[part: string, check: (options: Options) => Finding | Promise<Finding>]> = [
   ['node', checkNode],
   ['images', checkImages],
-  ['database', checkDatabase],
+  ['database', checkSqlite],
   ['engine', checkEngine],
   ['native engine', checkNativeEngine],
   ['models', checkModels],
@@ -80,7 +81,8 @@ async function checkImages (): Promise<Finding> {
   }
 }
 
-function checkDatabase (): Finding {
+function checkSqlite (options: Options): Finding {
+  checkDatabases(dataFolders(options))
   const database = openDatabase(':memory:', [])
   try {
     const { version } = database.prepare('SELECT sqlite_version() AS version').get() as { version: string }

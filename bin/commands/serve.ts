@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync, rmdirSync } from 'node:fs'
 import { createServer, isIP } from 'node:net'
+import { join } from 'node:path'
 import { createSecureContext } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
@@ -12,11 +13,13 @@ import { prepareAuthFolder } from '../../lib/auth-database.ts'
 import { describeOptions } from '../../lib/configuration.ts'
 import { startEngines } from '../../lib/engine/start.ts'
 import { dataFolders, modelFolderOptions, modelRoots, prepareFolder } from '../../lib/folders.ts'
+import { checkLock } from '../../lib/jobs/lock.ts'
 import { createLogger } from '../../lib/logger.ts'
 import { environmentName, optionNames, optionTable, type Options } from '../../lib/options.ts'
 import { readablePattern } from '../../lib/public-paths.ts'
 import { tellServiceManager } from '../../lib/service-manager.ts'
 import { collectGarbage, compileTicks } from '../../lib/warm-up.ts'
+import { checkDatabases } from '../check-databases.ts'
 import { tracedOptionsOf, withOptions } from '../command-options.ts'
 import { say } from '../say.ts'
 import { withThrowawayApp } from '../throwaway-app.ts'
@@ -56,6 +59,9 @@ async function checkConfig (options: Options): Promise<void> {
   })
   const runs = options.port === 0 ? undefined : await askHealth(options).catch(() => undefined)
   if (runs === undefined) {
+    const folders = dataFolders(options)
+    checkDatabases(folders)
+    checkLock(join(folders.data, 'jobs.db.lock'))
     if (metricsAddress !== undefined) await tryListening(metricsAddress).catch(inWords(metricsAddress, metricsOptions))
     await tryListening(options).catch(inWords(options, listenOptions))
   }

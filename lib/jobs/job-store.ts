@@ -1,6 +1,6 @@
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
-import { openDatabase, transaction, yieldWhenBusy, type Database } from '../database.ts'
+import { closeDatabase, openDatabase, transaction, yieldWhenBusy, type Database } from '../database.ts'
 import { isoTime } from '../iso-time.ts'
 import { wrongCursor } from '../page.ts'
 import type { LaneKind, Outcome } from './executor.ts'
@@ -538,7 +538,7 @@ export class JobStore {
   }
 
   close (): void {
-    this.#database.close()
+    closeDatabase(this.#database)
     this.#lock.close()
   }
 

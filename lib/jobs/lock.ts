@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import type { Database } from '../database.ts'
 import { sqlite } from '../sqlite.ts'
@@ -17,11 +18,32 @@ export function lock (file: string): Database {
     return database
   } catch (error) {
     database.close()
-    throw new CommandError(exitCodes.storage, isBusy(error)
-      ? `Another server works on this queue (${file} is locked). Stop it, or give this one a --data-dir of its own.`
-      : `The lock ${file} cannot be taken: ${(error as Error).message}. Check that there is room for it and that it is writable.`,
-    { cause: error })
+    throw cannotTake(file, error)
   }
+}
+
+/**
+ * Looks whether another process holds the lock, without taking it.
+ * @throws {CommandError} as `lock`
+ */
+export function checkLock (file: string): void {
+  if (!existsSync(file)) return
+  const { DatabaseSync } = sqlite()
+  const database = new DatabaseSync(file, { timeout: 0, readOnly: true })
+  try {
+    database.exec('SELECT count(*) FROM sqlite_schema')
+  } catch (error) {
+    if (isBusy(error)) throw cannotTake(file, error) // what else is wrong with it, the next to take it puts right
+  } finally {
+    database.close()
+  }
+}
+
+function cannotTake (file: string, error: unknown): CommandError {
+  return new CommandError(exitCodes.storage, isBusy(error)
+    ? `Another server works on this queue (${file} is locked). Stop it, or give this one a --data-dir of its own.`
+    : `The lock ${file} cannot be taken: ${(error as Error).message}. Check that there is room for it and that it is writable.`,
+  { cause: error })
 }
 
 /** As `lock`, but undefined when another process holds it. */

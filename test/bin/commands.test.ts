@@ -1,9 +1,11 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
+import { closeDatabase, openDatabase } from '../../lib/database.ts'
+import { lock } from '../../lib/jobs/lock.ts'
 import { workspace } from '../helper.ts'
 import { environment, program, runCommandLines, runProgram, type CommandResult } from '../server-process.ts'
 
@@ -15,6 +17,7 @@ t.test('what is wrong at the start is one clear line and an exit code, and --che
   chmodSync(open, 0o777)
   writeFileSync(join(folder, 'nested.yaml'), 'auth: jwt\nport: 1: 2\n')
   writeFileSync(join(folder, 'open.yaml'), 'public-paths: [1\nport: 2\n')
+  spoilDatabases(t, folder)
   const taken = createServer().listen(0, '127.0.0.1')
   await once(taken, 'listening')
   t.teardown(() => taken.close())
@@ -38,6 +41,10 @@ t.test('what is wrong at the start is one clear line and an exit code, and --che
     [[...ok, '--data-dir', join(folder, 'file')], 4, /file is not writable: .*--data-dir/],
     [[...ok, '--auth-data-dir', join(folder, 'file', 'auth')], 4, /accounts .* cannot be opened: .*--auth-data-dir/],
     [[...ok, '--auth-data-dir', open], 4, /can replace the accounts in .*: chmod o-w/],
+    [[...ok, '--auth-data-dir', join(folder, 'newer')], 4, /auth\.db has schema version 1000, .* written by a newer release/],
+    [[...ok, '--data-dir', join(folder, 'noise')], 4, /jobs\.db cannot be opened: file is not a database\. Restore it from a backup/],
+    [[...ok, '--data-dir', join(folder, 'cut')], 4, /jobs\.db cannot be opened: database disk image is malformed\. Restore it/],
+    [[...ok, '--data-dir', join(folder, 'busy')], 4, /Another server works on this queue \(.*busy\/jobs\.db\.lock is locked\)/],
     [[...ok, '--data-dir', '~ann/data'], 2, /without the home folder of another user .* for --data-dir/],
     [[...ok, '--host', 'http://127.0.0.1'], 2, /without scheme and port \(for example --host 127\.0\.0\.1\) for --host/],
     [[...ok, '--host', '127.0.0.1:9999'], 2, /--host 127\.0\.0\.1 --port 9999/],
@@ -77,6 +84,17 @@ t.test('what is wrong at the start is one clear line and an exit code, and --che
     t.match(await runProgram(['--models-dir', join(folder, 'locked'), '--data-dir', data]), { code: 4, stderr: /cannot be read/ })
   }
 })
+
+function spoilDatabases (t: Test, folder: string): void {
+  for (const name of ['newer', 'noise', 'cut', 'busy']) mkdirSync(join(folder, name), { mode: 0o700 })
+  closeDatabase(openDatabase(join(folder, 'newer', 'auth.db'), new Array<string>(1000).fill('')))
+  writeFileSync(join(folder, 'noise', 'jobs.db'), 'no database '.repeat(1000))
+  const cut = join(folder, 'cut', 'jobs.db')
+  closeDatabase(openDatabase(cut, [Array.from({ length: 200 }, (_, index) => `CREATE TABLE a${index} (b)`).join(';')]))
+  truncateSync(cut, 4096)
+  const held = lock(join(folder, 'busy', 'jobs.db.lock'))
+  t.teardown(() => held.close())
+}
 
 t.test('--check-config and --print-config', async t => {
   const { folder, models, data } = workspace(t, { models: false })

@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { truncateSync, writeFileSync } from 'node:fs'
+import { statSync, truncateSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
@@ -129,6 +129,9 @@ t.test('SIGTERM and Ctrl-C end it cleanly, and the running job is not lost', asy
     await until(async () => (await server.json('/api/queue/status')).body.queued === 1)
     t.match(await server.end(signal), { code: 0 }, signal)
     t.match(await waiting, { status: 202, body: { status: 'queued' } }, 'who waits learns the id of the job')
+    for (const name of ['jobs.db-wal', 'auth/auth.db-wal']) {
+      t.notOk(statSync(join(data, name), { throwIfNoEntry: false })?.size, `nothing is left in ${name}, so that the database alone is a backup`)
+    }
     if (signal === 'SIGINT') continue
     const next = await startServer(t, ['--models-dir', models, '--data-dir', data])
     t.match(await until(async () => {
