@@ -113,13 +113,14 @@ export function childrenOf (pid: number): number[] {
   return stdout.trim().split(/\s+/).filter(word => word !== '').map(Number)
 }
 
-/** Asks again and again until `check` gives something. */
+/** Asks until `check` gives something, less and less often, because asking takes the processor from what is waited for. */
 export async function until<T> (check: () => Promise<T | undefined | false>, milliseconds = 30_000): Promise<T> {
-  const end = Date.now() + milliseconds
+  const begin = Date.now()
   for (;;) {
     const found = await check()
     if (found !== undefined && found !== false) return found
-    if (Date.now() > end) throw new Error(`Nothing came within ${milliseconds} ms`)
-    await new Promise(resolve => setTimeout(resolve, 20))
+    const elapsed = Date.now() - begin
+    if (elapsed > milliseconds) throw new Error(`Nothing came within ${milliseconds} ms`)
+    await new Promise(resolve => setTimeout(resolve, Math.min(Math.max(20, elapsed / 10), 100)))
   }
 }

@@ -109,7 +109,7 @@ t.test('--public-paths opens and closes what it names', async t => {
 })
 
 t.test('--public-paths / lets strangers draw as the guest, and see and cancel no jobs but those of guests', async t => {
-  const app = await build(t, { auth: 'jwt', 'public-paths': '/', 'queue-per-owner': '2' })
+  const app = await build(t, { auth: 'jwt', 'public-paths': '/', 'queue-per-owner': '2', 'shutdown-timeout': '0' })
   const alice = await as(app, 'alice')
   const draw = { method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'a fox', width: 512, height: 512, steps: 100 } } as const
   const hers = (await alice(draw)).json().id

@@ -5,6 +5,7 @@ import { as, build, expectError } from '../helper.ts'
 t.setTimeout(120_000)
 
 const drawing = { method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'a fox', width: 512, steps: 150 } } as const
+const guests = { auth: 'optional', 'guest-permissions': 'models:read,queue:read,generate', 'shutdown-timeout': '0' }
 
 t.test('the image of a job that has not ended says when it will be there', async t => {
   const app = await build(t)
@@ -44,7 +45,7 @@ t.test('why jobs have to wait and an engine crashed is for those who run the ser
 })
 
 t.test('guests of different addresses do not take the places of each other', async t => {
-  const app = await build(t, { auth: 'optional', 'guest-permissions': 'models:read,queue:read,generate', 'queue-per-owner': 1 })
+  const app = await build(t, { ...guests, 'queue-per-owner': 1 })
   const from = (remoteAddress: string) => app.inject({ ...drawing, remoteAddress })
   const statuses: number[] = []
   for (let count = 0; count < 3; count++) statuses.push((await from('192.0.2.1')).statusCode)
@@ -54,7 +55,7 @@ t.test('guests of different addresses do not take the places of each other', asy
 })
 
 t.test('guests of different addresses have Idempotency-Keys of their own', async t => {
-  const app = await build(t, { auth: 'optional', 'guest-permissions': 'models:read,queue:read,generate' })
+  const app = await build(t, guests)
   const from = async (remoteAddress: string, prompt: string) => {
     const request = { ...drawing, body: { ...drawing.body, prompt }, headers: { 'idempotency-key': 'k' }, remoteAddress }
     const response = await app.inject(request)
