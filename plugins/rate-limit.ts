@@ -2,13 +2,16 @@ import rateLimit from '@fastify/rate-limit'
 import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
 import { apiError, type ApiError } from '../errors.ts'
-import { networksOf } from '../lib/addresses.ts'
+import { networksOf, widestNetworkOf } from '../lib/addresses.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Who counts as one caller: an IPv4 address, or the network of an IPv6 address. */
+    /** Who counts as one caller: an IPv4 address, or the narrowest network of an IPv6 address. */
     addressOf: (request: { ip: string }) => string
-    /** Whose share of a bounded resource a request takes: its principal's, or its address's where callers have no account. */
+    /**
+     * Whose share of a bounded resource a request takes: its principal's, or its address's where callers have no account. Of
+     * IPv6 that is the widest network that one customer may have, or a customer with many networks would have all shares.
+     */
     callerOf: (request: FastifyRequest) => string
     /** Counts a request that the guard refuses. @returns the refusal, or a 429 in its place when there were too many */
     countRefusal: (request: FastifyRequest, refusal: ApiError) => Promise<ApiError>
@@ -33,13 +36,13 @@ export default fp(async (app) => {
   const { loginRateLimit, rateLimit: max } = app.config
   const addressOf = ({ ip }: { ip: string }) => networksOf(ip)[0]
   const hasNoAccount = ({ principal: { via } }: FastifyRequest) => via === 'none' || via === 'guest'
-  const callerOf = (request: FastifyRequest) => hasNoAccount(request) ? addressOf(request) : request.principal.id
+  const callerOf = (request: FastifyRequest) => hasNoAccount(request) ? widestNetworkOf(request.ip) : request.principal.id
   app.decorate('addressOf', addressOf)
   app.decorate('callerOf', callerOf)
   await app.register(rateLimit, {
     max,
     timeWindow,
-    keyGenerator: callerOf,
+    keyGenerator: (request: FastifyRequest) => hasNoAccount(request) ? addressOf(request) : request.principal.id,
     addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
     errorResponseBuilder: (_request, { max, ttl }) => tooMany(max, ttl)
   })

@@ -51,6 +51,9 @@ t.test('guests of different addresses do not take the places of each other', asy
   for (let count = 0; count < 3; count++) statuses.push((await from('192.0.2.1')).statusCode)
   t.equal(statuses.at(-1), 429, 'one runs at most, one waits')
   t.equal((await from('192.0.2.2')).statusCode, 202)
+  t.equal((await from('2001:db8:1:1::1')).statusCode, 202)
+  t.equal((await from('2001:db8:1:ffff::1')).statusCode, 429, 'the networks of one customer have one share')
+  t.equal((await from('2001:db8:2:1::1')).statusCode, 202)
   for (const { id } of app.jobs.list().jobs) await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}`, remoteAddress: '192.0.2.1' })
 })
 
