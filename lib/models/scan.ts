@@ -1,5 +1,5 @@
-import { type Dirent, type Stats, lstat } from 'node:fs'
-import { opendir, realpath, stat } from 'node:fs/promises'
+import { type Dirent, type Stats, constants, lstat } from 'node:fs'
+import { access, opendir, realpath, stat } from 'node:fs/promises'
 import { basename, sep } from 'node:path'
 import { promisify } from 'node:util'
 import { forEachLimited } from './concurrency.ts'
@@ -269,19 +269,23 @@ class Scan {
     for (let start = 0; start < this.#found.length; start += filesAtOnce) {
       const files = this.#found.slice(start, start + filesAtOnce)
       const measured = await Promise.allSettled(files.map(({ path }) => statLink(path)))
+      // Rights change without the time of change, so what is remembered of a file does not say that it may still be read.
+      const rights = await Promise.allSettled(files.map(({ path }) => access(path, constants.R_OK)))
       for (const [index, stats] of measured.entries()) {
         const file = files[index]!
+        const right = rights[index]!
         if (stats.status === 'rejected') this.#unreadable(file, stats.reason)
         else if (!stats.value.isFile()) this.#warn(file.path, 'This is not a regular file.')
-        else this.#recall(file, stats.value)
+        else this.#recall(file, stats.value, right.status === 'rejected' && isForbidden(right.reason) ? right.reason : undefined)
       }
     }
   }
 
-  #recall (file: ScannedFile, { size, mtimeMs: modified, ino: inode }: Stats): void {
+  #recall (file: ScannedFile, { size, mtimeMs: modified, ino: inode }: Stats, forbidden: unknown): void {
     file.size = size
     file.modified = modified
     this.#seenPaths.add(file.path)
+    if (forbidden !== undefined && file.format !== 'bundle') return this.#forbid(file, forbidden)
     const known = this.#cache.get(file.path)
     if (known?.modified === modified && known.size === size && known.inode === inode) {
       file.content = known.content
@@ -302,12 +306,16 @@ class Scan {
       this.#result.cacheChanged = true
       this.#result.files.push(file)
     } catch (error) {
-      this.#unreadable(file, error)
-      if (!isForbidden(error)) return
-      // Not remembered: the right to read it comes without a new time of change.
-      file.content = { error: `The server may not read this file (${reasonOf(error)}). Give its user the right to.` }
-      this.#result.files.push(file)
+      if (isForbidden(error)) this.#forbid(file, error)
+      else this.#unreadable(file, error)
     }
+  }
+
+  #forbid (file: ScannedFile, error: unknown): void {
+    this.#unreadable(file, error)
+    // Not remembered: the right to read it comes without a new time of change.
+    file.content = { error: `The server may not read this file (${reasonOf(error)}). Give its user the right to.` }
+    this.#result.files.push(file)
   }
 
   #unreadable ({ path }: ScannedFile, error: unknown): void {

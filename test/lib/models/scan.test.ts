@@ -1,9 +1,12 @@
-import { execFileSync } from 'node:child_process'
+import { execFile, execFileSync } from 'node:child_process'
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { promisify } from 'node:util'
 import t from 'tap'
 import { type ScanCache, type ScanResult, type ScanRoot, scanLimits, scanModels } from '../../../lib/models/scan.ts'
+import { packageRoot } from '../../../lib/package-root.ts'
 import { safetensors, typical } from '../../fixtures/headers.ts'
 
 const model = safetensors(typical.vae)
@@ -165,6 +168,24 @@ t.test('what can not be read is a warning, and a file is listed with the reason'
   t.match((await scanModels([{ path: root }], cache)).files.find(({ relative }) => relative === 'closed.safetensors'),
     { content: { type: 'vae' } }, 'it was not remembered as unreadable')
   chmodSync(join(root, 'closed'), 0o700)
+})
+
+t.test('a file that is remembered and may no longer be read is listed with the reason', async t => {
+  const root = temporaryFolder(t)
+  write(root, 'model.safetensors')
+  chmodSync(root, 0o755)
+  // In a process of its own, which can become another user for good: rights are looked up for the real one.
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', `
+    import { chmodSync } from 'node:fs'
+    import { scanModels } from ${JSON.stringify(pathToFileURL(join(packageRoot, 'dist/lib/models/scan.js')).href)}
+    const [roots, cache, found] = [[{ path: ${JSON.stringify(root)} }], new Map(), []]
+    const look = async () => found.push((await scanModels(roots, cache)).files[0].content)
+    await look()
+    chmodSync(${JSON.stringify(join(root, 'model.safetensors'))}, 0)
+    if (process.getuid() === 0) process.setuid(65534)
+    await look()
+    console.log(JSON.stringify(found))`])
+  t.match(JSON.parse(stdout), [{ type: 'vae' }, { error: /may not read this file \(EACCES: permission denied\)/ }])
 })
 
 t.test('ten thousand files', async t => {
