@@ -180,10 +180,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     return reply.code(204).send(null)
   })
 
-  const getModel = async (request: FastifyRequest, id: string) => {
+  const getModel = async (request: FastifyRequest, reply: FastifyReply, id: string) => {
     const model = app.models.get(id)
-    if (model === undefined) throw apiError('SDR_MODEL_NOT_FOUND')
-    return onWire(model, request)
+    if (model !== undefined) return onWire(model, request)
+    // No id is like this, so it is the URL that has a slash too many: /api/models/
+    if (id.split('/').includes('')) return reply.callNotFound() as never
+    throw apiError('SDR_MODEL_NOT_FOUND')
   }
   const details = {
     config,
@@ -198,13 +200,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }
   app.get('/:id', {
     ...details, schema: { ...details.schema, params: ModelId }
-  }, async (request, reply) => {
-    if (request.params.id === '') return reply.callNotFound() as never // /api/models/
-    return await getModel(request, request.params.id)
-  })
+  }, async (request, reply) => await getModel(request, reply, request.params.id))
   app.get('/*', {
     ...details, schema: { hide: true, params: ModelPath, response: { 200: Named(ModelSchema) } }
-  }, async request => getModel(request, request.params['*']))
+  }, async (request, reply) => await getModel(request, reply, request.params['*']))
 }
 
 export default routes

@@ -31,6 +31,9 @@ t.test('an unknown URL says what is odd about it', async t => {
   for (const [url, message] of [
     ['/api/nothing', /^There is no GET \/api\/nothing\.$/],
     ['/api/models/', /a slash at its end: the URL is \/api\/models\.$/],
+    ['/api/models//', /two slashes in a row: the URL is \/api\/models\.$/],
+    ['/api/models/checkpoint/x/', /a slash at its end: the URL is \/api\/models\/checkpoint\/x\.$/],
+    ['/api/models/checkpoint//x', /two slashes in a row: the URL is \/api\/models\/checkpoint\/x\.$/],
     ['/api/queue/status/', /a slash at its end: the URL is \/api\/queue\/status\.$/],
     ['//api/models', /two slashes in a row: the URL is \/api\/models\.$/],
     ['/api//models/?limit=1', /two slashes in a row: the URL is \/api\/models\.$/],
