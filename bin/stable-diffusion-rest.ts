@@ -9,7 +9,7 @@ const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'sta
 ;(module as { enableCompileCache?: (folder: string) => void }).enableCompileCache?.(cache)
 
 if (process.argv.length === 3 && process.argv[2] === '--version') {
-  const { version } = await import('../lib/version.ts')
+  const { version } = await import('../lib/util/version.ts')
   process.stdout.write(`${version}\n`)
 } else {
   const { runCommandLine } = await import('./command-line.ts')

@@ -4,7 +4,7 @@ import { appendFile, mkdir, readFile, realpath, rm, writeFile } from 'node:fs/pr
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { delimiter, join } from 'node:path'
-import { packageRoot } from '../lib/package-root.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 import { addonNames, findAddon, lastBuild, loadAuthAddon, statusFile } from './index.ts'
 import type { AddonName, BuildStatus } from './index.ts'
 

@@ -3,7 +3,7 @@ import { open, readFile, stat } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
-import { packageRoot } from '../lib/package-root.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 import type { EngineAddon } from './engine-types.ts'
 import type { Addon, AuthAddon } from './types.ts'
 

@@ -1,6 +1,6 @@
 import fp from 'fastify-plugin'
 import type { FastifyReply } from 'fastify'
-import { Gate } from '../lib/gate.ts'
+import { Gate } from '../lib/util/gate.ts'
 
 /** Bytes of an answer that is not worth counting. */
 const smallAnswer = 64 * 1024

@@ -1,5 +1,5 @@
 import fp from 'fastify-plugin'
-import { printable, type AuditEntry } from '../lib/audit.ts'
+import { printable, type AuditEntry } from '../lib/accounts/audit.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -1,5 +1,5 @@
 import fp from 'fastify-plugin'
-import { operator } from '../lib/principals.ts'
+import { operator } from '../lib/accounts/principals.ts'
 
 /** `--auth none`: nobody is asked; everybody acts as the operator of the machine. */
 export default fp(async (app) => {

@@ -2,11 +2,12 @@ import fastifyAuth from '@fastify/auth'
 import fp from 'fastify-plugin'
 import type { FastifyReply, FastifyRequest, FastifySchema, onRequestHookHandler } from 'fastify'
 import { apiError, CommandError, exitCodes, type ApiError } from '../errors.ts'
-import { readCredential, type Credential } from '../lib/credentials.ts'
-import { guestPrincipal, isNarrowKey, isPassing, rolePermissions, type Permission, type Principal } from '../lib/principals.ts'
-import { readablePattern, resolvePublicRoutes, routeKey } from '../lib/public-paths.ts'
-import { guarded } from '../lib/rarely.ts'
-import { permissionsOf } from '../lib/route-needs.ts'
+import { readCredential, type Credential } from '../lib/accounts/credentials.ts'
+import { guestPrincipal, isNarrowKey, isPassing, type Principal } from '../lib/accounts/principals.ts'
+import { rolePermissions, type Permission } from '../lib/options/permissions.ts'
+import { readablePattern, resolvePublicRoutes, routeKey } from '../lib/http/public-paths.ts'
+import { guarded } from '../lib/util/rarely.ts'
+import { permissionsOf } from '../lib/http/route-needs.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {

@@ -1,6 +1,6 @@
 import fp from 'fastify-plugin'
-import { dataFolders, prepareFolder, type DataFolders } from '../lib/folders.ts'
-import type { Options } from '../lib/options.ts'
+import { dataFolders, prepareFolder, type DataFolders } from '../lib/options/folders.ts'
+import type { Options } from '../lib/options/options.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -2,7 +2,7 @@ import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
 import type { Socket } from 'node:net'
 import { apiError } from '../errors.ts'
-import { isBodyUnderWay } from '../lib/discard-body.ts'
+import { isBodyUnderWay } from '../lib/http/discard-body.ts'
 
 /** Milliseconds. */
 export interface ConnectionTimes {

@@ -5,10 +5,10 @@ import { Readable } from 'node:stream'
 import fp from 'fastify-plugin'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { apiError, errorTable, type ApiError, type ErrorCode } from '../errors.ts'
-import { discardBody, isBodyUnderWay, mostDiscarded } from '../lib/discard-body.ts'
+import { discardBody, isBodyUnderWay, mostDiscarded } from '../lib/http/discard-body.ts'
 import { EngineError, type EngineErrorCode } from '../lib/engine/engine.ts'
-import { shortened } from '../lib/shortened.ts'
-import { storageError } from '../lib/storage-errors.ts'
+import { shortened } from '../lib/util/shortened.ts'
+import { storageError } from '../lib/storage/storage-errors.ts'
 
 /** The framework's refusals whose status says too little. */
 const frameworkCodes: Readonly<Record<string, ErrorCode>> = {

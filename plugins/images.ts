@@ -1,7 +1,7 @@
 import fp from 'fastify-plugin'
-import { requireSharp } from '../lib/images/binaries.ts'
-import { ImageProcesses } from '../lib/images/image-processes.ts'
-import type { Decoder } from '../lib/images/input.ts'
+import { requireSharp } from '../lib/media/binaries.ts'
+import { ImageProcesses } from '../lib/media/image-processes.ts'
+import type { Decoder } from '../lib/media/input.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -1,11 +1,12 @@
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import { toEngineTerms } from '../lib/generation/engine-terms.ts'
+import { drawingExecutors, type Resolve } from '../lib/generation/run/drawing.ts'
+import { toEngineTerms } from '../lib/generation/run/engine-terms.ts'
 import { JobQueue } from '../lib/jobs/queue.ts'
 import { modelExecutors } from '../lib/models/jobs.ts'
-import type { Options } from '../lib/options.ts'
+import type { Options } from '../lib/options/options.ts'
 import { AllowList } from '../lib/network/allow-list.ts'
-import type { WebhookOptions } from '../lib/webhooks/webhooks.ts'
+import type { WebhookOptions } from '../lib/jobs/webhooks/webhooks.ts'
 import { CommandError, exitCodes } from '../errors.ts'
 
 declare module 'fastify' {
@@ -31,15 +32,15 @@ function webhooks ({ webhookHosts, webhookSecret = '' }: Options): WebhookOption
 }
 
 function openQueue (app: FastifyInstance): JobQueue {
+  const resolve: Resolve = (job, attachments, device) => toEngineTerms(job, attachments, {
+    catalog: app.models, engine: device.engine, options: { ...app.config, device: device.name }
+  })
   return new JobQueue({
     dataDir: app.folders.data,
     devices: app.devices,
-    resolve: (job, attachments, device) => toEngineTerms(job, attachments, {
-      catalog: app.models, engine: device.engine, options: { ...app.config, device: device.name }
-    }),
+    executors: parts => ({ ...drawingExecutors(resolve)(parts), ...modelExecutors({ catalog: app.models, puller: app.puller, staging: app.staging }) }),
     logger: app.log,
     observer: app.metrics.jobs,
-    executors: modelExecutors({ catalog: app.models, puller: app.puller, staging: app.staging }),
     idleUnload: app.config.idleUnload * 60_000,
     webhooks: webhooks(app.config),
     capacity: app.config.queueCapacity,

@@ -2,7 +2,7 @@ import { isUtf8 } from 'node:buffer'
 import fp from 'fastify-plugin'
 import type { FastifySchema } from 'fastify'
 import { apiError, unexpected } from '../errors.ts'
-import { findFault, jsonBounds, whyNotJson, type JsonBounds } from '../lib/json.ts'
+import { findFault, jsonBounds, whyNotJson, type JsonBounds } from '../lib/util/json.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {

@@ -1,9 +1,9 @@
 import fp from 'fastify-plugin'
-import { modelCacheFile, modelRoots, stagingFolder } from '../lib/folders.ts'
+import { modelCacheFile, modelRoots, stagingFolder } from '../lib/options/folders.ts'
 import { ModelCatalog } from '../lib/models/catalog.ts'
 import { configurePuller } from '../lib/models/pull/configure.ts'
 import type { Puller } from '../lib/models/pull/pull.ts'
-import { StagingArea } from '../lib/models/staging.ts'
+import { StagingArea } from '../lib/models/files/staging.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -2,11 +2,11 @@ import swagger from '@fastify/swagger'
 import fp from 'fastify-plugin'
 import type { FastifySchema, RouteOptions } from 'fastify'
 import { errorTable, type ErrorCode } from '../errors.ts'
-import type { AuthMethod } from '../lib/principals.ts'
-import { routeKey } from '../lib/public-paths.ts'
-import { permissionsOf } from '../lib/route-needs.ts'
-import { version } from '../lib/version.ts'
-import { ErrorResponse, exampleId, Named } from '../routes/schemas.ts'
+import type { AuthMethod } from '../lib/options/permissions.ts'
+import { routeKey } from '../lib/http/public-paths.ts'
+import { permissionsOf } from '../lib/http/route-needs.ts'
+import { version } from '../lib/util/version.ts'
+import { ErrorResponse, exampleId, Named } from '../lib/http/schemas.ts'
 
 declare module 'fastify' {
   interface FastifySchema {

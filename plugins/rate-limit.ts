@@ -2,7 +2,7 @@ import rateLimit from '@fastify/rate-limit'
 import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
 import { apiError, type ApiError } from '../errors.ts'
-import { networksOf, widestNetworkOf } from '../lib/addresses.ts'
+import { networksOf, widestNetworkOf } from '../lib/network/addresses.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {

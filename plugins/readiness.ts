@@ -1,8 +1,8 @@
 import fp from 'fastify-plugin'
 import { apiError, type ApiError } from '../errors.ts'
 import type { EngineStatus } from '../lib/engine/engine.ts'
-import type { Principal } from '../lib/principals.ts'
-import { StorageProbe } from '../lib/storage-probe.ts'
+import type { Principal } from '../lib/accounts/principals.ts'
+import { StorageProbe } from '../lib/storage/probe.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {

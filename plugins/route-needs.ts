@@ -1,7 +1,7 @@
 import fp from 'fastify-plugin'
 import type { RouteOptions } from 'fastify'
-import { routeKey, type RouteFacts } from '../lib/public-paths.ts'
-import { needOf, type Declaration } from '../lib/route-needs.ts'
+import { routeKey, type RouteFacts } from '../lib/http/public-paths.ts'
+import { needOf, type Declaration } from '../lib/http/route-needs.ts'
 
 declare module 'fastify' {
   interface FastifySchema extends Pick<Declaration, 'public'> {}

@@ -4,8 +4,8 @@ import type { FastifyRequest } from 'fastify'
 import helmet, { type HelmetOptions } from 'helmet'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { apiError, CommandError, exitCodes } from '../errors.ts'
-import { isSentOnPurpose } from '../lib/credentials.ts'
-import { hostMatcher, isOriginOfHost, originMatcher } from '../lib/origins.ts'
+import { isSentOnPurpose } from '../lib/accounts/credentials.ts'
+import { hostMatcher, isOriginOfHost, originMatcher } from '../lib/http/origins.ts'
 
 const year = 365 * 24 * 60 * 60
 

@@ -1,6 +1,6 @@
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import fp from 'fastify-plugin'
-import { serializersLater } from '../lib/compile-later.ts'
+import { serializersLater } from '../lib/http/compile-later.ts'
 
 export interface SchemaOptions {
   /** Compile all schemas when the application is ready, not each at its first use: for tests. */

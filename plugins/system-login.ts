@@ -1,8 +1,8 @@
 import fp from 'fastify-plugin'
 import { CommandError, exitCodes } from '../errors.ts'
-import { guarded } from '../lib/rarely.ts'
-import { SystemAccounts } from '../lib/system-accounts.ts'
-import { SystemLogin } from '../lib/system-login.ts'
+import { guarded } from '../lib/util/rarely.ts'
+import { SystemAccounts } from '../lib/accounts/system-accounts.ts'
+import { SystemLogin } from '../lib/accounts/system-login.ts'
 
 interface SystemLoginOptions {
   source: 'unix' | 'pam'

@@ -2,9 +2,9 @@ import fastifyJwt from '@fastify/jwt'
 import fp from 'fastify-plugin'
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../errors.ts'
-import { rolePermissions, type AccountRole, type Permission } from '../lib/principals.ts'
-import { tokenSecret } from '../lib/secrets.ts'
-import type { OpenedSession } from '../lib/sessions.ts'
+import { rolePermissions, type AccountRole, type Permission } from '../lib/options/permissions.ts'
+import { tokenSecret } from '../lib/accounts/secrets.ts'
+import type { OpenedSession } from '../lib/accounts/sessions.ts'
 import type { Identify } from './auth.ts'
 
 declare module 'fastify' {

@@ -1,8 +1,9 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { whenFree } from '../lib/storage-errors.ts'
-import { Type } from '../lib/type.ts'
-import { loginNamePattern } from '../lib/users.ts'
-import { Id, Login, Me, Named, NewPassword, None, Password, Session, Validation } from './schemas.ts'
+import { whenFree } from '../lib/storage/storage-errors.ts'
+import { Type } from '../lib/http/type.ts'
+import { loginNamePattern } from '../lib/accounts/users.ts'
+import { Id, Named, None } from '../lib/http/schemas.ts'
+import { Login, Me, NewPassword, Password, Session, Validation } from './schemas/accounts.ts'
 
 const tags = ['authentication']
 

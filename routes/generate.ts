@@ -1,16 +1,16 @@
 import multipart from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { Gate } from '../lib/gate.ts'
+import { Gate } from '../lib/util/gate.ts'
 import { fieldBytes, isPartAFile, readForm } from '../lib/generation/form.ts'
 import { splitImages } from '../lib/generation/images.ts'
 import { bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter } from '../lib/generation/parameters.ts'
 import { prepareJob } from '../lib/generation/prepare.ts'
-import { requireFeature } from '../lib/generation/refusals.ts'
+import { requireFeature } from '../lib/http/refusals.ts'
 import type { Uploads } from '../lib/generation/request.ts'
 import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
-import { Type } from '../lib/type.ts'
-import { jobResponses, Wait } from './schemas.ts'
+import { Type } from '../lib/http/type.ts'
+import { jobResponses, Wait } from './schemas/jobs.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {

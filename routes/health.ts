@@ -1,10 +1,10 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type } from '../lib/type.ts'
+import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
-import type { LaneStatus } from '../lib/jobs/lane.ts'
-import { authMethods } from '../lib/principals.ts'
-import { version } from '../lib/version.ts'
-import { Named, named, Nullable, OneOf, Time } from './schemas.ts'
+import type { LaneStatus } from '../lib/jobs/schedule/lane.ts'
+import { authMethods } from '../lib/options/permissions.ts'
+import { version } from '../lib/util/version.ts'
+import { Named, named, Nullable, OneOf, Time } from '../lib/http/schemas.ts'
 
 const Health = named('Health', Type.Object({
   status: Type.Literal('ok'),

@@ -1,11 +1,13 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyRequest } from 'fastify'
-import { Type } from '../lib/type.ts'
+import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
-import { keyNamePattern } from '../lib/api-keys.ts'
-import { permissions } from '../lib/principals.ts'
-import { whenFree } from '../lib/storage-errors.ts'
-import { Key, Named, named, NextCursor, None, OneOf, PageQuery } from './schemas.ts'
+import { keyNamePattern } from '../lib/accounts/api-keys.ts'
+import { permissions } from '../lib/options/permissions.ts'
+import { whenFree } from '../lib/storage/storage-errors.ts'
+import { Named, named, None, OneOf } from '../lib/http/schemas.ts'
+import { Key } from './schemas/accounts.ts'
+import { NextCursor, PageQuery } from './schemas/paging.ts'
 
 const tags = ['authentication']
 const config = { needsAccount: true } as const

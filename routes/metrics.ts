@@ -1,5 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type } from '../lib/type.ts'
+import { Type } from '../lib/http/type.ts'
 
 const example = '# HELP sdrest_queue_capacity Jobs that may wait\n# TYPE sdrest_queue_capacity gauge\nsdrest_queue_capacity 1000\n'
 

@@ -1,12 +1,14 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { Type } from '../lib/type.ts'
+import { Type } from '../lib/http/type.ts'
 import type { NewJob } from '../lib/jobs/job.ts'
 import { prepareConvert, prepareHash, preparePull } from '../lib/models/prepare-job.ts'
 import { longestSource } from '../lib/models/pull/source.ts'
-import { removeModel } from '../lib/models/remove.ts'
+import { removeModel } from '../lib/models/files/remove.ts'
 import { modelTypes } from '../lib/models/types.ts'
-import { jobResponses, ModelId, ModelName, ModelPath, None, OneOf, Wait } from './schemas.ts'
+import { None, OneOf } from '../lib/http/schemas.ts'
+import { jobResponses, Wait } from './schemas/jobs.ts'
+import { ModelId, ModelName, ModelPath } from './schemas/models.ts'
 
 const tags = ['models']
 const config = { permission: 'models:manage' } as const

@@ -1,12 +1,15 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { Type, type Static } from '../lib/type.ts'
+import { Type, type Static } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
-import { toLoad } from '../lib/generation/engine-terms.ts'
+import { toLoad } from '../lib/generation/run/engine-terms.ts'
 import { describe, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
-import { Remembered } from '../lib/remembered.ts'
-import { Model as ModelSchema, ModelId, ModelName, ModelPath, Named, named, NextCursor, None, Nullable, OneOf, PageQuery, waitBounds } from './schemas.ts'
+import { Remembered } from '../lib/util/remembered.ts'
+import { Named, named, None, Nullable, OneOf } from '../lib/http/schemas.ts'
+import { waitBounds } from './schemas/jobs.ts'
+import { Model as ModelSchema, ModelId, ModelName, ModelPath } from './schemas/models.ts'
+import { NextCursor, PageQuery } from './schemas/paging.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const

@@ -1,9 +1,9 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type, type Static, type TSchema } from '../lib/type.ts'
+import { Type, type Static, type TSchema } from '../lib/http/type.ts'
 import { capabilityNames } from '../lib/engine/engine.ts'
 import { isRequired, requestParameters } from '../lib/generation/parameters.ts'
 import { imageTypes } from '../lib/jobs/job.ts'
-import { Named, named, Nullable, OneOf } from './schemas.ts'
+import { Named, named, Nullable, OneOf } from '../lib/http/schemas.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const

@@ -1,18 +1,20 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply } from 'fastify'
 import type { ReadStream } from 'node:fs'
-import { Type } from '../lib/type.ts'
+import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
 import {
   chooseVariant, convertImage, entityTag, isOriginal, matches, mediaType, outputFormats, thumbnailWidth
-} from '../lib/images/output.ts'
-import { generationText } from '../lib/jobs/generation-text.ts'
+} from '../lib/media/output.ts'
+import { generationText } from '../lib/generation/run/generation-text.ts'
 import { jobStatuses, jobTypes, type Job as JobDescription } from '../lib/jobs/job.ts'
-import { laneStates } from '../lib/jobs/lane.ts'
+import { laneStates } from '../lib/jobs/schedule/lane.ts'
 import type { OpenImage } from '../lib/jobs/outputs.ts'
-import type { SchedulerStatus } from '../lib/jobs/scheduler.ts'
-import { visibleOwner } from '../lib/principals.ts'
-import { exampleId, Id, Job, Named, named, NextCursor, Nullable, OneOf, Time } from './schemas.ts'
+import type { SchedulerStatus } from '../lib/jobs/schedule/scheduler.ts'
+import { visibleOwner } from '../lib/accounts/principals.ts'
+import { exampleId, Id, Named, named, Nullable, OneOf, Time } from '../lib/http/schemas.ts'
+import { Job } from './schemas/jobs.ts'
+import { NextCursor } from './schemas/paging.ts'
 
 const tags = ['queue']
 const config = { permission: 'queue:read' } as const

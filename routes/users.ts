@@ -1,8 +1,10 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type } from '../lib/type.ts'
-import { accountRoles } from '../lib/principals.ts'
-import { whenFree } from '../lib/storage-errors.ts'
-import { Id, Located, Named, named, NewPassword, NextCursor, None, OneOf, PageQuery, User, Username } from './schemas.ts'
+import { Type } from '../lib/http/type.ts'
+import { accountRoles } from '../lib/options/permissions.ts'
+import { whenFree } from '../lib/storage/storage-errors.ts'
+import { Id, Located, Named, named, None, OneOf } from '../lib/http/schemas.ts'
+import { NewPassword, User, Username } from './schemas/accounts.ts'
+import { NextCursor, PageQuery } from './schemas/paging.ts'
 
 const tags = ['users']
 const config = { permission: 'users:manage', needsAccount: true } as const

@@ -1,4 +1,4 @@
-import { readablePattern } from '../lib/public-paths.ts'
+import { readablePattern } from '../lib/http/public-paths.ts'
 
 /** What docs/api.md says of each operation, made from the OpenAPI document. */
 

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t from 'tap'
 import { budgets, isMet, tableOf, type Budget, type FigureName } from '../bench/figure.ts'
-import { packageRoot } from '../lib/package-root.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 
 /** That the benchmark runs and can fail; its budgets are for a machine that does nothing else. */
 async function bench (...parameters: string[]): Promise<{ code: number, stdout: string, stderr: string }> {

@@ -4,7 +4,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'n
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Test } from 'tap'
-import { packageRoot } from '../lib/package-root.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 import { workspace } from './helper.ts'
 import { environment, program, until } from './server-process.ts'
 

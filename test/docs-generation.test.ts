@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import sharp from 'sharp'
 import t from 'tap'
 import { runPage } from './docs-commands.ts'
-import { writeCheckpoint } from './fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../bin/support/demo-model/checkpoints.ts'
 import { without } from './fixtures/pam/system.ts'
 import { writeSplitCheckpoint } from './fixtures/split-checkpoint.ts'
 

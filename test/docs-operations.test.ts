@@ -5,9 +5,9 @@ import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { packageRoot } from '../lib/package-root.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 import { runPage } from './docs-commands.ts'
-import { writeCheckpoint } from './fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../bin/support/demo-model/checkpoints.ts'
 import { without } from './fixtures/pam/system.ts'
 
 t.setTimeout(180_000)

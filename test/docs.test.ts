@@ -2,9 +2,9 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { errorTable, exitCodes } from '../errors.ts'
-import { Metrics } from '../lib/metrics.ts'
-import { environmentName, optionTable, type OptionName } from '../lib/options.ts'
-import { packageRoot } from '../lib/package-root.ts'
+import { Metrics } from '../lib/metrics/metrics.ts'
+import { environmentName, optionTable, type OptionName } from '../lib/options/options.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 import { apiPage, type Document } from './api-page.ts'
 
 /** Tables in the docs stand between two markers and are made from the code; UPDATE_DOCS=1 writes them anew. */

@@ -2,7 +2,7 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlink
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
-import { packageRoot } from '../lib/package-root.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 
 /** A copy of the built program whose portable engine is the double: Node.js runs it in place of the runtime of that engine. */
 export function doubledProgram (t: Test): string {
@@ -19,8 +19,8 @@ export function doubledProgram (t: Test): string {
   mkdirSync(runtime)
   writeFileSync(join(runtime, 'package.json'), '{"name":"bare-runtime","main":"index.js"}')
   writeFileSync(join(runtime, 'index.js'), 'module.exports = () => process.execPath')
-  writeFileSync(join(root, 'dist', 'lib', 'engine', 'hosts', 'portable.js'), `
+  writeFileSync(join(root, 'dist', 'lib', 'engine', 'hosts', 'portable', 'portable.js'), `
     process.argv[2] = 'drawing'
-    await import('../../../test/fixtures/engine-double.js')`)
+    await import('../../../../test/fixtures/engine-double.js')`)
   return join(root, 'dist', 'bin', 'stable-diffusion-rest.js')
 }

@@ -5,9 +5,9 @@ import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from 'fas
 import type { Test } from 'tap'
 import { buildApp, type AppParts } from '../app.ts'
 import type { ErrorCode } from '../errors.ts'
-import { resolveOptions, type Options } from '../lib/options.ts'
-import type { AccountRole } from '../lib/principals.ts'
-import { writeCheckpoint } from './fixtures/checkpoints.ts'
+import { resolveOptions, type Options } from '../lib/options/options.ts'
+import type { AccountRole } from '../lib/options/permissions.ts'
+import { writeCheckpoint } from '../bin/support/demo-model/checkpoints.ts'
 
 /** Log₂ of scrypt's N in tests: the algorithm is the same, only the waiting is shorter. */
 export const testPasswordCost = 10

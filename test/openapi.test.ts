@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 import createClient from 'openapi-fetch'
 import openapiTS, { astToString } from 'openapi-typescript'
 import t, { type Test } from 'tap'
-import { packageRoot } from '../lib/package-root.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 import type { paths } from './fixtures/api-types.d.ts'
 import { as, build, password } from './helper.ts'
 

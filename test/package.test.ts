@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { satisfies } from 'semver'
 import t from 'tap'
-import { packageRoot } from '../lib/package-root.ts'
+import { packageRoot } from '../lib/util/package-root.ts'
 import { workspace } from './helper.ts'
 import { startServer } from './server-process.ts'
 

@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { openDatabase } from '../../lib/database.ts'
+import { openDatabase } from '../../lib/storage/database.ts'
 import { perSecond, portion, quantile, type Measure } from '../figure.ts'
 import { folderOf } from '../parts/processes.ts'
 import { openQueue, request } from '../parts/queue.ts'

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
-import { openDatabase } from '../../lib/database.ts'
-import { migrations } from '../../lib/jobs/migrations.ts'
+import { openDatabase } from '../../lib/storage/database.ts'
+import { migrations } from '../../lib/jobs/store/migrations.ts'
 import type { JobFilter } from '../../lib/jobs/job.ts'
 import { ms, portion, type Measure } from '../figure.ts'
 import { folderOf } from '../parts/processes.ts'

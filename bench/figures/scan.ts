@@ -1,7 +1,7 @@
 import { linkSync, mkdirSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { ModelCatalog } from '../../lib/models/catalog.ts'
-import { writeCheckpoint } from '../../test/fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
 import { ms, portion, type Measure } from '../figure.ts'
 import { folderOf } from '../parts/processes.ts'
 

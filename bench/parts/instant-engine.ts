@@ -1,6 +1,6 @@
 import { Socket } from 'node:net'
 import { serveHost } from '../../lib/engine/hosts/host.ts'
-import { encodePng } from '../../lib/images/png-encode.ts'
+import { encodePng } from '../../lib/media/png-encode.ts'
 
 /** An engine that draws at once: what is measured with it is everything around the engine. */
 const png = await encodePng({ width: 64, height: 64, channels: 3, data: new Uint8Array(64 * 64 * 3) })

@@ -1,4 +1,5 @@
 import type { NewJob } from '../../lib/jobs/job.ts'
+import { drawingExecutors } from '../../lib/generation/run/drawing.ts'
 import { JobQueue, type JobQueueOptions } from '../../lib/jobs/queue.ts'
 import { ScriptedEngine } from '../../test/lib/jobs/fixtures/scripted-engine.ts'
 import type { Scope } from '../figure.ts'
@@ -15,12 +16,12 @@ export function openQueue (
     logger,
     capacity: 1_000_000,
     capacityPerOwner: 1_000_000,
-    resolve: (job, attachments) => ({
+    executors: drawingExecutors((job, attachments) => ({
       files: { model: job.model },
       options: {},
       parameters: { prompt: '', width: 1, height: 1, seed: 0, ...job.parameters },
       attachments
-    }),
+    })),
     ...options
   })
   scope.teardown(() => queue.close())

@@ -1,9 +1,9 @@
 import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises'
-import { auditEvents, auditOutcomes, type AuditRecord } from '../../lib/audit.ts'
-import { shortened } from '../../lib/shortened.ts'
-import { visibleRow } from '../../lib/visible.ts'
-import { accountCommand } from '../account-command.ts'
-import { say } from '../say.ts'
+import { auditEvents, auditOutcomes, type AuditRecord } from '../../lib/accounts/audit.ts'
+import { shortened } from '../../lib/util/shortened.ts'
+import { visibleRow } from '../../lib/util/visible.ts'
+import { accountCommand } from '../support/account-command.ts'
+import { say } from '../support/say.ts'
 import { CommandError, exitCodes } from '../../errors.ts'
 
 interface Arguments {

@@ -7,12 +7,12 @@ import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { ApiClient } from '../../lib/client.ts'
-import { followJob } from '../../lib/follow-job.ts'
-import { refuseUnwritable, saveNew } from '../../lib/new-file.ts'
-import { writeCheckpoint } from '../../test/fixtures/checkpoints.ts'
-import { fileArgument } from '../command-options.ts'
-import { say } from '../say.ts'
+import { ApiClient } from '../support/client.ts'
+import { followJob } from '../support/follow-job.ts'
+import { refuseUnwritable, saveNew } from '../support/new-file.ts'
+import { writeCheckpoint } from '../support/demo-model/checkpoints.ts'
+import { fileArgument } from '../support/command-options.ts'
+import { say } from '../support/say.ts'
 
 /** Milliseconds that a server may take to listen; it takes one second. */
 const startTimeout = 60_000

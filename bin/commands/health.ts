@@ -3,9 +3,9 @@ import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import type { Options } from '../../lib/options.ts'
-import { optionsOf, withOptions } from '../command-options.ts'
-import { say } from '../say.ts'
+import type { Options } from '../../lib/options/options.ts'
+import { optionsOf, withOptions } from '../support/command-options.ts'
+import { say } from '../support/say.ts'
 
 /** Milliseconds. Docker gives the whole command five seconds. */
 const timeout = 3000

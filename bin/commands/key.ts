@@ -1,9 +1,9 @@
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { permissions, type Permission } from '../../lib/principals.ts'
-import { visibleRow } from '../../lib/visible.ts'
-import { accountCommand, findUser } from '../account-command.ts'
-import { say } from '../say.ts'
+import { permissions, type Permission } from '../../lib/options/permissions.ts'
+import { visibleRow } from '../../lib/util/visible.ts'
+import { accountCommand, findUser } from '../support/account-command.ts'
+import { say } from '../support/say.ts'
 
 interface Arguments {
   user?: string

@@ -1,7 +1,7 @@
 import type { CommandModule } from 'yargs'
-import { optionsOf, withOptions } from '../command-options.ts'
-import { say } from '../say.ts'
-import { withThrowawayApp } from '../throwaway-app.ts'
+import { optionsOf, withOptions } from '../support/command-options.ts'
+import { say } from '../support/say.ts'
+import { withThrowawayApp } from '../support/throwaway-app.ts'
 
 /** `openapi`: prints the document that the server would serve with the same options. */
 export const openapi: CommandModule = {

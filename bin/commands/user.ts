@@ -3,11 +3,11 @@ import { Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { accountRoles, type AccountRole } from '../../lib/principals.ts'
-import type { User } from '../../lib/users.ts'
-import { visibleRow } from '../../lib/visible.ts'
-import { accountCommand, findUser } from '../account-command.ts'
-import { say } from '../say.ts'
+import { accountRoles, type AccountRole } from '../../lib/options/permissions.ts'
+import type { User } from '../../lib/accounts/users.ts'
+import { visibleRow } from '../../lib/util/visible.ts'
+import { accountCommand, findUser } from '../support/account-command.ts'
+import { say } from '../support/say.ts'
 
 interface Arguments {
   name: string

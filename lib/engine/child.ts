@@ -1,10 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import type { Duplex, Readable } from 'node:stream'
-import { leaveToServer } from '../background-process.ts'
+import { leaveToServer } from '../util/background-process.ts'
 import type { EngineName } from './engine.ts'
-import { engineEnvironment } from './environment.ts'
+import { engineEnvironment } from '../util/environment.ts'
 import { readHostMessage } from './host-message.ts'
-import { OutputTail } from './output-tail.ts'
+import { OutputTail } from '../util/output-tail.ts'
 import {
   FrameDecoder, ProtocolError, encodeServerMessage, type Frame, type HostMessage, type ServerMessage
 } from './protocol.ts'

@@ -1,5 +1,5 @@
 import { CommandError, exitCodes } from '../../errors.ts'
-import type { Options } from '../options.ts'
+import type { Options } from '../options/options.ts'
 import type { EngineInfo } from './engine.ts'
 
 /** Engine processes of one server. */

@@ -3,10 +3,10 @@ import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { dataFolders, modelRoots } from '../folders.ts'
-import type { Options } from '../options.ts'
+import { dataFolders, modelRoots } from '../options/folders.ts'
+import type { Options } from '../options/options.ts'
 import type { EngineCommand } from './child.ts'
-import { engineEnvironment } from './environment.ts'
+import { engineEnvironment } from '../util/environment.ts'
 
 /** Milliseconds for a program that looks at a user or at files: directories of users may be in the network. */
 const longestLook = 10_000

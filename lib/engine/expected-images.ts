@@ -1,4 +1,4 @@
-import { readHeader } from '../images/png.ts'
+import { readHeader } from '../media/png.ts'
 import type { EngineImage, ImageParameters, OperationName } from './engine.ts'
 import { invalid } from './host-message.ts'
 

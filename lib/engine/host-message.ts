@@ -1,6 +1,6 @@
-import { readHeader } from '../images/png.ts'
-import { shortened } from '../shortened.ts'
-import { visibleField } from '../visible.ts'
+import { readHeader } from '../media/png.ts'
+import { shortened } from '../util/shortened.ts'
+import { visibleField } from '../util/visible.ts'
 import {
   capabilityNames, hostErrorCodes, maximumSeed, phases, type EngineImage, type EngineInfo, type Preview, type Progress
 } from './engine.ts'

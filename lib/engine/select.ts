@@ -3,7 +3,7 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { findAddon } from '../../native/index.ts'
-import { packageRoot } from '../package-root.ts'
+import { packageRoot } from '../util/package-root.ts'
 import type { EngineCommand } from './child.ts'
 import type { EngineName } from './engine.ts'
 
@@ -78,7 +78,7 @@ function makeExecutable (file: string): void {
 
 /** Engine processes always run the compiled host, also when the server itself runs from its TypeScript sources. */
 function withHost (root: string, { engine, file }: Omit<EngineCommand, 'args'>, ...args: string[]): Candidate {
-  const host = join(root, 'dist', 'lib', 'engine', 'hosts', `${engine}.js`)
+  const host = join(root, 'dist', 'lib', 'engine', 'hosts', engine, `${engine}.js`)
   if (existsSync(host)) return { ok: true, command: { engine, file, args: [host, ...args] } }
   return { ok: false, reason: `${host} is missing. Type \`npm run build\` in ${root}.` }
 }

@@ -1,5 +1,5 @@
 import { CommandError, exitCodes } from '../../errors.ts'
-import type { Options } from '../options.ts'
+import type { Options } from '../options/options.ts'
 import { deviceNames, findDevice } from './devices.ts'
 import type { Device, EngineInfo } from './engine.ts'
 import { withEngineUser } from './engine-user.ts'

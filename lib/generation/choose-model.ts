@@ -2,7 +2,7 @@ import { apiError } from '../../errors.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import { type Model, obstacleTo } from '../models/model.ts'
 import type { ModelType } from '../models/types.ts'
-import { aboutField } from './refusals.ts'
+import { aboutField } from '../http/refusals.ts'
 import type { Setting } from './request.ts'
 
 /**

@@ -5,7 +5,7 @@ import {
 } from '../models/components.ts'
 import type { Model } from '../models/model.ts'
 import { drawingTypes } from '../models/types.ts'
-import { aboutField, badValue, lackOf } from './refusals.ts'
+import { aboutField, badValue, lackOf } from '../http/refusals.ts'
 import type { EngineInfo } from '../engine/engine.ts'
 
 /** A model that is put together for one request. */

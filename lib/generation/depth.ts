@@ -1,4 +1,4 @@
-import { badValue } from './refusals.ts'
+import { badValue } from '../http/refusals.ts'
 
 /** Lists and objects within each other in one field of a request; `loras` has three levels. */
 const deepest = 8

@@ -1,8 +1,8 @@
 import { apiError, unexpected } from '../../errors.ts'
-import { findFault, jsonBounds } from '../json.ts'
+import { findFault, jsonBounds } from '../util/json.ts'
 import { checkDepth } from './depth.ts'
 import { isImage, isImageList, type Parameter } from './parameters.ts'
-import { badValue } from './refusals.ts'
+import { badValue } from '../http/refusals.ts'
 
 /** What of a multipart form is read here; @fastify/multipart has more to say about each part. */
 export type FormPart =

@@ -1,4 +1,4 @@
-import { InputImage, type Decoder } from '../images/input.ts'
+import { InputImage, type Decoder } from '../media/input.ts'
 import type { Attachments } from '../jobs/job.ts'
 import { imageLists, imageNames, isImage, isImageList, type ImageListName, type ImageName } from './parameters.ts'
 import type { ImageRequest, Setting, Uploads } from './request.ts'

@@ -1,9 +1,9 @@
-import { Type, type TSchema } from '../type.ts'
+import { Type, type TSchema } from '../http/type.ts'
 import { cacheModes, maximumSeed, type Capability, type EngineInfo } from '../engine/engine.ts'
 import { imageTypes, type ImageType } from '../jobs/job.ts'
 import { components, componentNames } from '../models/components.ts'
-import type { Options } from '../options.ts'
-import { longestUrl } from '../webhooks/delivery.ts'
+import type { Options } from '../options/options.ts'
+import { longestUrl } from '../jobs/webhooks/delivery.ts'
 import { choice, group, integer, modelName, number, object, settings } from './schema.ts'
 
 /** Bounds that the operator sets; a refusal names the one that was met. */

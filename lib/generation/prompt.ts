@@ -1,4 +1,4 @@
-import { badValue } from './refusals.ts'
+import { badValue } from '../http/refusals.ts'
 
 export interface LoraRequest {
   /** Id or name. */

@@ -1,5 +1,5 @@
 import { checkNegativePrompt, readPrompt, replaceEmbeddings, type LoraRequest } from './prompt.ts'
-import { aboutField, badValue, requireFeature } from './refusals.ts'
+import { aboutField, badValue, requireFeature } from '../http/refusals.ts'
 import type { ImageRequest, Setting } from './request.ts'
 
 interface Prompts {

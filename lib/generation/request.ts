@@ -1,5 +1,5 @@
 import type { EngineInfo } from '../engine/engine.ts'
-import type { Decoder } from '../images/input.ts'
+import type { Decoder } from '../media/input.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Components } from '../models/components.ts'
 import type { ImageListName, ImageName, Limits, Parameter } from './parameters.ts'

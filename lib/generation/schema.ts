@@ -1,4 +1,4 @@
-import { Type, type TSchema } from '../type.ts'
+import { Type, type TSchema } from '../http/type.ts'
 
 /** Pieces that the schemas of the parameters are made of. Numbers and lengths come with their bounds. */
 

@@ -1,8 +1,8 @@
 import { maximumSeed } from '../engine/engine.ts'
-import type { ImageLimits } from '../models/architectures.ts'
+import type { ImageLimits } from '../models/detect/architectures.ts'
 import type { Model } from '../models/model.ts'
 import { smallestSide, type Limits } from './parameters.ts'
-import { badValue } from './refusals.ts'
+import { badValue } from '../http/refusals.ts'
 
 export interface Size {
   /** Pixels. */

@@ -2,7 +2,7 @@ import { apiError, type ApiError } from '../../errors.ts'
 import type { Model } from '../models/model.ts'
 import { namedOrFirst } from './choose-model.ts'
 import type { Images } from './images.ts'
-import { badValue } from './refusals.ts'
+import { badValue } from '../http/refusals.ts'
 import type { ImageRequest, Setting } from './request.ts'
 
 /** The word that PhotoMaker puts the person in place of, with the word before it. */

@@ -1,7 +1,9 @@
 import type { Device, Preview } from '../engine/engine.ts'
 import type { Job, JobProgress, JobType } from './job.ts'
-import type { LoadedModel } from './loaded-model.ts'
-import type { StoredImage } from './outputs.ts'
+import type { LoadedModel } from './schedule/loaded-model.ts'
+import type { Inputs } from './inputs.ts'
+import type { JobObserver } from './observer.ts'
+import type { Outputs, StoredImage } from './outputs.ts'
 
 /**
  * Where jobs are done, one after the other in each lane: there is an `engine` lane for each device, and one lane
@@ -46,3 +48,10 @@ export type Executor = {
 )
 
 export type Executors = Partial<Record<JobType, Executor>>
+
+/** What the queue has for those who do its jobs. */
+export interface ExecutorParts {
+  inputs: Inputs
+  outputs: Outputs
+  observer?: JobObserver
+}

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import type { Attachments } from './job.ts'
-import { allEnded, fillFolder, inside, isJobId, makeFolder, names, removeFolder, syncFolder } from './files.ts'
+import { allEnded, fillFolder, inside, isJobId, makeFolder, names, removeFolder, syncFolder } from '../storage/files.ts'
 
 /** The attachments of jobs that have not ended: `<root>/<job id>/<parameter name>`. */
 export class Inputs {

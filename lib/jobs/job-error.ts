@@ -1,6 +1,6 @@
 import { EngineError } from '../engine/engine.ts'
-import { DownloadError } from '../models/pull/download-error.ts'
-import { isStorageFull } from '../storage-errors.ts'
+import { DownloadError } from '../network/download-error.ts'
+import { isStorageFull } from '../storage/storage-errors.ts'
 import type { JobError } from './job.ts'
 
 /** The engine died of the job, or hung: one more attempt tells whether it was the job. */

@@ -6,7 +6,7 @@ import { phases, type Progress } from '../engine/engine.ts'
 export const jobStatuses = ['queued', 'running', 'completed', 'failed', 'cancelled'] as const
 export type JobStatus = typeof jobStatuses[number]
 
-/** The jobs that make images: lib/jobs/drawing.ts does them. */
+/** The jobs that make images: lib/generation/run/drawing.ts does them. */
 export const imageTypes = ['txt2img', 'img2img', 'inpaint', 'controlnet', 'upscale'] as const
 export type ImageType = typeof imageTypes[number]
 

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { open, rmdir, type FileHandle } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { allEnded, fillFolder, inside, isJobId, makeFolder, names, removeFolder, syncFolder } from './files.ts'
+import { allEnded, fillFolder, inside, isJobId, makeFolder, names, removeFolder, syncFolder } from '../storage/files.ts'
 
 /** A finished image that is to be kept. */
 export interface NewImage {

@@ -1,31 +1,33 @@
 import { join, resolve as absolute } from 'node:path'
 import { apiError, CommandError, exitCodes, type ApiError } from '../../errors.ts'
-import { prepareFolder } from '../folders.ts'
+import { prepareFolder } from '../options/folders.ts'
 import { AllowList } from '../network/allow-list.ts'
-import { guarded } from '../rarely.ts'
-import { isStorageFull, storageError, whenFree } from '../storage-errors.ts'
-import { checkUrl } from '../webhooks/delivery.ts'
-import { Webhooks, type WebhookOptions } from '../webhooks/webhooks.ts'
-import type { Executors } from './executor.ts'
+import { guarded } from '../util/rarely.ts'
+import { isStorageFull, storageError, whenFree } from '../storage/storage-errors.ts'
+import { checkUrl } from './webhooks/delivery.ts'
+import { Webhooks, type WebhookOptions } from './webhooks/webhooks.ts'
+import type { ExecutorParts, Executors } from './executor.ts'
 import { Inputs } from './inputs.ts'
 import { JobEvents, type JobEventsOptions, type JobEventStream, type SubscribeOptions } from './job-events.ts'
-import { JobStore, type JobStoreOptions } from './job-store.ts'
+import { JobStore, type JobStoreOptions } from './store/job-store.ts'
 import {
   isEnded, type Attachments, type Job, type JobFilter, type JobPage, type JobStatus,
   type NewJob
 } from './job.ts'
 import { bytesOf, checkNewJob, toIdempotency, withSeed } from './new-job.ts'
-import { longestTimer, type Logger } from './lane.ts'
+import { longestTimer, type Logger } from './schedule/lane.ts'
 import type { JobObserver } from './observer.ts'
 import { Outputs, type OpenImage } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
-import { Scheduler, type SchedulerParts, type SchedulerStatus } from './scheduler.ts'
+import { Scheduler, type SchedulerParts, type SchedulerStatus } from './schedule/scheduler.ts'
 
-type SchedulerOptions = Pick<SchedulerParts, 'devices' | 'executors' | 'idleUnload' | 'resolve' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
+type SchedulerOptions = Pick<SchedulerParts, 'devices' | 'idleUnload' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
 
 export interface JobQueueOptions extends Omit<JobStoreOptions, 'laneOf'>, JobEventsOptions, RetentionOptions, SchedulerOptions {
   /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
   dataDir: string
+  /** How jobs are done, by type. */
+  executors: (parts: ExecutorParts) => Executors
   /** Without them no job may have a webhook. */
   webhooks?: WebhookOptions
 }
@@ -65,15 +67,22 @@ export class JobQueue {
     const dataDir = absolute(options.dataDir)
     prepareFolder(dataDir, '--data-dir')
     this.#logger = options.logger
-    this.#executors = options.executors ?? {}
     this.#observer = options.observer
-    this.#store = new JobStore(join(dataDir, 'jobs.db'), {
-      ...options, laneOf: type => options.executors?.[type]?.lane ?? 'engine'
-    })
     this.#inputs = new Inputs(join(dataDir, 'inputs'))
     this.#outputs = new Outputs(join(dataDir, 'outputs'))
+    this.#executors = options.executors({ inputs: this.#inputs, outputs: this.#outputs, observer: options.observer })
+    this.#store = new JobStore(join(dataDir, 'jobs.db'), {
+      ...options, laneOf: type => this.#executors[type]?.lane ?? 'engine'
+    })
     this.#events = new JobEvents(options)
-    const parts = { ...options, store: this.#store, inputs: this.#inputs, outputs: this.#outputs, events: this.#events }
+    const parts = {
+      ...options,
+      executors: this.#executors,
+      store: this.#store,
+      inputs: this.#inputs,
+      outputs: this.#outputs,
+      events: this.#events
+    }
     this.#retention = new Retention(parts)
     this.#webhookHosts = options.webhooks?.hosts ?? new AllowList([], '--webhook-hosts')
     this.#webhooks = options.webhooks && new Webhooks({ ...parts, ...options.webhooks })

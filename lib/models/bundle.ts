@@ -1,13 +1,13 @@
 import { realpath, stat } from 'node:fs/promises'
 import { dirname, isAbsolute, resolve } from 'node:path'
-import { type Static, Type, Validator } from '../type.ts'
-import { yaml } from '../yaml.ts'
+import { type Static, Type, Validator } from '../http/type.ts'
+import { yaml } from '../util/yaml.ts'
 import type { ModelFiles } from '../engine/engine.ts'
-import type { ImageDefaults } from './architectures.ts'
-import { ModelFileError, quote } from './header.ts'
-import { formatOfName } from './read-header.ts'
-import { isInside } from './scan.ts'
-import { withFile } from './source.ts'
+import type { ImageDefaults } from './detect/architectures.ts'
+import { ModelFileError, quote } from './headers/header.ts'
+import { formatOfName } from './headers/read-header.ts'
+import { isInside } from './scan/scan.ts'
+import { withFile } from './headers/source.ts'
 
 /** Files that a `*.model.yaml` can name, as the engine calls them. */
 const bundleParts = [

@@ -1,6 +1,6 @@
 import { apiError } from '../../errors.ts'
 import type { Capability, ModelFiles } from '../engine/engine.ts'
-import { architectureOf, type Part } from './architectures.ts'
+import { architectureOf, type Part } from './detect/architectures.ts'
 import type { BundlePart } from './bundle.ts'
 import { objectionToParts, type Model } from './model.ts'
 import type { ModelType } from './types.ts'

@@ -1,5 +1,5 @@
 import { apiError } from '../../errors.ts'
-import { nearest } from '../nearest.ts'
+import { nearest } from '../util/nearest.ts'
 import { type Model, obstacleTo } from './model.ts'
 import { type ModelType } from './types.ts'
 

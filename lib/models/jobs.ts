@@ -1,10 +1,10 @@
 import type { Attempt, Executors, Outcome } from '../jobs/executor.ts'
 import type { Job, JobProgress } from '../jobs/job.ts'
 import type { ModelCatalog } from './catalog.ts'
-import { type ConvertRequest, convertModel } from './convert.ts'
-import { mebibytes } from './free-space.ts'
+import { type ConvertRequest, convertModel } from './files/convert.ts'
+import { mebibytes } from '../storage/free-space.ts'
 import type { Puller, PullRequest } from './pull/pull.ts'
-import type { StagingArea } from './staging.ts'
+import type { StagingArea } from './files/staging.ts'
 
 interface ModelJobParts {
   catalog: ModelCatalog

@@ -1,7 +1,7 @@
-import { type ImageDefaults, type ImageLimits, architectureOf, defaultsOf } from './architectures.ts'
+import { type ImageDefaults, type ImageLimits, architectureOf, defaultsOf } from './detect/architectures.ts'
 import type { Bundle, BundlePart } from './bundle.ts'
-import type { Summary } from './inspect.ts'
-import type { ScannedFile } from './scan.ts'
+import type { Summary } from './detect/inspect.ts'
+import type { ScannedFile } from './scan/scan.ts'
 import { type ModelType, drawingTypes } from './types.ts'
 
 /** A model as the server knows it. Only `describe` decides what of it leaves the server. */

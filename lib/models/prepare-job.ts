@@ -1,7 +1,7 @@
 import type { EngineInfo } from '../engine/engine.ts'
 import type { NewJob } from '../jobs/job.ts'
 import { type ModelCatalog, requireOneFile } from './catalog.ts'
-import { type ConvertRequest, checkConvert } from './convert.ts'
+import { type ConvertRequest, checkConvert } from './files/convert.ts'
 import type { Puller, PullRequest } from './pull/pull.ts'
 
 /** Makes jobs on model files of requests, and refuses what would only fail later. */

@@ -7,7 +7,7 @@
 
 namespace {
 
-// SystemAccounts (lib/system-accounts.ts) allows far fewer. This bound is for callers without one of their own.
+// SystemAccounts (lib/accounts/system-accounts.ts) allows far fewer. This bound is for callers without one of their own.
 constexpr std::size_t kMostThreads = 64;
 
 }  // namespace

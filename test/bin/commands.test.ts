@@ -4,8 +4,8 @@ import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readdirSync, rea
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { closeDatabase, openDatabase } from '../../lib/database.ts'
-import { lock } from '../../lib/jobs/lock.ts'
+import { closeDatabase, openDatabase } from '../../lib/storage/database.ts'
+import { lock } from '../../lib/storage/lock.ts'
 import { workspace } from '../helper.ts'
 import { environment, program, runCommandLines, runProgram, type CommandResult } from '../server-process.ts'
 

@@ -2,9 +2,9 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import sharp from 'sharp'
 import t from 'tap'
-import { writeCheckpoint } from '../fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
 import { workspace } from '../helper.ts'
-import { jpegOfScans, pngOfTexts, withLoopingExif } from '../lib/images/bombs.ts'
+import { jpegOfScans, pngOfTexts, withLoopingExif } from '../lib/media/bombs.ts'
 import { startServer, until } from '../server-process.ts'
 
 t.test('hostile images cost the server neither its memory nor its time', { skip: process.platform !== 'linux' }, async t => {

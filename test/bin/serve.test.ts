@@ -3,7 +3,7 @@ import { statSync, truncateSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
-import { writeCheckpoint } from '../fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
 import { workspace } from '../helper.ts'
 import { startServer, until, type RunningServer } from '../server-process.ts'
 

@@ -5,7 +5,7 @@ import { request } from 'node:https'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
-import { packageRoot } from '../../lib/package-root.ts'
+import { packageRoot } from '../../lib/util/package-root.ts'
 import { password, workspace } from '../helper.ts'
 import { runProgram, startServer, until } from '../server-process.ts'
 

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
+import { drawingExecutors } from '../../lib/generation/run/drawing.ts'
 import { JobQueue, type JobQueueOptions } from '../../lib/jobs/queue.ts'
 import type { Job, NewJob } from '../../lib/jobs/job.ts'
 import { ScriptedEngine } from '../lib/jobs/fixtures/scripted-engine.ts'
@@ -14,7 +15,7 @@ async function open (dataDir: string, clock: { now: number }, options: Partial<J
     dataDir,
     devices: [{ name: 'auto', engine }],
     logger: { info () {}, warn () {}, error () {} },
-    resolve: ({ model }) => ({ files: { model }, options: {}, parameters: { prompt: '', width: 2, height: 2, seed: 1 }, attachments: {} }),
+    executors: drawingExecutors(({ model }) => ({ files: { model }, options: {}, parameters: { prompt: '', width: 2, height: 2, seed: 1 }, attachments: {} })),
     now: () => clock.now,
     keepDays: 1,
     ...options

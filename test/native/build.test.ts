@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { packageRoot } from '../../lib/package-root.ts'
+import { packageRoot } from '../../lib/util/package-root.ts'
 import { findAddon } from '../../native/index.ts'
 import { bareNode, noTools, openFolder, runNode } from '../fixtures/pam/system.ts'
 
@@ -12,7 +12,7 @@ t.setTimeout(300_000)
 /** A copy of what the build needs, with the dependencies of this one and without the engine's sources. */
 function makeCopy (t: Test): string {
   const root = openFolder(t)
-  for (const part of ['package.json', 'CMakeLists.txt', 'native', 'lib/package-root.ts']) {
+  for (const part of ['package.json', 'CMakeLists.txt', 'native', 'lib/util/package-root.ts']) {
     cpSync(join(packageRoot, part), join(root, part), { recursive: true })
   }
   rmSync(join(root, 'native', 'engine'), { recursive: true, force: true })

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { EngineProcess } from '../../lib/engine/process.ts'
-import { packageRoot } from '../../lib/package-root.ts'
+import { packageRoot } from '../../lib/util/package-root.ts'
 import { addonPathFor, compileTimeout, noCompiler, recordingAddonPath } from '../fixtures/recording-library/addon.ts'
 import { conformance } from '../lib/engine/conformance.ts'
 
@@ -13,7 +13,7 @@ import { conformance } from '../lib/engine/conformance.ts'
 t.setTimeout(4 * compileTimeout)
 
 async function start (t: Test, addon: string): Promise<EngineProcess> {
-  const host = join(packageRoot, 'dist', 'lib', 'engine', 'hosts', 'native.js')
+  const host = join(packageRoot, 'dist', 'lib', 'engine', 'hosts', 'native', 'native.js')
   const engine = new EngineProcess({ engine: 'native', file: process.execPath, args: [host, addon] })
   t.teardown(() => engine.stop())
   await engine.start()

@@ -8,18 +8,18 @@ import { setTimeout as wait } from 'node:timers/promises'
 import sharp from 'sharp'
 import t, { type Test } from 'tap'
 import type { EngineImage, ImageParameters, LoadOptions, ModelFiles, Progress } from '../../lib/engine/engine.ts'
-import { GenerationProgress } from '../../lib/engine/hosts/native-progress.ts'
+import { GenerationProgress } from '../../lib/engine/hosts/native/progress.ts'
 import { EngineProcess } from '../../lib/engine/process.ts'
 import { encodeServerMessage } from '../../lib/engine/protocol.ts'
-import { encodePng } from '../../lib/images/png-encode.ts'
-import { packageRoot } from '../../lib/package-root.ts'
+import { encodePng } from '../../lib/media/png-encode.ts'
+import { packageRoot } from '../../lib/util/package-root.ts'
 import { compileTimeout, noCompiler, recordingAddonPath } from '../fixtures/recording-library/addon.ts'
 
 /** The native host as the server runs it: compiled, in a process of its own, with the recording library. */
 
 t.setTimeout(compileTimeout)
 const addonPath = noCompiler ? '' : await recordingAddonPath()
-const host = join(packageRoot, 'dist', 'lib', 'engine', 'hosts', 'native.js')
+const host = join(packageRoot, 'dist', 'lib', 'engine', 'hosts', 'native', 'native.js')
 if (!existsSync(host)) throw new Error(`${host} is missing. Type \`npm run build\` first.`)
 
 interface Call { call: string, [field: string]: unknown }

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t, { type Test } from 'tap'
 import ts from 'typescript'
-import { packageRoot } from '../../lib/package-root.ts'
+import { packageRoot } from '../../lib/util/package-root.ts'
 import { findAddon, findAuthAddon, loadAuthAddon, type FoundAddon } from '../../native/index.ts'
 import { noAddon, noCompiler, openFolder } from '../fixtures/pam/system.ts'
 

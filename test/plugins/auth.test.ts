@@ -2,8 +2,8 @@ import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { InjectOptions } from 'fastify'
 import t from 'tap'
-import type { Permission } from '../../lib/principals.ts'
-import { readablePattern } from '../../lib/public-paths.ts'
+import type { Permission } from '../../lib/options/permissions.ts'
+import { readablePattern } from '../../lib/http/public-paths.ts'
 import { as, build, expectError, password } from '../helper.ts'
 
 t.test('with --auth jwt only health, status, login and refresh are public', async t => {

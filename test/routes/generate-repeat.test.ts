@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import sharp from 'sharp'
 import t, { type Test } from 'tap'
 import type { Job, JobType } from '../../lib/jobs/job.ts'
-import { writeCheckpoint } from '../fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
 import { build, workspace } from '../helper.ts'
 
 /** What a job tells of itself makes the same images again; every sampler, scheduler and cache of the engine draws. */

@@ -7,7 +7,7 @@ import sharp, { type Sharp } from 'sharp'
 import t, { type Test } from 'tap'
 import { capabilityNames, type Capability } from '../../lib/engine/engine.ts'
 import type { ImageType, Job } from '../../lib/jobs/job.ts'
-import { writeCheckpoint, type CheckpointKind } from '../fixtures/checkpoints.ts'
+import { writeCheckpoint, type CheckpointKind } from '../../bin/support/demo-model/checkpoints.ts'
 import { as, build, expectError, workspace } from '../helper.ts'
 
 t.setTimeout(300_000)

@@ -4,7 +4,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSyn
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Job } from '../../lib/jobs/job.ts'
-import { writeCheckpoint } from '../fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
 import { safetensors, typical } from '../fixtures/headers.ts'
 import { as, build, expectError, workspace } from '../helper.ts'
 import { fileServer, sendFile } from '../lib/models/fixtures/file-server.ts'

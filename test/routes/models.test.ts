@@ -2,7 +2,7 @@ import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
-import { writeCheckpoint } from '../fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
 import { as, build, expectError } from '../helper.ts'
 import { until } from '../lib/jobs/fixtures/until.ts'
 

@@ -1,7 +1,7 @@
 import t from 'tap'
 import type { InjectOptions, LightMyRequestResponse } from 'fastify'
-import { openAuthDatabase } from '../../lib/auth-database.ts'
-import { settled } from '../../lib/database-changes.ts'
+import { openAuthDatabase } from '../../lib/accounts/auth-database.ts'
+import { settled } from '../../lib/storage/database-changes.ts'
 import { as, build, expectError, password } from '../helper.ts'
 import { listen } from './raw-http.ts'
 

@@ -1,6 +1,6 @@
 import { createHmac, randomBytes } from 'node:crypto'
 import t from 'tap'
-import { tokenSecret } from '../../lib/secrets.ts'
+import { tokenSecret } from '../../lib/accounts/secrets.ts'
 import { as, build } from '../helper.ts'
 import { listen, send, sendBytes } from './raw-http.ts'
 

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { buildApp } from '../../app.ts'
-import { PasswordHasher } from '../../lib/passwords.ts'
+import { PasswordHasher } from '../../lib/accounts/passwords.ts'
 import { as, build, expectError, password, testOptions, testPasswordCost, workspace } from '../helper.ts'
 import { runProgram, until } from '../server-process.ts'
 

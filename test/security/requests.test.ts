@@ -1,6 +1,6 @@
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
-import { originMatcher } from '../../lib/origins.ts'
+import { originMatcher } from '../../lib/http/origins.ts'
 import { as, build, password } from '../helper.ts'
 import { listen, send, sendBytes } from './raw-http.ts'
 

@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance, type HTTPMethods, type RouteOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { buildApp } from '../../app.ts'
-import { needOf, type Declaration } from '../../lib/route-needs.ts'
+import { needOf, type Declaration } from '../../lib/http/route-needs.ts'
 import routeNeeds from '../../plugins/route-needs.ts'
 import { as, build, testOptions, workspace } from '../helper.ts'
 

@@ -3,9 +3,9 @@ import { open, type FileHandle } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 import { apiError } from '../../../errors.ts'
-import { mebibytes, requireSpace, type FreeSpace } from '../free-space.ts'
-import { looksLikeModel } from '../read-header.ts'
-import { DownloadError } from './download-error.ts'
+import { mebibytes, requireSpace, type FreeSpace } from '../../storage/free-space.ts'
+import { looksLikeModel } from '../headers/read-header.ts'
+import { DownloadError } from '../../network/download-error.ts'
 import { requestFile, type RequestParts } from './request.ts'
 
 export interface DownloadOptions extends RequestParts {

@@ -2,8 +2,8 @@ import type { IncomingMessage } from 'node:http'
 import type { AllowList } from '../../network/allow-list.ts'
 import { ask, ProxyError } from '../../network/ask.ts'
 import { hostOf, portOf, RefusedAddress } from '../../network/checked-lookup.ts'
-import { version } from '../../version.ts'
-import { DownloadError } from './download-error.ts'
+import { version } from '../../util/version.ts'
+import { DownloadError } from '../../network/download-error.ts'
 import type { Tokens } from './tokens.ts'
 
 const mostRedirects = 5

@@ -1,6 +1,6 @@
 import { apiError } from '../../../errors.ts'
-import { badValue } from '../../generation/refusals.ts'
-import { checkFileName } from '../file-name.ts'
+import { badValue } from '../../http/refusals.ts'
+import { checkFileName } from '../files/file-name.ts'
 
 /** Where a file comes from, before anybody was asked. */
 export interface PullSource {

@@ -1,6 +1,6 @@
 import { readFileSync, statSync } from 'node:fs'
 import { CommandError, exitCodes } from '../../../errors.ts'
-import { yaml } from '../../yaml.ts'
+import { yaml } from '../../util/yaml.ts'
 
 /** Bytes; a token has dozens. */
 const largestFile = 64 * 1024

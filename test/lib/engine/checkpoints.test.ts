@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { checkpointKinds, writeCheckpoint } from '../../fixtures/checkpoints.ts'
+import { checkpointKinds, writeCheckpoint } from '../../../bin/support/demo-model/checkpoints.ts'
 import { temporaryFolder } from './helper.ts'
 
 /** SHA-256 of each checkpoint with the default seed. The demo shows the picture that belongs to the first one. */

@@ -9,8 +9,8 @@ import {
 } from '../../../lib/engine/engine.ts'
 import { EngineProcess, type EngineProcessOptions } from '../../../lib/engine/process.ts'
 import { selectEngine } from '../../../lib/engine/select.ts'
-import { chunk, signature } from '../../../lib/images/png.ts'
-import { writeCheckpoint, type CheckpointKind } from '../../fixtures/checkpoints.ts'
+import { chunk, signature } from '../../../lib/media/png.ts'
+import { writeCheckpoint, type CheckpointKind } from '../../../bin/support/demo-model/checkpoints.ts'
 
 /** One thread and no GPU: the same everywhere, and fast on a busy machine. */
 export const loadOptions = { threads: 1, device: 'cpu' }

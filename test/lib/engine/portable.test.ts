@@ -7,9 +7,9 @@ import t from 'tap'
 import type { ImageParameters, LoadOptions, ModelFiles } from '../../../lib/engine/engine.ts'
 import {
   samplers, schedulers, toAddonConfig, toAddonFiles, toAddonRun, weightTypes
-} from '../../../lib/engine/hosts/portable-terms.ts'
+} from '../../../lib/engine/hosts/portable/terms.ts'
 import { selectEngine } from '../../../lib/engine/select.ts'
-import { packageRoot } from '../../../lib/package-root.ts'
+import { packageRoot } from '../../../lib/util/package-root.ts'
 import { conformance } from './conformance.ts'
 import {
   checkpoint, draw, drawOne, failure, fox, isAlive, load, loadOptions, picture, portable, temporaryFolder, until

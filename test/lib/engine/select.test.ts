@@ -3,15 +3,15 @@ import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { CommandError } from '../../../errors.ts'
 import { findPortable, selectEngine } from '../../../lib/engine/select.ts'
-import { packageRoot } from '../../../lib/package-root.ts'
-import { version } from '../../../lib/version.ts'
+import { packageRoot } from '../../../lib/util/package-root.ts'
+import { version } from '../../../lib/util/version.ts'
 import { findEngineAddon } from '../../../native/index.ts'
 import { compileTimeout, noCompiler, recordingAddonPath } from '../../fixtures/recording-library/addon.ts'
 import { temporaryFolder } from './helper.ts'
 
 t.test('the engine that is asked for', async (t) => {
   const portable = await selectEngine({ engine: 'portable' })
-  t.match(portable, { engine: 'portable', reason: /--engine/, args: [/dist\/lib\/engine\/hosts\/portable\.js$/] })
+  t.match(portable, { engine: 'portable', reason: /--engine/, args: [/dist\/lib\/engine\/hosts\/portable\/portable\.js$/] })
   t.ok(statSync(portable.file).mode & 0o100, 'its runtime can be executed')
 
   const native = await findEngineAddon()
@@ -50,8 +50,10 @@ t.test('native without an addon is an error, auto falls back and says why; with 
   link(root, 'bare-runtime')
   link(root, '@qvac/diffusion-cpp')
   const hosts = join(root, 'dist', 'lib', 'engine', 'hosts')
-  mkdirSync(hosts, { recursive: true })
-  for (const name of ['native', 'portable']) writeFileSync(join(hosts, `${name}.js`), '')
+  for (const name of ['native', 'portable']) {
+    mkdirSync(join(hosts, name), { recursive: true })
+    writeFileSync(join(hosts, name, `${name}.js`), '')
+  }
 
   const missing = /engine\.node is not built.*npm run build:native/
   await t.rejects(selectEngine({ engine: 'native', root }), { constructor: CommandError, exitCode: 5, message: missing })
@@ -65,7 +67,7 @@ t.test('native without an addon is an error, auto falls back and says why; with 
 
   cpSync(recording, built)
   for (const engine of ['auto', 'native'] as const) {
-    t.match(await selectEngine({ engine, root }), { engine: 'native', args: [join(hosts, 'native.js'), built] })
+    t.match(await selectEngine({ engine, root }), { engine: 'native', args: [join(hosts, 'native', 'native.js'), built] })
   }
   process.env.GGML_RECORDING_VERSION = 'recording-2'
   t.teardown(() => { delete process.env.GGML_RECORDING_VERSION })
@@ -97,7 +99,7 @@ t.test('a runtime without its execute bit', async (t) => {
   writeFileSync(join(binaries, 'index.js'), `exports.bare = ${JSON.stringify(bare)}`)
   writeFileSync(bare, '#!/bin/sh\n')
   chmodSync(bare, 0o644)
-  const host = join(root, 'dist', 'lib', 'engine', 'hosts', 'portable.js')
+  const host = join(root, 'dist', 'lib', 'engine', 'hosts', 'portable', 'portable.js')
   mkdirSync(dirname(host), { recursive: true })
   writeFileSync(host, '')
   t.match(findPortable(root), { ok: true, command: { engine: 'portable', file: bare, args: [host] } })

@@ -4,24 +4,25 @@ import pino from 'pino'
 import sharp from 'sharp'
 import t, { type Test } from 'tap'
 import { EngineProcess } from '../../../lib/engine/process.ts'
-import { toEngineTerms, toLoad } from '../../../lib/generation/engine-terms.ts'
+import { toEngineTerms, toLoad } from '../../../lib/generation/run/engine-terms.ts'
 import { requestParameters } from '../../../lib/generation/parameters.ts'
 import { prepareJob } from '../../../lib/generation/prepare.ts'
 import type { ImageRequest, Uploads } from '../../../lib/generation/request.ts'
 import type { Job, ImageType } from '../../../lib/jobs/job.ts'
-import { ImageProcesses } from '../../../lib/images/image-processes.ts'
+import { ImageProcesses } from '../../../lib/media/image-processes.ts'
+import { drawingExecutors } from '../../../lib/generation/run/drawing.ts'
 import { JobQueue } from '../../../lib/jobs/queue.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
-import { resolveOptions } from '../../../lib/options.ts'
-import { packageRoot } from '../../../lib/package-root.ts'
+import { resolveOptions } from '../../../lib/options/options.ts'
+import { packageRoot } from '../../../lib/util/package-root.ts'
 import { compileTimeout, noCompiler, recordingAddonPath } from '../../fixtures/recording-library/addon.ts'
 import { safetensors, typical } from '../../fixtures/headers.ts'
-import { writeCheckpoint } from '../../fixtures/checkpoints.ts'
+import { writeCheckpoint } from '../../../bin/support/demo-model/checkpoints.ts'
 
 /** What a request becomes on its way to stable-diffusion.cpp, with the features that only the native engine has. */
 
 t.setTimeout(compileTimeout)
-const host = join(packageRoot, 'dist', 'lib', 'engine', 'hosts', 'native.js')
+const host = join(packageRoot, 'dist', 'lib', 'engine', 'hosts', 'native', 'native.js')
 if (!existsSync(host)) throw new Error(`${host} is missing. Type \`npm run build\` first.`)
 const addonPath = noCompiler ? '' : await recordingAddonPath()
 
@@ -109,8 +110,8 @@ async function start (t: Test) {
   const jobs = new JobQueue({
     dataDir: join(folder, 'data'),
     devices: [{ name: 'auto', engine }],
-    resolve: (job, attachments) =>
-      toEngineTerms(job, attachments, { catalog, engine, options: choices }),
+    executors: drawingExecutors((job, attachments) =>
+      toEngineTerms(job, attachments, { catalog, engine, options: choices })),
     logger: pino({ level: 'silent' }),
     capacity: 100,
     capacityPerOwner: 100

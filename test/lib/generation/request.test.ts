@@ -7,7 +7,7 @@ import { objectionToImages } from '../../../lib/generation/model-images.ts'
 import { requestParameters } from '../../../lib/generation/parameters.ts'
 import { checkNegativePrompt, readPrompt, replaceEmbeddings } from '../../../lib/generation/prompt.ts'
 import { checkWork, chooseSize } from '../../../lib/generation/size.ts'
-import { resolveOptions } from '../../../lib/options.ts'
+import { resolveOptions } from '../../../lib/options/options.ts'
 import type { Model } from '../../../lib/models/model.ts'
 
 const limits = resolveOptions({})

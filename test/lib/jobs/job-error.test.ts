@@ -1,7 +1,7 @@
 import t from 'tap'
 import { EngineError } from '../../../lib/engine/engine.ts'
 import { toJobError } from '../../../lib/jobs/job-error.ts'
-import { DownloadError } from '../../../lib/models/pull/download-error.ts'
+import { DownloadError } from '../../../lib/network/download-error.ts'
 
 const words = (text: string) => toJobError(new EngineError('generation_failed', text)).message
 

@@ -1,10 +1,10 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { inside } from '../../../lib/jobs/files.ts'
+import { inside } from '../../../lib/storage/files.ts'
 import { Inputs } from '../../../lib/jobs/inputs.ts'
 import { Outputs, type NewImage, type OutputOwner, type StoredImage } from '../../../lib/jobs/outputs.ts'
-import { isStorageFull } from '../../../lib/storage-errors.ts'
+import { isStorageFull } from '../../../lib/storage/storage-errors.ts'
 
 const id = '01890000-0000-7000-8000-000000000001'
 const other = '01890000-0000-7000-8000-000000000002'

@@ -3,9 +3,10 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { apiError } from '../../../errors.ts'
-import { JobStore } from '../../../lib/jobs/job-store.ts'
-import type { Patience } from '../../../lib/jobs/errands.ts'
+import { JobStore } from '../../../lib/jobs/store/job-store.ts'
+import type { Patience } from '../../../lib/jobs/schedule/errands.ts'
 import type { Job, JobEvent, NewJob } from '../../../lib/jobs/job.ts'
+import { drawingExecutors } from '../../../lib/generation/run/drawing.ts'
 import { JobQueue, type JobQueueOptions } from '../../../lib/jobs/queue.ts'
 import { ScriptedEngine } from './fixtures/scripted-engine.ts'
 import { until } from './fixtures/until.ts'
@@ -29,12 +30,12 @@ function open (t: Test, options: Partial<JobQueueOptions> = {}): Open {
     dataDir,
     devices: [{ name: 'auto', engine }],
     logger,
-    resolve: (job, attachments) => ({
+    executors: drawingExecutors((job, attachments) => ({
       files: { model: job.model },
       options: {},
       parameters: { prompt: '', width: 1, height: 1, seed: 0, ...job.parameters },
       attachments
-    }),
+    })),
     backOff: 20,
     ...options
   })
@@ -172,13 +173,13 @@ t.test('the second crash fails the job and nothing else', async t => {
 
 t.test('every other failure is final, and the next job runs', async t => {
   const { queue, engine } = open(t, {
-    resolve: job => {
+    executors: drawingExecutors(job => {
       if (job.model === 'checkpoint/gone') throw apiError('SDR_MODEL_NOT_FOUND', 'It was deleted.')
       if (job.model === 'checkpoint/odd') throw null // eslint-disable-line no-throw-literal
       if (job.model === 'checkpoint/bug') throw new TypeError('secret path')
       const parameters = { prompt: '', width: 1, height: 1, seed: 0, ...job.parameters }
       return { files: { model: job.model }, options: {}, parameters, attachments: {} }
-    }
+    })
   })
   engine.script.load = [{ fail: 'model_load_failed', message: 'wrong magic' }]
   engine.script.generate = [

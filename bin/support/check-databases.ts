@@ -1,0 +1,14 @@
+import { join } from 'node:path'
+import { authMigrations } from '../../lib/accounts/auth-database.ts'
+import { checkDatabase } from '../../lib/storage/database.ts'
+import type { DataFolders } from '../../lib/options/folders.ts'
+import { migrations } from '../../lib/jobs/store/migrations.ts'
+
+/**
+ * Says what opening the databases would, and changes nothing.
+ * @throws {CommandError} (storage)
+ */
+export function checkDatabases ({ data, auth }: DataFolders): void {
+  checkDatabase(join(auth, 'auth.db'), authMigrations)
+  checkDatabase(join(data, 'jobs.db'), migrations)
+}

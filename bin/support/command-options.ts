@@ -1,0 +1,49 @@
+import type { Argv, Options as YargsOption } from 'yargs'
+import { CommandError, exitCodes } from '../../errors.ts'
+import { loadOptions } from './configuration.ts'
+import { inHome, optionNames, optionTable, type OptionName, type Options, type TracedOptions } from '../../lib/options/options.ts'
+
+/** Values are checked by lib/options/options.ts, the same for every source; to yargs they are text. */
+function toYargs (name: OptionName): YargsOption {
+  const definition = optionTable[name]
+  const { kind, group, describe } = definition
+  return {
+    group: `${group}:`,
+    describe: 'choices' in definition ? `${describe} (${definition.choices.join(', ')})` : describe,
+    ...(kind === 'boolean' ? { type: 'boolean' } : { type: 'string', requiresArg: true }),
+    ...('default' in definition && !Array.isArray(definition.default) && kind !== 'boolean' ? { defaultDescription: String(definition.default) } : {})
+  }
+}
+
+/** Adds `names` of the option table, and `--config`, to a command. */
+export function withOptions<T> (yargs: Argv<T>, names: readonly OptionName[] = optionNames): Argv<T> {
+  for (const name of names) yargs.option(name, toYargs(name))
+  return yargs.option('config', { group: 'Output:', type: 'string', requiresArg: true, describe: 'Configuration file (YAML or JSON) with the same names' })
+}
+
+/** What the commands that touch accounts need to find them. */
+export const accountOptions = ['data-dir', 'auth-data-dir'] as const satisfies OptionName[]
+
+/** The options of a parsed command line; `own` are arguments of the command that are no options of the server. */
+export function optionsOf (argv: Record<string, unknown>, own: readonly string[] = []): Options {
+  return tracedOptionsOf(argv, own).options
+}
+
+/** As `optionsOf`, with where each value came from. */
+export function tracedOptionsOf (argv: Record<string, unknown>, own: readonly string[] = []): TracedOptions {
+  const notOptions = new Set(['_', '$0', 'config', 'help', 'version', ...own])
+  return loadOptions(
+    Object.fromEntries(Object.entries(argv).filter(([name]) => !notOptions.has(name))),
+    argv.config as string | undefined)
+}
+
+/**
+ * The file that an argument of a command names, with `~` as in the options of the server.
+ * @throws {CommandError} (usage) for `~user`
+ */
+export function fileArgument (name: string, given: string): string {
+  const file = inHome(given)
+  if (file !== undefined) return file
+  throw new CommandError(exitCodes.usage,
+    `Expected a path without the home folder of another user (./~name for a file of that name) for --${name} but received ${JSON.stringify(given)}`)
+}

@@ -1,0 +1,61 @@
+import { EngineError } from '../../engine.ts'
+
+/** Says what is wrong with a value, or returns what goes on to the engine. */
+export type Check = (name: string, value: unknown) => unknown
+export type Checks = Record<string, Check>
+
+export function refuse (name: string, expected: string, received: unknown): EngineError {
+  const what = JSON.stringify(received)?.slice(0, 100)
+  return new EngineError('invalid_parameters', `Expected ${expected} for ${name} but received ${what}.`)
+}
+
+export const integer = (minimum: number, maximum: number, multipleOf = 1): Check => (name, value) => {
+  if (Number.isInteger(value) && isWithin(value as number, minimum, maximum) && (value as number) % multipleOf === 0) {
+    return value
+  }
+  const what = multipleOf === 1 ? 'an integer' : `a multiple of ${multipleOf}`
+  throw refuse(name, `${what} from ${minimum} to ${maximum}`, value)
+}
+
+export const number = (minimum: number, maximum: number): Check => (name, value) => {
+  if (typeof value === 'number' && isWithin(value, minimum, maximum)) return value
+  throw refuse(name, `a number from ${minimum} to ${maximum}`, value)
+}
+
+export const oneOf = (names: readonly string[]): Check => (name, value) => {
+  if (names.includes(value as string)) return value
+  throw refuse(name, `one of ${names.join(', ')}`, value)
+}
+
+/** A text without NUL, where C++ would see its end. */
+export const text = (minimum: number): Check => (name, value) => {
+  if (typeof value === 'string' && value.length >= minimum && !value.includes('\0')) return value
+  throw refuse(name, minimum > 0 ? 'a text that is not empty' : 'a text', value)
+}
+
+export const flag: Check = (name, value) => {
+  if (typeof value === 'boolean') return value
+  throw refuse(name, 'true or false', value)
+}
+
+export const group = (checks: Checks, unknown: (name: string) => EngineError): Check => (name, value) => {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw refuse(name, 'an object', value)
+  return checked(value, checks, unknown, `${name}.`)
+}
+
+/** Checks what is there, refuses what `checks` does not name, and leaves out what is undefined. */
+export function checked (
+  values: object, checks: Checks, unknown: (name: string) => EngineError, prefix = ''
+): Record<string, unknown> {
+  const result: Record<string, unknown> = {}
+  for (const [name, value] of Object.entries(values)) {
+    if (value === undefined) continue
+    if (!Object.hasOwn(checks, name)) throw unknown(prefix + name)
+    result[name] = checks[name]!(prefix + name, value)
+  }
+  return result
+}
+
+function isWithin (value: number, minimum: number, maximum: number): boolean {
+  return value >= minimum && value <= maximum
+}

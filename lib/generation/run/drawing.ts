@@ -1,0 +1,105 @@
+import {
+  EngineError, type Device, type EngineImage, type ImageParameters, type LoadOptions, type ModelFiles, type Progress
+} from '../../engine/engine.ts'
+import { readHeader } from '../../media/png.ts'
+import type { EngineAttempt, Executor, ExecutorParts, Executors, Outcome } from '../../jobs/executor.ts'
+import { withGenerationText } from './generation-text.ts'
+import { imageTypes, residentOf, type Attachments, type Job, type JobProgress } from '../../jobs/job.ts'
+import type { NewImage } from '../../jobs/outputs.ts'
+import { StepTimes } from './step-times.ts'
+
+/** What an engine needs to do a job. */
+export interface ResolvedJob {
+  files: ModelFiles
+  options: LoadOptions
+  /** Of the operation `generate`, or of `upscale` for a job of that type. */
+  parameters: ImageParameters | { repeats?: number }
+  attachments: Attachments
+}
+
+/**
+ * Turns a job into an engine's terms: finds its files, prepares the images that came with it. What it throws fails the
+ * job; the code of an ApiError becomes that of the job (`SDR_MODEL_NOT_FOUND` → `model_not_found`).
+ */
+export type Resolve = (job: Job, attachments: Attachments, device: Device) => ResolvedJob | Promise<ResolvedJob>
+
+/** Does all types of jobs that make images: from the files of a job to its kept images. */
+class Drawing {
+  readonly lane = 'engine'
+  readonly #resolve: Resolve
+  readonly #parts: ExecutorParts
+  readonly #stepTimes: StepTimes
+
+  constructor (resolve: Resolve, parts: ExecutorParts) {
+    this.#resolve = resolve
+    this.#parts = parts
+    // Not the clock of the wall, which somebody may set while a job runs.
+    this.#stepTimes = new StepTimes(() => performance.now(), parts.observer?.stepped)
+  }
+
+  async execute (job: Job, attempt: EngineAttempt): Promise<Outcome> {
+    const { inputs, outputs } = this.#parts
+    const { signal, progress, device, loadedModel } = attempt
+    const { files, options, parameters, attachments } = await this.#resolve(job, await inputs.read(job.id), device)
+    signal.throwIfAborted()
+    await loadedModel.load(residentOf(job), { files, options }, { signal, progress: now => progress(told(now)) })
+    signal.throwIfAborted()
+    const kept = outputs.keep(job)
+    try {
+      await this.#draw(job, parameters, attachments, attempt, image => kept.add(finish(job, image)))
+    } catch (error) {
+      await kept.settled()
+      throw error
+    }
+    progress(told({ phase: 'saving', step: 0, steps: 0 }))
+    return { images: await kept.finish() }
+  }
+
+  async #draw (
+    job: Job, parameters: ResolvedJob['parameters'], attachments: Attachments,
+    { signal, progress, preview, device: { name, engine } }: EngineAttempt, keep: (image: EngineImage) => void
+  ): Promise<void> {
+    let images = 0
+    const watch = this.#stepTimes.watch(job, name)
+    const options = {
+      attachments,
+      signal,
+      progress: (now: Progress) => progress(told(now, watch.estimate(now))),
+      preview,
+      image: (image: EngineImage) => {
+        images++
+        keep(image)
+      }
+    }
+    if (job.type === 'upscale') await engine.run('upscale', parameters as { repeats?: number }, options)
+    else await engine.run('generate', parameters as ImageParameters, options)
+    const expected = (parameters as Partial<ImageParameters>).batch_count ?? 1
+    if (images !== expected) {
+      throw new EngineError('generation_failed', `The engine made ${images} of ${expected} images and gave no error.`)
+    }
+    watch.finish()
+  }
+}
+
+export function drawingExecutors (resolve: Resolve): (parts: ExecutorParts) => Executors {
+  return parts => {
+    const drawing: Executor = new Drawing(resolve, parts)
+    return Object.fromEntries(imageTypes.map(type => [type, drawing]))
+  }
+}
+
+function told ({ phase, step, steps }: Omit<Progress, 'index'>, eta: number | null = null): JobProgress {
+  return { phase, step, steps, eta_seconds: eta }
+}
+
+/** Adds the generation data, and checks what the engine made. */
+function finish (job: Job, image: EngineImage): NewImage {
+  try {
+    const { width, height } = readHeader(image.png)
+    const sized = { ...image, width, height }
+    return { ...sized, png: withGenerationText(job, sized) }
+  } catch (error) {
+    const message = `The engine made a damaged image: ${(error as Error).message}`
+    throw new EngineError('generation_failed', message, { cause: error })
+  }
+}

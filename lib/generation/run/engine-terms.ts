@@ -1,0 +1,154 @@
+import type { Engine, ImageParameters, LoadOptions, ModelFiles } from '../../engine/engine.ts'
+import type { Attachments, Job } from '../../jobs/job.ts'
+import type { ResolvedJob } from './drawing.ts'
+import type { ModelCatalog } from '../../models/catalog.ts'
+import type { Components } from '../../models/components.ts'
+import type { Model } from '../../models/model.ts'
+import type { ModelType } from '../../models/types.ts'
+import type { Options } from '../../options/options.ts'
+import { namedOrFirst } from '../choose-model.ts'
+import { composeModel } from '../components.ts'
+import { hiresMethods } from '../parameters.ts'
+import type { LoraRequest } from '../prompt.ts'
+import type { HiresRequest } from '../request.ts'
+
+/** Embeddings that an engine is told of, the first in the order of their ids. */
+const mostEmbeddings = 500
+
+/** What the operator says about loading, for any model. */
+type LoadChoices = Pick<Options, 'threads' | 'device' | 'flashAttention' | 'offloadToCpu' | 'vaeOnCpu' | 'clipOnCpu'>
+
+interface EngineTermsParts {
+  catalog: ModelCatalog
+  /** Idle: it makes the edge drawing of a control image here. */
+  engine: Engine
+  options: LoadChoices
+}
+
+/** What of the parameters of a job an engine knows otherwise, or not at all. */
+interface NamedParameters {
+  model: string
+  components?: Components<string>
+  control_net?: string
+  loras?: LoraRequest[]
+  hires?: HiresRequest
+  ip_adapter?: string
+  photo_maker?: string
+  photo_maker_style_strength?: number
+  previews?: object
+  canny?: { enabled?: boolean }
+}
+
+/**
+ * Turns a job into what the engine is told: files instead of ids, options of the machine instead of names.
+ * @throws {ApiError} SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL when a model is gone since the job was accepted.
+ * @throws {EngineError} when the engine fails at a control image.
+ */
+export async function toEngineTerms (
+  job: Job, attachments: Attachments, parts: EngineTermsParts
+): Promise<ResolvedJob> {
+  const translate = job.type === 'upscale' ? toUpscaling : toDrawing
+  return await translate(job, attachments, parts)
+}
+
+async function toUpscaling (
+  job: Job, attachments: Attachments, { catalog, options }: EngineTermsParts
+): Promise<ResolvedJob> {
+  const files = await catalog.files(catalog.resolve(job.model, { types: ['upscaler'] }))
+  const repeats = job.parameters.repeats as number
+  return { files, options: machineOptions(options), parameters: { repeats }, attachments }
+}
+
+/** What the engine is told to hold in memory for a drawing model, the same for POST /api/models/load as for a job. */
+export async function toLoad (
+  model: Model, { catalog, engine, options }: EngineTermsParts
+): Promise<{ files: ModelFiles, options: LoadOptions }> {
+  return {
+    files: await catalog.files(model),
+    options: { ...machineOptions(options), ...memoryOptions(options), ...await embeddings(catalog, engine) }
+  }
+}
+
+async function toDrawing (job: Job, attachments: Attachments, parts: EngineTermsParts): Promise<ResolvedJob> {
+  const { catalog, engine } = parts
+  const {
+    model: id, components, loras = [], hires, canny, control_net, ip_adapter, photo_maker,
+    photo_maker_style_strength: style, previews, ...parameters
+  } = job.parameters as unknown as NamedParameters
+  const pathOf = async (id: string, type: ModelType) => await catalog.path(catalog.resolve(id, { types: [type] }))
+  const model = components === undefined ? catalog.resolve(id) : composeModel(id, components, catalog).model
+  const { files, options } = await toLoad(model, parts)
+  return {
+    files: { ...files, ...await filesBeside({ control_net, ip_adapter, photo_maker }, files, catalog) },
+    options,
+    parameters: {
+      ...parameters as unknown as ImageParameters,
+      loras: await Promise.all(loras.map(async ({ name, weight }) => ({ path: await pathOf(name, 'lora'), weight }))),
+      ...(style !== undefined && { photo_maker: { style_strength: style } }),
+      ...(previews && { preview: previews }),
+      ...(hires && { hires: await hiresTerms(hires, id => pathOf(id, 'upscaler')) })
+    },
+    attachments: canny === undefined ? attachments : await withEdges(attachments, canny, engine)
+  }
+}
+
+/** Models that a job names beside its own. */
+const typesBeside = { control_net: 'controlnet', ip_adapter: 'ip_adapter', photo_maker: 'photo_maker' } as const
+type SlotBeside = keyof typeof typesBeside
+
+async function filesBeside (
+  ids: Partial<Record<SlotBeside, string>>, own: ModelFiles, catalog: ModelCatalog
+): Promise<ModelFiles> {
+  const files: ModelFiles = {}
+  for (const [slot, type] of Object.entries(typesBeside) as Array<[SlotBeside, ModelType]>) {
+    if (ids[slot] !== undefined) files[slot] = await catalog.path(catalog.resolve(ids[slot], { types: [type] }))
+  }
+  // An IP-Adapter sees through a vision encoder, which a bundle may bring.
+  if (ids.ip_adapter !== undefined && own.clip_vision === undefined) {
+    files.clip_vision = await catalog.path(namedOrFirst('ip_adapter_image', undefined, 'clip_vision', catalog))
+  }
+  return files
+}
+
+async function hiresTerms (
+  { upscaler, ...hires }: HiresRequest, pathOf: (id: string) => Promise<string>
+): Promise<object> {
+  if (upscaler === undefined || hiresMethods.includes(upscaler)) return { ...hires, upscaler }
+  return { ...hires, upscaler: 'Model', model_path: await pathOf(upscaler) }
+}
+
+/** All that there are, whatever the prompt says: another set makes the engine load its model again. */
+async function embeddings (catalog: ModelCatalog, engine: Engine): Promise<LoadOptions> {
+  if (engine.info?.capabilities.includes('embeddings') !== true) return {}
+  const { models } = catalog.list({ type: 'embedding', limit: mostEmbeddings })
+  const usable = models.filter(({ blocked, error }) => blocked === undefined && error === undefined)
+  return {
+    embeddings: await Promise.all(usable.map(async model => ({ name: model.name, path: await catalog.path(model) })))
+  }
+}
+
+/** The attachments with the edges of the control image in its place. */
+async function withEdges (
+  attachments: Attachments, { enabled: _, ...settings }: { enabled?: boolean }, engine: Engine
+): Promise<Attachments> {
+  let edges: Uint8Array | undefined
+  await engine.run('canny', settings, {
+    attachments: { control_image: attachments.control_image! },
+    image: ({ png }) => { edges = png }
+  })
+  return { ...attachments, control_image: edges! }
+}
+
+function machineOptions ({ threads, device }: LoadChoices): LoadOptions {
+  return { ...(threads > 0 && { threads }), ...(device !== 'auto' && { device }) }
+}
+
+/** Not of an upscaler, which has no such parts. */
+function memoryOptions ({ flashAttention, offloadToCpu, vaeOnCpu, clipOnCpu }: LoadChoices): LoadOptions {
+  return {
+    ...(flashAttention && { flash_attention: true }),
+    ...(offloadToCpu && { offload_to_cpu: true }),
+    ...(vaeOnCpu && { vae_on_cpu: true }),
+    ...(clipOnCpu && { clip_on_cpu: true })
+  }
+}

@@ -1,0 +1,49 @@
+import { isIP } from 'node:net'
+import { CommandError, exitCodes } from '../../errors.ts'
+
+/** Schemes whose host is made up by each browser, so that one entry must stand for all. */
+const extensionSchemes = ['chrome-extension', 'moz-extension', 'safari-web-extension']
+
+const webOrigin = /^https?:\/\/[^\s/?#@\\*]+$/i
+const otherOrigin = /^[a-z][a-z\d+.-]*:\/\/[^\s/?#@\\*]+$/
+
+/**
+ * @param entries of --cors-origins: origins, or an extension scheme with `*` (`moz-extension://*`)
+ * @returns whether a page of an origin may use this server
+ * @throws {CommandError} (usage) for an entry that could never match
+ */
+export function originMatcher (entries: readonly string[]): (origin: string) => boolean {
+  const exact = new Set<string>()
+  const schemes: string[] = []
+  for (const entry of entries) {
+    const scheme = extensionSchemes.find(scheme => entry === `${scheme}://*`)
+    const isWeb = webOrigin.test(entry)
+    if (scheme !== undefined) schemes.push(`${scheme}://`)
+    else if (isWeb ? URL.canParse(entry) && new URL(entry).origin === entry : otherOrigin.test(entry) && !entry.startsWith('http')) exact.add(entry)
+    else {
+      throw new CommandError(exitCodes.usage, `Expected origins such as https://ui.example, app://name or ${extensionSchemes[1]}://* for --cors-origins ` +
+        `but received ${JSON.stringify(entry)}; only ${extensionSchemes.join(', ')} may have a *`)
+    }
+  }
+  return origin => exact.has(origin) || schemes.some(scheme => origin.startsWith(scheme) && otherOrigin.test(origin))
+}
+
+/** Whether a page of this origin was loaded from this host, as the Host header names it: case and the default port of the scheme do not count. */
+export function isOriginOfHost (origin: string, host: string): boolean {
+  if (!webOrigin.test(origin) || !/^[^\s/?#@\\]+$/.test(host)) return false
+  const own = `${origin.slice(0, origin.indexOf(':'))}://${host}`
+  return URL.canParse(origin) && URL.canParse(own) && new URL(origin).host === new URL(own).host
+}
+
+/**
+ * @param names under which a server may be asked, besides every address
+ * @returns whether a Host header is one of them. A page that rebinds its own name to 127.0.0.1 reaches an open server from a
+ * visitor's browser; its Host gives it away.
+ */
+export function hostMatcher (names: readonly string[]): (host: string) => boolean {
+  const known = new Set(names.map(name => name.toLowerCase()))
+  return host => {
+    const [, name = ''] = /^([^:[\]]*?|\[[\da-f:.]+\])\.?(?::\d{1,5})?$/.exec(host.toLowerCase()) ?? []
+    return isIP(name.replace(/^\[|\]$/g, '')) !== 0 || known.has(name)
+  }
+}

@@ -1,0 +1,411 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { apiError } from '../../../errors.ts'
+import type { Device, Operations } from '../../engine/engine.ts'
+import { isoTime } from '../../util/iso-time.ts'
+import { isStorageTrouble, whenFree } from '../../storage/storage-errors.ts'
+import { Errands, type Patience } from './errands.ts'
+import type { Executors, LaneKind } from '../executor.ts'
+import type { Inputs } from '../inputs.ts'
+import type { JobEvents } from '../job-events.ts'
+import { isCrash, isUnavailable, toJobError } from '../job-error.ts'
+import type { JobStore } from '../store/job-store.ts'
+import { isEnded, type Job } from '../job.ts'
+import type { Choice } from './line.ts'
+import { LoadedModel } from './loaded-model.ts'
+import type { JobObserver } from '../observer.ts'
+import type { Outputs } from '../outputs.ts'
+import { Run } from './run.ts'
+
+export interface Logger {
+  info (details: object, message: string): void
+  warn (details: object, message: string): void
+  error (details: object, message: string): void
+}
+
+/** What all lanes of a scheduler share. */
+export interface LaneParts {
+  store: JobStore
+  inputs: Inputs
+  outputs: Outputs
+  events: JobEvents
+  executors: Executors
+  logger: Logger
+  observer?: JobObserver
+  /** Called after a job has ended. */
+  onEnded?: (job: Job) => void
+  /** Milliseconds before an engine that can't be started is tried again; doubles up to a minute. */
+  backOff?: number
+  /** Milliseconds that an aborted job has to end when the server stops: longer than the engine's grace period. */
+  abortTimeout?: number
+  /** Milliseconds after which an engine without anything to do frees its model; 0 is never. */
+  idleUnload?: number
+  /** Milliseconds since 1970. */
+  now?: () => number
+  /** Milliseconds of a clock that nobody can set. */
+  uptime?: () => number
+  /** Aborted when no more work is to be begun. */
+  stop: AbortSignal
+  /** The job that a lane should do next. */
+  next: (lane: Lane) => Choice | undefined
+  /** A lane got busy, or a job came back: the others may have to do what they left to it. */
+  onChange: (lane: Lane) => void
+}
+
+/** Of several lanes together the first of these that one is in. */
+export const laneStates = ['draining', 'running', 'idle', 'blocked', 'stopped'] as const
+
+/** How long the engine has held its model, and since when it was not needed; null while it is. */
+export interface Residency {
+  loaded_at: string
+  idle_since: string | null
+}
+
+export interface LaneStatus {
+  lane: LaneKind
+  /** As --device or --devices names it; null in the lane that needs none. */
+  device: string | null
+  state: typeof laneStates[number]
+  /** The job that runs. */
+  job: string | null
+  /** Id of the model that the engine holds; with a digest behind it when a job has put it together. */
+  loaded_model: string | null
+  residency: Residency | null
+  /** Why jobs have to wait, though none runs, and when that is tried again; null when the engine sees to that itself. */
+  blocked: { reason: string, retry_at: string | null } | null
+}
+
+const longestBackOff = 60_000
+/** Milliseconds that a timer takes. */
+export const longestTimer = 2 ** 31 - 1
+
+/** Does one job after the other, on the engine of a device or without one. No job can stop it. */
+export class Lane {
+  readonly kind: LaneKind
+  readonly #device: Device | undefined
+  readonly #parts: LaneParts
+  readonly #loadedModel: LoadedModel | undefined
+  readonly #errands = new Errands()
+  #loop: Promise<void> | undefined
+  #run: Run | undefined
+  #blocked: LaneStatus['blocked'] = null
+  #failures = 0
+  #wake = () => {}
+  #isAwake = false
+  /** When the last job or errand ended. */
+  #idleSince = 0
+
+  /** @param device undefined makes it the lane of files. */
+  constructor (device: Device | undefined, parts: LaneParts) {
+    this.kind = device === undefined ? 'files' : 'engine'
+    this.#device = device
+    this.#parts = parts
+    this.#loadedModel = device && new LoadedModel(device.engine, parts.observer?.loaded)
+  }
+
+  get device (): Device | undefined {
+    return this.#device
+  }
+
+  get status (): LaneStatus {
+    return {
+      lane: this.kind,
+      device: this.#device?.name ?? null,
+      state: this.#state,
+      job: this.#run?.job.id ?? null,
+      loaded_model: this.loadedModel ?? null,
+      residency: this.#residency,
+      blocked: this.#blocked ?? this.#engineTrouble
+    }
+  }
+
+  /** Id of the model that the engine holds. */
+  get loadedModel (): string | undefined {
+    return this.#loadedModel?.id
+  }
+
+  /** Paths of the files that the engine has in memory. */
+  get loadedFiles (): string[] {
+    return this.#loadedModel?.files ?? []
+  }
+
+  get run (): Run | undefined {
+    return this.#run
+  }
+
+  /** Whether it would begin the next job at once. */
+  get isFree (): boolean {
+    return this.#state === 'idle' && this.#errands.isEmpty && this.#isReady
+  }
+
+  start (): void {
+    this.#loop ??= this.#work().finally(() => { this.#loop = undefined })
+  }
+
+  /** There may be something to do. */
+  wake (): void {
+    this.#isAwake = true
+    this.#wake()
+  }
+
+  /**
+   * Loads a model between two jobs.
+   * @throws {EngineError}
+   * @throws {ApiError} SDR_DRAINING; SDR_UNAVAILABLE when the running job does not end in time: then it is never done
+   */
+  async load (model: string, what: Operations['load']['parameters'], patience: Patience = {}): Promise<void> {
+    await this.#between(async () => this.#loadedModel?.load(model, what, { signal: this.#parts.stop }), patience)
+  }
+
+  /** Frees the memory of the loaded model between two jobs; throws as `load` does. */
+  async unload (patience: Patience = {}): Promise<void> {
+    await this.#between(async () => this.#loadedModel?.unload(), patience)
+  }
+
+  /** After `stop`: waits for the running job; after `timeout` milliseconds that one goes back to the queue. */
+  async drain (timeout: number): Promise<void> {
+    this.wake()
+    if (await this.#ends(timeout)) return
+    const run = this.#run
+    run?.abort('drain')
+    if (await this.#ends(this.#parts.abortTimeout ?? 30_000) || run === undefined) return
+    this.#parts.logger.error({ job: run.job.id }, 'The job does not end when it is told to; it is left behind')
+    await this.#persist(run.job, () => this.#leaveAfter(undefined, run))
+  }
+
+  get #isDraining (): boolean {
+    return this.#parts.stop.aborted
+  }
+
+  get #residency (): Residency | null {
+    const since = this.#loadedModel?.since
+    if (since === undefined) return null
+    const isIdle = this.#run === undefined && this.#errands.isEmpty
+    return { loaded_at: isoTime(since), idle_since: isIdle ? isoTime(Date.now() - (this.#now() - this.#idleSince)) : null }
+  }
+
+  get #isReady (): boolean {
+    return this.#device === undefined || this.#device.engine.status.state === 'idle'
+  }
+
+  get #state (): LaneStatus['state'] {
+    if (this.#loop === undefined) return 'stopped'
+    if (this.#isDraining) return 'draining'
+    if (this.#run !== undefined) return 'running'
+    return this.#blocked === null && this.#engineTrouble === null ? 'idle' : 'blocked'
+  }
+
+  get #engineTrouble (): LaneStatus['blocked'] {
+    if (this.#device === undefined) return null
+    const { state, last_crash: crash } = this.#device.engine.status
+    if (state !== 'backing_off' || this.#parts.store.waiting(this.kind) === 0) return null
+    return { reason: `The engine crashed and is about to be started again. ${crash?.reason ?? ''}`.trimEnd(), retry_at: null }
+  }
+
+  async #work (): Promise<void> {
+    while (!this.#isDraining) {
+      try {
+        await this.#workOnce()
+      } catch (error) {
+        await this.#backOff(error)
+      }
+    }
+    this.#errands.refuse(apiError('SDR_DRAINING'))
+  }
+
+  async #workOnce (): Promise<void> {
+    const { store, next } = this.#parts
+    if (!this.#errands.isEmpty) return await this.#runErrand()
+    if (store.waiting(this.kind) === 0) {
+      this.#unblock()
+      return await this.#sleep()
+    }
+    await this.#makeReady()
+    // Chosen only now: starting the engine takes time, and the queue goes on changing.
+    const choice = this.#isDraining ? undefined : next(this)
+    if (choice === undefined) {
+      this.#unblock()
+      return await this.#sleep()
+    }
+    const job = await whenFree(() => store.start(choice))
+    if (job !== undefined) await this.#runJob(job)
+    this.#unblock()
+  }
+
+  /** @throws {EngineError} engine_unavailable */
+  async #makeReady (): Promise<void> {
+    if (this.#isReady) return
+    this.#parts.onChange(this)
+    await this.#device?.engine.start()
+  }
+
+  async #runJob (job: Job): Promise<void> {
+    const { store, inputs, outputs, events, executors, logger, onChange } = this.#parts
+    logger.info({ job: job.id, owner: job.owner, model: job.model, attempt: job.attempts }, 'Job started')
+    const run = new Run(job, events)
+    this.#run = run
+    onChange(this)
+    events.publishJob(job)
+
+    let failure: unknown
+    let leave: () => Job | undefined
+    try {
+      const engine = this.#device && { device: this.#device, loadedModel: this.#loadedModel! }
+      const { images = [], result } = await run.execute(executors[job.type], engine)
+      leave = () => run.ending === 'cancel' ? store.endCancelled(job.id) : store.complete(job.id, images, result)
+    } catch (error) {
+      failure = error
+      leave = () => this.#leaveAfter(error, run)
+    }
+    const left = await this.#persist(job, leave)
+    this.#run = undefined
+    if (left?.status !== 'completed') await this.#tidy(job, () => outputs.remove(job))
+    if (left === undefined) return
+    if (isEnded(left.status)) await this.#tidy(job, () => inputs.remove(job.id))
+    if (left.status === 'cancelled') await this.#tidy(job, async () => executors[job.type]?.abandon?.(job))
+    this.#idleSince = this.#now()
+    this.#report(left, failure)
+    if (left.status === 'queued') onChange(this)
+    if (left.status === 'queued' && isUnavailable(failure)) throw failure
+  }
+
+  #leaveAfter (error: unknown, { job, ending }: Run): Job | undefined {
+    const { store } = this.#parts
+    if (ending === 'cancel') return store.endCancelled(job.id)
+    if (ending === 'drain' || isUnavailable(error)) return store.giveBack(job.id)
+    if (isCrash(error)) return store.retryOrFail(job.id, toJobError(error).message)
+    return store.fail(job.id, toJobError(error))
+  }
+
+  /**
+   * Waits until a change of state is stored, as long as the storage is to blame. A change that the database refuses for
+   * another reason would be refused for ever: then the job fails, and the lane goes on.
+   * @returns undefined when the job was in another state, or nothing could be stored: then the next start decides.
+   */
+  async #persist (job: Job, change: () => Job | undefined): Promise<Job | undefined> {
+    const { store, logger } = this.#parts
+    let isRefused = false
+    for (;;) {
+      try {
+        return await whenFree(change)
+      } catch (error) {
+        const isTrouble = isStorageTrouble(error)
+        if (isTrouble && !this.#isDraining) {
+          await this.#backOff(error)
+          continue
+        }
+        logger.error({ job: job.id, err: error }, 'The state of a job cannot be stored')
+        if (isTrouble || isRefused) return undefined
+        isRefused = true
+        change = () => store.fail(job.id, toJobError(error))
+      }
+    }
+  }
+
+  /** Files that can't be deleted are no reason to stop. */
+  async #tidy (job: Job, work: () => Promise<void>): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      this.#parts.logger.warn({ job: job.id, err: error }, 'Files of a job cannot be deleted')
+    }
+  }
+
+  #report (job: Job, failure: unknown): void {
+    const { events, logger, onEnded } = this.#parts
+    const details = { job: job.id, status: job.status, ...(failure === undefined ? {} : { err: failure }) }
+    if (job.status === 'failed') logger.error(details, 'Job failed')
+    else if (job.status === 'queued') logger.warn(details, 'Job went back to the queue')
+    else logger.info({ job: job.id, status: job.status }, 'Job ended')
+    events.publishJob(job)
+    if (isEnded(job.status)) onEnded?.(job)
+  }
+
+  /** Waits for the running job, keeps the next one waiting, and leaves the engine to `work` meanwhile. */
+  async #between (work: () => Promise<void>, patience: Patience): Promise<void> {
+    if (this.#isDraining || this.#loop === undefined) throw apiError('SDR_DRAINING')
+    const done = this.#errands.add(work, patience, () => this.#run === undefined ? 'the engine is not ready' : 'a job is running')
+    this.#parts.onChange(this)
+    this.wake()
+    await done
+  }
+
+  async #runErrand (): Promise<void> {
+    await this.#errands.runFirst(async () => this.#makeReady())
+    this.#idleSince = this.#now()
+  }
+
+  async #sleep (): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    if (!this.#isAwake) {
+      await new Promise<void>(resolve => {
+        this.#wake = resolve
+        timer = this.#whenIdle(resolve)
+      })
+    }
+    clearTimeout(timer)
+    this.#isAwake = false
+    if (this.#isIdleForLong) await this.#unloadIdle()
+  }
+
+  /** Calls back when the model was not needed for long enough. */
+  #whenIdle (callBack: () => void): NodeJS.Timeout | undefined {
+    const { idleUnload = 0 } = this.#parts
+    if (idleUnload === 0 || this.loadedModel === undefined) return undefined
+    return setTimeout(callBack, Math.min(Math.max(this.#idleSince + idleUnload - this.#now(), 0), longestTimer)).unref()
+  }
+
+  get #isIdleForLong (): boolean {
+    const { idleUnload = 0, store } = this.#parts
+    return idleUnload > 0 && this.loadedModel !== undefined && this.#now() - this.#idleSince >= idleUnload &&
+      this.#errands.isEmpty && store.waiting(this.kind) === 0 && !this.#isDraining
+  }
+
+  async #unloadIdle (): Promise<void> {
+    const { logger } = this.#parts
+    const model = this.loadedModel
+    try {
+      await this.#loadedModel?.unload()
+      logger.info({ model, device: this.#device?.name }, 'The model was not needed for long and is unloaded')
+    } catch (error) {
+      // Its memory is free all the same when its process is gone, and else the next model takes its place.
+      logger.warn({ model, err: error }, 'A model that is not needed cannot be unloaded')
+    }
+  }
+
+  /** Milliseconds of a clock that nobody can set. */
+  #now (): number {
+    return (this.#parts.uptime ?? (() => performance.now()))()
+  }
+
+  /** No job is to blame: the engine can't be started, or the database can't be written. The jobs wait. */
+  async #backOff (error: unknown): Promise<void> {
+    const { logger, backOff = 1000, now = Date.now, stop, onChange } = this.#parts
+    const wait = Math.min(backOff * 2 ** Math.min(this.#failures++, 16), longestBackOff)
+    const reason = error instanceof Error ? error.message : String(error)
+    this.#blocked = { reason, retry_at: new Date(now() + wait).toISOString() }
+    logger.error({ err: error, retry_in: wait }, `Jobs have to wait: ${reason}`)
+    onChange(this)
+    await delay(wait, undefined, { signal: stop }).catch((interruption: Error) => {
+      if (!this.#isDraining) throw interruption
+    })
+  }
+
+  #unblock (): void {
+    this.#failures = 0
+    this.#blocked = null
+  }
+
+  /** Whether the lane stops within `timeout` milliseconds. */
+  async #ends (timeout: number): Promise<boolean> {
+    if (this.#loop === undefined) return true
+    const timer = new AbortController()
+    try {
+      return await Promise.race([
+        this.#loop.then(() => true),
+        delay(timeout, false, { signal: timer.signal })
+      ])
+    } finally {
+      timer.abort()
+    }
+  }
+}

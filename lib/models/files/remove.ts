@@ -1,0 +1,60 @@
+import { lstat, realpath, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { apiError } from '../../../errors.ts'
+import { syncFolder } from '../../storage/files.ts'
+import type { ModelCatalog } from '../catalog.ts'
+import type { Model } from '../model.ts'
+import { isInside } from '../scan/scan.ts'
+import { notWritable } from './target.ts'
+
+const shown = 5
+
+interface InUse {
+  /** Real paths. */
+  files: readonly string[]
+  /** Ids. */
+  models: readonly string[]
+}
+
+/**
+ * Deletes a model: its file, or the link that it is listed by, but never what that leads to; of a model made of several
+ * files its description alone, because the files may be parts of others.
+ * @param inUse what engines hold in memory and jobs work with.
+ * @throws {ApiError} SDR_MODEL_NOT_FOUND; SDR_CONFLICT when it is in use, a part of another model, not what it was, or lies where nothing may be changed.
+ */
+export async function removeModel (id: string, catalog: ModelCatalog, inUse: InUse = { files: [], models: [] }): Promise<Model> {
+  const model = catalog.get(id)
+  if (model === undefined) throw apiError('SDR_MODEL_NOT_FOUND')
+  const files = model.parts === undefined ? [model.path] : Object.values(model.parts)
+  if (inUse.models.includes(id) || files.some(file => inUse.files.includes(file))) {
+    throw apiError('SDR_CONFLICT', `${id} is in the memory of an engine, or a job works with it. Unload it, or wait for the job.`)
+  }
+  const bundles = model.link === undefined ? catalog.all().filter(other => partsOf(other).includes(model.path)) : []
+  if (bundles.length > 0) {
+    const names = bundles.slice(0, shown).map(({ id }) => id)
+    throw apiError('SDR_CONFLICT', `${id} is a part of ${names.join(', ')}${bundles.length > shown ? '…' : ''}. Delete that first.`, {
+      details: { parts_of: names }
+    })
+  }
+  const path = model.link ?? model.path
+  await checkIsStillThere(model, path, catalog.realRoots)
+  await unlink(path).catch(error => { throw notWritable(dirname(path), error) })
+  await syncFolder(dirname(path))
+  await catalog.rescan()
+  return model
+}
+
+function partsOf ({ parts = {} }: Model): string[] {
+  return Object.values(parts)
+}
+
+/** Since the scan, another file may have taken its name, or a link its folder. */
+async function checkIsStillThere ({ id, size, modified, format, link }: Model, path: string, roots: ReadonlyArray<string | null>): Promise<void> {
+  const changed = (cause?: unknown) => apiError('SDR_CONFLICT', `The file of ${id} changed meanwhile. Refresh the models and look again.`, { cause })
+  const folder = await realpath(dirname(path)).catch(cause => { throw changed(cause) })
+  const stats = await lstat(path).catch(cause => { throw changed(cause) })
+  const isSame = link !== undefined
+    ? stats.isSymbolicLink()
+    : stats.isFile() && stats.mtimeMs === modified && (format === 'bundle' || stats.size === size)
+  if (folder !== dirname(path) || !isInside(folder, roots) || !isSame) throw changed()
+}

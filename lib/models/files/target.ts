@@ -1,0 +1,102 @@
+import { access, chmod, constants, lchown, mkdir, readdir, realpath, stat } from 'node:fs/promises'
+import { dirname, join, sep } from 'node:path'
+import { apiError } from '../../../errors.ts'
+import { badValue } from '../../http/refusals.ts'
+import { checkFileName, checkFolderName } from './file-name.ts'
+import { leaveToOwner } from '../../storage/ownership.ts'
+import { type ScanRoot, isInside } from '../scan/scan.ts'
+import { type ModelType, folderOfType, typeOfFolder } from '../types.ts'
+
+/** Where a new model is to lie, as the one who asks says it. */
+interface TargetRequest {
+  /** Chooses the folder: that of `--lora-dir` and the like, else the one in the first `--models-dir` that is named so. */
+  type?: ModelType
+  /** Below that, separated by `/`. */
+  folder?: string
+  name: string
+}
+
+/**
+ * The file that a new model becomes. Nothing is made yet.
+ * @throws {ApiError} SDR_INVALID_REQUEST; SDR_CONFLICT when no models folder fits.
+ */
+export async function chooseTarget ({ type, folder, name }: TargetRequest, roots: readonly ScanRoot[]): Promise<string> {
+  const wrong = checkFileName(name)
+  if (wrong !== undefined) throw badValue('name', wrong, name)
+  const wrongFolder = folder === undefined ? undefined : checkFolderName(folder)
+  if (wrongFolder !== undefined) throw badValue('folder', wrongFolder, folder)
+  const base = await baseFolder(type, roots)
+  return join(base, ...folder?.split('/') ?? [], name)
+}
+
+async function baseFolder (type: ModelType | undefined, roots: readonly ScanRoot[]): Promise<string> {
+  const typed = type === undefined ? undefined : roots.find(root => root.type === type)
+  if (typed !== undefined) return typed.path
+  const general = roots.find(root => root.type === undefined)
+  if (general === undefined) {
+    throw apiError('SDR_CONFLICT', `The server has no models folder for ${type === undefined
+      ? 'files of any type; say the type'
+      : `files of type ${type}`}, or give it a --models-dir.`)
+  }
+  if (type === undefined || type === 'unknown') return general.path
+  const folders = (await readdir(general.path, { withFileTypes: true })).filter(entry => entry.isDirectory())
+  const existing = folders.map(({ name }) => name).sort().find(name => typeOfFolder(name) === type)
+  return join(general.path, existing ?? folderOfType(type))
+}
+
+/**
+ * Makes the folder of a target where it is missing, and makes sure that no link leads it out of the models folders.
+ * @returns the real path of the target.
+ * @throws {ApiError} SDR_CONFLICT
+ */
+export async function openTarget (target: string, roots: readonly ScanRoot[]): Promise<string> {
+  const realRoots = await Promise.all(roots.map(({ path }) => realpath(path).catch(() => null)))
+  const folder = dirname(target)
+  const existing = await nearestFolder(folder)
+  const real = await realpath(existing)
+  if (!isInside(real, realRoots)) {
+    throw apiError('SDR_CONFLICT', 'A link leads that folder out of the models folders.')
+  }
+  const stats = await stat(real)
+  let path = real
+  for (const part of folder.slice(existing.length).split(sep).filter(part => part !== '')) {
+    path = join(path, part)
+    const made = path
+    await mkdir(made)
+    await chmod(made, stats.mode & 0o777) // whoever shares the models shares the new folder
+    await leaveToOwner((uid, gid) => lchown(made, uid, gid), stats)
+  }
+  return join(path, target.slice(folder.length + 1))
+}
+
+/**
+ * Makes sure that the server may make files where the target is to lie.
+ * @throws {ApiError} SDR_CONFLICT
+ */
+export async function requireWritable (target: string): Promise<void> {
+  const folder = await nearestFolder(dirname(target))
+  await access(folder, constants.W_OK | constants.X_OK).catch(error => { throw notWritable(folder, error) })
+}
+
+/** What an error of the file system means to whoever wanted to change something in a folder with models. */
+export function notWritable (folder: string, error: NodeJS.ErrnoException): Error {
+  switch (error.code) {
+    case 'EROFS':
+      return apiError('SDR_CONFLICT', `The models folder ${folder} is mounted read-only, so nothing can be changed there.`, { cause: error })
+    case 'EACCES':
+    case 'EPERM':
+      return apiError('SDR_CONFLICT', `The user that the server runs as may not change anything in the models folder ${folder}.`, { cause: error })
+    default:
+      return error
+  }
+}
+
+async function nearestFolder (folder: string): Promise<string> {
+  try {
+    if ((await stat(folder)).isDirectory()) return folder
+    throw apiError('SDR_CONFLICT', 'A file lies where a folder is needed.')
+  } catch (error) {
+    if (!['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
+    return await nearestFolder(dirname(folder))
+  }
+}

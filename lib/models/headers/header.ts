@@ -1,0 +1,84 @@
+import { shortened } from '../../util/shortened.ts'
+
+export interface TensorInfo {
+  /** As the file names it: `F16`, `BF16`, `Q4_K`… */
+  dtype: string
+  /** Outermost dimension first, the way PyTorch prints it, whatever order the file keeps. */
+  shape: number[]
+}
+
+/** What a file says about itself before its weights. Maps, because names come from strangers: `__proto__` is one. */
+export interface Header {
+  format: 'safetensors' | 'gguf'
+  tensors: Map<string, TensorInfo>
+  /** Strings and numbers that the file carries; values longer than `limits.metadataValue` and arrays are left out. */
+  metadata: Map<string, string | number | boolean>
+}
+
+/**
+ * Caps on what a header may ask for. Each is far above what real files need (the largest known: a 10 MB GGUF
+ * vocabulary, 7,000 tensors), and low enough that a hostile file costs a second of one core and a hundred megabytes at worst.
+ */
+export const limits = {
+  /** Bytes. */
+  header: 32 * 1024 * 1024,
+  tensors: 100_000,
+  metadataEntries: 10_000,
+  /** Characters, each for tensor names and metadata keys. */
+  name: 1024,
+  /** Characters of one metadata value; a longer one (a thumbnail, say) is skipped. */
+  metadataValue: 2 * 1024 * 1024,
+  /** Characters of all metadata values that are kept. */
+  metadata: 8 * 1024 * 1024,
+  dimensions: 8,
+  /** Nesting of JSON values and GGUF arrays that are skipped. */
+  depth: 16
+} as const
+
+/** Why a file is not a usable model, in words for the person who put it there. */
+export class ModelFileError extends Error {
+  /** True when the file is refused for what it is (pickle), false when it is damaged. */
+  readonly blocked: boolean
+  constructor (reason: string, { blocked = false, ...options }: ErrorOptions & { blocked?: boolean } = {}) {
+    super(reason, options)
+    this.name = 'ModelFileError'
+    this.blocked = blocked
+  }
+}
+
+/** The error for a file that ends before `what` does. */
+export function cutOff (what: string, end: number, size: number): ModelFileError {
+  return new ModelFileError(`The file is cut off: ${what} ends at byte ${end} of ${size}. Download it again.`)
+}
+
+/** The error for a header that exceeds one of `limits`. */
+export function beyondLimit (maximum: number, what: string): ModelFileError {
+  return new ModelFileError(`The header holds more than ${maximum} ${what}, which is a limit of this server.`)
+}
+
+/** Number of elements of a shape, exactly. @throws {ModelFileError} when it does not fit 2⁵³. */
+export function elementCount (name: string, shape: readonly number[]): number {
+  if (shape.includes(0)) return 0
+  let count = 1
+  for (const length of shape) {
+    if (length > Number.MAX_SAFE_INTEGER / count) {
+      throw new ModelFileError(`Tensor ${quote(name)} claims the impossible shape [${shape.join(', ')}].`)
+    }
+    count *= length
+  }
+  return count
+}
+
+/** Characters that move the cursor or turn the direction of writing, and the one that stands for what is no text. */
+// eslint-disable-next-line no-control-regex
+const unprintable = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufffd]/g
+
+/** Text from a stranger's file, with `substitute` for each character that would disturb a terminal or a page. */
+export function printable (text: string, substitute = '?'): string {
+  return text.replace(unprintable, substitute)
+}
+
+/** A name from a file, fit for one line of a message: printable and short. */
+export function quote (name: string): string {
+  return `"${printable(shortened(name))}"`
+}

@@ -1,0 +1,61 @@
+import { close, constants, fstat, open, read } from 'node:fs'
+import { promisify } from 'node:util'
+import { Slots } from '../../util/concurrency.ts'
+import { ModelFileError } from './header.ts'
+
+/** Bytes that can be read from any place: an open file, or a buffer in a test. */
+export interface Source {
+  /** Bytes. */
+  readonly size: number
+  /** @throws {ModelFileError} when the bytes are not there. */
+  read (position: number, length: number): Promise<Buffer>
+}
+
+// The callback functions cost half of what node:fs/promises does, and a collection has ten thousand files.
+const openFile = promisify(open)
+const statFile = promisify(fstat)
+const readFile = promisify(read)
+const closeFile = promisify(close)
+
+// Never wait for a writer of a named pipe, and never follow a link that was put there since the path was checked.
+const flags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOFOLLOW ?? 0)
+
+/** Bytes; files that need more in one piece wait for each other, or a folder of huge headers would fill the memory. */
+const largeRead = 1024 * 1024
+const largeReads = new Slots(2)
+
+/**
+ * Opens a regular file for `work` and closes it afterwards.
+ * @param path real path: a symbolic link in its last part is refused.
+ * @throws {ModelFileError} when it is something other than a file; errors of the file system; whatever `work` throws.
+ */
+export async function withFile<Result> (path: string, work: (source: Source) => Promise<Result>): Promise<Result> {
+  const descriptor = await openFile(path, flags)
+  let holdsSlot = false
+  async function read (position: number, length: number): Promise<Buffer> {
+    if (length > largeRead && !holdsSlot) {
+      await largeReads.take()
+      holdsSlot = true
+    }
+    return await readExactly(descriptor, position, length)
+  }
+  try {
+    const stats = await statFile(descriptor)
+    if (!stats.isFile()) throw new ModelFileError('This is not a regular file.')
+    return await work({ size: stats.size, read })
+  } finally {
+    if (holdsSlot) largeReads.give()
+    await closeFile(descriptor)
+  }
+}
+
+async function readExactly (descriptor: number, position: number, length: number): Promise<Buffer> {
+  const buffer = Buffer.allocUnsafe(length)
+  let filled = 0
+  while (filled < length) {
+    const { bytesRead } = await readFile(descriptor, buffer, filled, length - filled, position + filled)
+    if (bytesRead === 0) throw new ModelFileError('The file became shorter while it was read.')
+    filled += bytesRead
+  }
+  return buffer
+}

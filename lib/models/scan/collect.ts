@@ -1,0 +1,70 @@
+import { readBundle } from '../bundle.ts'
+import { Pacer } from '../../util/concurrency.ts'
+import { ModelFileError } from '../headers/header.ts'
+import { type FileModel, type Model, failedBundle, modelOfBundle, modelOfFile } from '../model.ts'
+import { type ScanResult, type ScannedFile, scanLimits } from './scan.ts'
+import type { ModelType } from '../types.ts'
+
+interface Entry {
+  file: ScannedFile
+  model: FileModel
+}
+
+/** Makes the models of what a scan found, by id and in the order of ids. Adds a warning for files that get no id. */
+export async function collectModels (scan: ScanResult): Promise<Map<string, Model>> {
+  const files: Entry[] = []
+  const bundles: Entry[] = []
+  for (const file of scan.files) if (file.format !== 'bundle') files.push({ file, model: modelOfFile(file) })
+  const byPath = new Map(files.map(({ file, model }) => [file.path, model]))
+  for (const file of scan.files) {
+    if (file.format === 'bundle') bundles.push({ file, model: await modelOfDescription(file, scan, byPath) })
+  }
+
+  const models = new Map<string, Model>()
+  const pacer = new Pacer()
+  for (const { file, model } of [...files, ...bundles]) {
+    if (models.size % 512 === 0) await pacer.pause()
+    const id = idsOf(model.type, file).find(id => !models.has(id))
+    if (id !== undefined) models.set(id, Object.assign(model, { id }))
+    else if (scan.warnings.length < scanLimits.warnings) scan.warnings.push({ path: file.path, message: 'Not listed: a file in another root has the same id.' })
+  }
+  return new Map([...models.keys()].sort().map(id => [id, models.get(id)!]))
+}
+
+async function modelOfDescription (
+  file: ScannedFile, { roots }: ScanResult, byPath: ReadonlyMap<string, FileModel>
+): Promise<FileModel> {
+  try {
+    return modelOfBundle(file, await readBundle(file.path, roots), path => byPath.get(path))
+  } catch (error) {
+    if (error instanceof ModelFileError) return failedBundle(file, error.message)
+    const { code, message } = error as NodeJS.ErrnoException
+    return failedBundle(file, `The description can't be read (${code ?? message}).`)
+  }
+}
+
+/**
+ * Ids that a file may get, the best one first. The folder that gave the type is in the id already, as the type:
+ * `Lora/style/a.gguf` is `lora/style/a.gguf`, unless a second folder of that type has the same file.
+ */
+function idsOf (type: ModelType, { relative, folderDepth, folderType }: ScannedFile): string[] {
+  const whole = `${type}/${relative}`
+  return folderType === type ? [`${type}/${relative.split('/').slice(folderDepth).join('/')}`, whole] : [whole]
+}
+
+/** How the models of two scans differ, in numbers. */
+export function compareModels (before: ReadonlyMap<string, Model>, after: ReadonlyMap<string, Model>) {
+  let kept = 0
+  let changed = 0
+  for (const [id, model] of after) {
+    const old = before.get(id)
+    if (old === undefined) continue
+    kept++
+    if (!isSame(old, model)) changed++
+  }
+  return { added: after.size - kept, removed: before.size - kept, changed }
+}
+
+function isSame (a: Model, b: Model): boolean {
+  return (['size', 'modified', 'path', 'error', 'blocked'] as const).every(key => a[key] === b[key])
+}

@@ -1,0 +1,362 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { architectures, defaultsOf } from '../../../../lib/models/detect/architectures.ts'
+import { type Summary, inspectHeader } from '../../../../lib/models/detect/inspect.ts'
+import { modelOfFile } from '../../../../lib/models/model.ts'
+import { readHeader, readHeaderOf } from '../../../../lib/models/headers/read-header.ts'
+import { rules } from '../../../../lib/models/detect/rules.ts'
+import { modelTypes, typeOfFolder } from '../../../../lib/models/types.ts'
+import { type CheckpointKind, writeCheckpoint } from '../../../../bin/support/demo-model/checkpoints.ts'
+import { type FixtureTensor, gguf, safetensors, sourceOf, typical } from '../../../fixtures/headers.ts'
+
+async function inspect (bytes: Buffer): Promise<Summary> {
+  return inspectHeader(await readHeaderOf(sourceOf(bytes)))
+}
+
+/** Tensors that all have the same small shape, except where another one is given. */
+function tensors (...names: Array<string | [name: string, shape: number[]]>): Record<string, FixtureTensor> {
+  return Object.fromEntries(names.map(entry => {
+    const [name, shape] = typeof entry === 'string' ? [entry, [2, 2]] : entry
+    return [name, { shape }]
+  }))
+}
+
+function prefixed (prefix: string, of: Record<string, FixtureTensor>): Record<string, FixtureTensor> {
+  return Object.fromEntries(Object.entries(of).map(([name, tensor]) => [prefix + name, tensor]))
+}
+
+const attention = 'transformer_blocks.0.attn2.to_k.weight'
+const unet = (width: number, channels = 4): Record<string, FixtureTensor> => tensors(
+  ['input_blocks.0.0.weight', [32, channels, 3, 3]],
+  [`input_blocks.4.1.${attention}`, [32, width]],
+  'middle_block.1.norm.weight',
+  ...width === 2048 ? ['label_emb.0.0.weight'] : [])
+
+/** What each kind of file looks like, by the names that its makers use. */
+const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: Partial<Summary>]> = [
+  ['SD 1 checkpoint', typical.sd1, { type: 'checkpoint', architecture: 'sd1', prediction: 'eps' }],
+  ['SD 1 UNet alone', unet(768), { type: 'diffusion', architecture: 'sd1' }],
+  [
+    'SD 1 UNet of diffusers',
+    tensors(['conv_in.weight', [32, 4, 3, 3]], [`down_blocks.0.attentions.0.${attention}`, [32, 768]]),
+    { type: 'diffusion', architecture: 'sd1' }
+  ],
+  ['SD 1 inpainting', unet(768, 9), { type: 'diffusion', architecture: 'sd1', variant: 'inpaint' }],
+  ['SD 2 inpainting', unet(1024, 9), { type: 'diffusion', architecture: 'sd2', variant: 'inpaint' }],
+  ['SDXL inpainting', unet(2048, 9), { type: 'diffusion', architecture: 'sdxl', variant: 'inpaint' }],
+  ['SD 1 pix2pix', unet(768, 8), { type: 'diffusion', architecture: 'sd1', variant: 'pix2pix' }],
+  [
+    'SD 2 checkpoint',
+    { ...prefixed('model.diffusion_model.', unet(1024)), ...tensors('cond_stage_model.model.ln_final.weight') },
+    { type: 'checkpoint', architecture: 'sd2' }
+  ],
+  [
+    'SDXL checkpoint',
+    { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('conditioner.embedders.1.model.ln_final.weight') },
+    { type: 'checkpoint', architecture: 'sdxl' }
+  ],
+  [
+    'SDXL with v prediction',
+    { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('v_pred', 'first_stage_model.quant_conv.weight') },
+    { type: 'checkpoint', architecture: 'sdxl', prediction: 'v' }
+  ],
+  [
+    'SD 3 checkpoint',
+    tensors('model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight', 'first_stage_model.decoder.conv_in.weight'),
+    { type: 'checkpoint', architecture: 'sd3' }
+  ],
+  ['FLUX.1 schnell', typical.flux, { type: 'diffusion', architecture: 'flux1', variant: 'schnell' }],
+  [
+    'FLUX.1 dev', { ...typical.flux, ...tensors('guidance_in.in_layer.weight') },
+    { type: 'diffusion', architecture: 'flux1', variant: 'dev' }
+  ],
+  [
+    'FLUX.1 fill', { ...typical.flux, ...tensors('guidance_in.in_layer.weight', ['img_in.weight', [32, 384]]) },
+    { type: 'diffusion', architecture: 'flux1', variant: 'fill' }
+  ],
+  [
+    'FLUX.1 with a control image', { ...typical.flux, ...tensors('guidance_in.in_layer.weight', ['img_in.weight', [32, 128]]) },
+    { type: 'diffusion', architecture: 'flux1', variant: 'control' }
+  ],
+  [
+    'Flex.2', { ...typical.flux, ...tensors('guidance_in.in_layer.weight', ['img_in.weight', [32, 196]]) },
+    { type: 'diffusion', architecture: 'flux1', variant: 'flex2' }
+  ],
+  [
+    'HunyuanVideo, named like FLUX.1',
+    {
+      ...typical.flux,
+      ...tensors('guidance_in.in_layer.weight', 'txt_in.individual_token_refiner.blocks.0.adaLN_modulation.1.weight')
+    },
+    { type: 'unknown', architecture: null }
+  ],
+  [
+    'Ovis-Image, named like FLUX.1', { ...typical.flux, ...tensors('double_blocks.0.img_mlp.gate_proj.weight') },
+    { type: 'unknown', architecture: null }
+  ],
+  [
+    'Stable Video Diffusion, named like SD 2',
+    prefixed('model.diffusion_model.', { ...unet(1024, 8), ...tensors('input_blocks.1.0.time_mixer.mix_factor') }),
+    { type: 'unknown', architecture: null }
+  ],
+  [
+    'FLUX.1 with everything',
+    {
+      ...prefixed('model.diffusion_model.', typical.flux),
+      ...tensors('text_encoders.t5xxl.transformer.shared.weight')
+    },
+    { type: 'checkpoint', architecture: 'flux1' }
+  ],
+  [
+    'Chroma', { ...typical.flux, ...tensors('distilled_guidance_layer.in_proj.weight') },
+    { type: 'diffusion', architecture: 'chroma' }
+  ],
+  [
+    'Chroma1-Radiance',
+    { ...typical.flux, ...tensors('distilled_guidance_layer.in_proj.weight', 'nerf_final_layer_conv.conv.weight') },
+    { type: 'diffusion', architecture: 'chroma_radiance' }
+  ],
+  [
+    'FLUX.2 dev',
+    tensors('double_stream_modulation_img.lin.weight',
+      'double_blocks.0.img_attn.qkv.weight', 'single_blocks.47.linear1.weight'),
+    { type: 'diffusion', architecture: 'flux2', variant: undefined }
+  ],
+  [
+    'FLUX.2 klein',
+    tensors('double_stream_modulation_img.lin.weight',
+      'double_blocks.0.img_attn.qkv.weight', 'single_blocks.19.linear1.weight'),
+    { type: 'diffusion', architecture: 'flux2', variant: 'klein' }
+  ],
+  [
+    'Qwen-Image', tensors('transformer_blocks.0.img_mod.1.weight', 'transformer_blocks.0.attn.add_q_proj.weight'),
+    { type: 'diffusion', architecture: 'qwen_image' }
+  ],
+  [
+    'Z-Image',
+    tensors('model.diffusion_model.cap_embedder.0.weight', 'model.diffusion_model.layers.0.attention.qkv.weight'),
+    { type: 'diffusion', architecture: 'z_image' }
+  ],
+  [
+    'Wan', tensors('blocks.0.cross_attn.norm_k.weight', 'patch_embedding.weight'),
+    { type: 'diffusion', architecture: 'wan' }
+  ],
+  [
+    'MiniT2I as published',
+    tensors('net.img_embedder.proj1.weight', ['net.img_embedder.proj2.weight', [768, 16, 1, 1]]),
+    { type: 'diffusion', architecture: 'minit2i', variant: undefined }
+  ],
+  ['VAE', typical.vae, { type: 'vae', architecture: null }],
+  ['VAE of Wan', tensors('decoder.middle.0.residual.0.gamma', 'conv1.weight'), { type: 'vae', architecture: 'wan' }],
+  ['TAESD', tensors('encoder.layers.0.weight', 'decoder.layers.0.weight'), { type: 'taesd' }],
+  [
+    'ControlNet for SD 1',
+    { ...prefixed('control_model.', unet(768)), ...tensors('control_model.input_hint_block.0.weight') },
+    { type: 'controlnet', architecture: 'sd1' }
+  ],
+  [
+    'ControlNet of diffusers for SDXL',
+    tensors('controlnet_cond_embedding.conv_in.weight',
+      'conv_in.weight', [`down_blocks.1.attentions.0.${attention}`, [32, 2048]]),
+    { type: 'controlnet', architecture: 'sdxl' }
+  ],
+  ['ESRGAN', typical.esrgan, { type: 'upscaler', architecture: 'esrgan' }],
+  [
+    'ESRGAN, older', tensors('model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight'),
+    { type: 'upscaler', architecture: 'esrgan' }
+  ],
+  ['embedding for SD 1', tensors(['emb_params', [4, 768]]), { type: 'embedding', architecture: 'sd1' }],
+  ['embedding for SDXL', tensors('clip_l', 'clip_g'), { type: 'embedding', architecture: 'sdxl' }],
+  ['CLIP-L', typical.clip_l, { type: 'text_encoder', architecture: 'clip_l' }],
+  [
+    'CLIP-G', tensors(['text_model.embeddings.token_embedding.weight', [4, 1280]]),
+    { type: 'text_encoder', architecture: 'clip_g' }
+  ],
+  ['T5', typical.t5xxl, { type: 'text_encoder', architecture: 't5xxl' }],
+  ['Qwen', tensors('model.layers.0.self_attn.q_proj.weight'), { type: 'text_encoder', architecture: 'llm' }],
+  [
+    'Mistral, as FLUX.2 has it', tensors('language_model.model.layers.0.self_attn.q_proj.weight'),
+    { type: 'text_encoder', architecture: 'llm' }
+  ],
+  ['OpenCLIP-H', tensors(['text_model.embeddings.token_embedding.weight', [4, 1024]]), { type: 'text_encoder', architecture: 'clip_h' }],
+  ['embedding for SD 2', tensors(['emb_params', [4, 1024]]), { type: 'embedding', architecture: 'sd2' }],
+  ['CLIP vision', tensors('vision_model.embeddings.class_embedding'), { type: 'clip_vision' }],
+  ['LoRA for SD 1', typical.lora, { type: 'lora', architecture: 'sd1' }],
+  [
+    'LoRA for SDXL',
+    tensors('lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight',
+      'lora_unet_input_blocks_4_1_proj_in.lora_down.weight'),
+    { type: 'lora', architecture: 'sdxl' }
+  ],
+  [
+    'LoRA for SDXL by width',
+    tensors(['lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight', [4, 2048]]),
+    { type: 'lora', architecture: 'sdxl' }
+  ],
+  [
+    'LoRA of diffusers',
+    tensors(['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight', [4, 768]]),
+    { type: 'lora', architecture: 'sd1' }
+  ],
+  [
+    'LoRA of PEFT',
+    tensors(['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight', [4, 1024]]),
+    { type: 'lora', architecture: 'sd2' }
+  ],
+  [
+    'LoRA for FLUX', tensors('lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight'),
+    { type: 'lora', architecture: 'flux1' }
+  ],
+  [
+    'LoRA for FLUX of diffusers', tensors('transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight'),
+    { type: 'lora', architecture: 'flux1' }
+  ],
+  [
+    'LoRA for Qwen-Image',
+    tensors('transformer_blocks.0.attn.to_k.lora_A.default.weight',
+      'transformer_blocks.0.img_mlp.net.2.lora_A.default.weight'),
+    { type: 'lora', architecture: 'qwen_image' }
+  ],
+  [
+    'LoRA for Wan', tensors('diffusion_model.blocks.0.cross_attn.k.lora_A.weight'),
+    { type: 'lora', architecture: 'wan' }
+  ],
+  [
+    'LoRA for Z-Image', tensors('diffusion_model.layers.0.attention.to_q.lora_A.weight'),
+    { type: 'lora', architecture: 'z_image' }
+  ],
+  ['LoHa', tensors('lora_unet_mid_block_attentions_0_proj_in.hada_w1_a'), { type: 'lora', architecture: null }],
+  ['LoKr', tensors('lycoris_blocks_0_attn.lokr_w1'), { type: 'lora', architecture: null }],
+  ['something else', tensors('fc.weight'), { type: 'unknown', architecture: null, parameters: 4 }],
+  ['nothing', {}, { type: 'unknown', architecture: null, parameters: 0, quantization: null }]
+]
+
+t.test('every kind of file is told by its names', async t => {
+  for (const [what, of, expected] of kinds) {
+    const summary = await inspect(safetensors(of))
+    t.strictSame(Object.fromEntries(Object.keys(expected).map(key => [key, summary[key as keyof Summary]])),
+      expected, what)
+  }
+  const found = new Set(kinds.map(([, , { architecture }]) => architecture))
+  for (const name of Object.keys(architectures)) if (name !== 'sdxs') t.ok(found.has(name), `${name} is tested`)
+  for (const { architecture, type } of rules) {
+    t.ok(architecture === null || type !== 'diffusion' || Object.hasOwn(architectures, architecture),
+      `the rules for ${String(architecture)} lead somewhere`)
+  }
+})
+
+t.test('the checkpoints that the engines draw with', async t => {
+  const folder = t.testdir()
+  const expected: Record<CheckpointKind, Partial<Summary>> = {
+    minit2i: { type: 'checkpoint', architecture: 'minit2i', variant: 'tiny', quantization: 'F16' },
+    sdxs: { type: 'checkpoint', architecture: 'sdxs' },
+    sd1: { type: 'checkpoint', architecture: 'sd1' },
+    esrgan: { type: 'upscaler', architecture: 'esrgan' },
+    lora: { type: 'lora' }
+  }
+  for (const [kind, summary] of Object.entries(expected)) {
+    const file = join(folder, `${kind}.safetensors`)
+    writeCheckpoint(kind as CheckpointKind, file)
+    t.match(inspectHeader(await readHeader(file)), summary, kind)
+  }
+})
+
+t.test('GGUF files', async t => {
+  const flux = gguf({
+    'double_blocks.0.img_attn.qkv.weight': { dimensions: [256, 12], type: 12 },
+    'img_in.weight': { dimensions: [64, 2], type: 0 },
+    'vector_in.in_layer.weight': { dimensions: [2, 2], type: 0 }
+  }, { metadata: { 'general.architecture': 'flux', 'general.name': 'Flux', 'general.file_type': 15 } })
+  t.match(await inspect(flux), {
+    format: 'gguf',
+    type: 'diffusion',
+    architecture: 'flux1',
+    quantization: 'Q4_K',
+    metadata: { title: 'Flux', architecture: 'flux' }
+  })
+  const t5 = gguf({
+    'enc.blk.0.attn_q.weight': { dimensions: [32, 2], type: 8 },
+    'enc.blk.0.attn_norm.weight': { dimensions: [64], type: 0 }
+  })
+  t.match(await inspect(t5), { type: 'text_encoder', architecture: 't5xxl', quantization: 'mixed' })
+  t.match(await inspect(gguf({ 'blk.0.attn_q.weight': { dimensions: [32, 2], type: 8 } })),
+    { type: 'text_encoder', architecture: 'llm', quantization: 'Q8_0' })
+})
+
+t.test('what trainers wrote is shown, in bounds', async t => {
+  const summary = await inspect(safetensors(typical.lora, {
+    ss_tag_frequency: JSON.stringify({ set1: { ' ink': 5, wash: 9 }, set2: { ink: 7, '\u202e\nodd': 1 } }),
+    ss_base_model_version: 'sd_v1',
+    ss_resolution: '(768, 512)',
+    'modelspec.title': 'Ink\u0000 and\nwash',
+    'modelspec.description': 'x'.repeat(100_000),
+    'modelspec.license': 'None',
+    __proto__: 'no'
+  }))
+  t.strictSame(summary.trigger_words, ['ink', 'wash', 'odd'])
+  t.equal(summary.resolution, 768)
+  t.equal(summary.metadata?.title, 'Ink and wash')
+  t.equal(summary.metadata?.description?.length, 1000)
+  t.equal(summary.metadata?.license, undefined)
+  const withPhrase = { 'modelspec.trigger_phrase': 'inkwash', ss_tag_frequency: '{"a":{"b":1}}' }
+  t.strictSame((await inspect(safetensors(typical.lora, withPhrase))).trigger_words, ['inkwash'])
+  for (const text of ['{', '[]', 'null', '{"a":null,"b":3,"c":{"d":"x"}}']) {
+    t.equal((await inspect(safetensors(typical.lora, { ss_tag_frequency: text }))).trigger_words, undefined, text)
+  }
+  for (const [key, value, architecture] of [
+    ['ss_base_model_version', 'sdxl_base_v1-0', 'sdxl'],
+    ['modelspec.architecture', 'flux-1-dev/lora', 'flux1'],
+    ['modelspec.architecture', 'stable-diffusion-v1/lora', 'sd1']
+  ] as const) {
+    const silent = tensors('lora_unet_x.lora_down.weight')
+    t.match(await inspect(safetensors(silent, { [key]: value })), { architecture }, value)
+  }
+})
+
+t.test('defaults and limits', async t => {
+  for (const [name, { defaults, limits }] of Object.entries(architectures)) {
+    for (const side of [defaults.width, defaults.height]) {
+      t.ok(side % limits.multiple_of === 0 && side >= limits.min_side && side <= limits.max_side,
+        `the defaults of ${name} keep to its limits`)
+    }
+  }
+  t.match(defaultsOf('minit2i', 'tiny'), { width: 64, height: 64, sampler: 'euler' })
+  t.match(defaultsOf('flux1', 'schnell'), { steps: 4, width: 1024 })
+  t.equal(defaultsOf('flux1', 'constructor')?.steps, 20)
+  t.equal(defaultsOf('constructor'), undefined)
+  t.equal(defaultsOf(null), undefined)
+})
+
+t.test('the size that a file tells goes before that of its family', async t => {
+  const sizeOf = async (resolution: string) => {
+    const content = await inspect(safetensors(typical.sd1, { 'modelspec.resolution': resolution }))
+    return modelOfFile({
+      root: 0, path: '/a.safetensors', relative: 'a.safetensors', folderDepth: 0, format: 'safetensors', size: 1, modified: 0, content
+    }).defaults
+  }
+  t.match(await sizeOf('768x768'), { width: 768, height: 768, steps: 20 })
+  for (const resolution of ['770', '16384', '32', 'none']) t.match(await sizeOf(resolution), { width: 512, height: 512 })
+})
+
+t.test('docs/models.md says what the tables say', async t => {
+  const text = readFileSync(new URL('../../../../docs/models.md', import.meta.url), 'utf8')
+  const lines = text.split('\n').filter(line => line.startsWith('| `'))
+  const rows = lines.map(line => line.split('|').map(cell => cell.trim()))
+  for (const [name, { defaults, parts, ...rest }] of Object.entries(architectures)) {
+    const { width, height, steps, cfg_scale } = defaults
+    const row = rows.find(([, cell]) => cell?.startsWith(`\`${name}\` `)) ?? []
+    const [, , size, documentedSteps, cfg, documentedParts] = row
+    if ('video' in rest) {
+      t.match(documentedParts, /videos/, name)
+    } else {
+      const expected = [`${width}×${height}`, new RegExp(`^${steps}\\b`), `${cfg_scale}`, parts.join(', ') || 'whole checkpoints only']
+      t.match([size, documentedSteps, cfg, documentedParts], expected, name)
+    }
+  }
+  for (const type of modelTypes.filter(type => type !== 'unknown')) {
+    const [, , folders = ''] = rows.find(([, cell]) => cell === `\`${type}\``) ?? []
+    const names = [...folders.matchAll(/`([^`]+)`/g)].map(([, name]) => name!)
+    t.ok(names.length > 0 && names.every(name => typeOfFolder(name) === type), `${type}: ${names.join()}`)
+  }
+})
