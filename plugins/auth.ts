@@ -209,9 +209,11 @@ export default fp(async (app) => {
     return now !== undefined && app.admits(now) ? now : undefined
   }
 
+  const ended = () => apiError('SDR_INVALID_TOKEN', 'The session or key of this request has ended.')
+
   app.decorate('decideAgain', request => {
     const principal = principalNow(request)
-    if (principal === undefined) throw apiError('SDR_INVALID_TOKEN', 'The session or key of this request has ended.')
+    if (principal === undefined) throw ended()
     const refusal = authorize(request, principal)
     if (refusal !== undefined) throw refusal
     request.principal = principal
@@ -237,11 +239,15 @@ export default fp(async (app) => {
       request.principal.permissions.some(permission => !now.permissions.includes(permission))
   }
 
-  // A session, a key or a right that ends takes its open streams with it.
+  // A session, a key or a right that ends takes its open streams with it. What has not begun to answer ends its wait, if it
+  // has one, and is decided by its route.
   const timer = setInterval(guarded(app.log, 'Whether callers of long requests may go on cannot be asked', () => {
     for (const reply of unanswered) {
       if (reply.raw.closed) unanswered.delete(reply)
-      else if (hasEnded(reply.request)) reply.raw.destroy()
+      else if (hasEnded(reply.request)) {
+        if (reply.raw.headersSent) reply.raw.destroy()
+        else reply.endWait(ended())
+      }
     }
   }), recheckInterval).unref()
   app.addHook('onClose', async () => clearInterval(timer))

@@ -1,21 +1,31 @@
 import fp from 'fastify-plugin'
 import type { FastifyReply } from 'fastify'
+import { apiError, type ApiError } from '../errors.ts'
 
 declare module 'fastify' {
   interface FastifyReply {
     /** Aborted when the answer is through, or its caller has gone before. Not `request.signal`: that is when the body has come. */
     departure: AbortSignal
+    /** Aborts `departure`, so that what waits for something ends with `reason`. Work that does not wait goes on. */
+    endWait: (reason: ApiError) => void
   }
 }
 
 /** Tells work that takes long when nobody waits for it any more. */
 export default fp(async (app) => {
+  const departures = new WeakMap<FastifyReply, AbortController>()
   app.decorateReply('departure', {
     getter (this: FastifyReply) {
-      const departure = new AbortController()
-      if (this.raw.closed) departure.abort()
-      else this.raw.once('close', () => departure.abort())
+      let departure = departures.get(this)
+      if (departure !== undefined) return departure.signal
+      departures.set(this, departure = new AbortController())
+      const abort = () => departure.abort(apiError('SDR_UNAVAILABLE', 'Nothing was done, because the client has gone.'))
+      if (this.raw.closed) abort()
+      else this.raw.once('close', abort)
       return departure.signal
     }
+  })
+  app.decorateReply('endWait', function (reason) {
+    departures.get(this)?.abort(reason)
   })
 }, { name: 'departure' })

@@ -153,6 +153,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       reply.header('location', `/api/queue/job/${accepted.id}`)
       const { wait = 0 } = request.query
       const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure, caller: app.callerOf(request) })
+      if (wait > 0) app.decideAgain(request)
       return reply.code(job.finished_at === null ? 202 : 200).send(job)
     })
   }

@@ -186,9 +186,9 @@ const long = { method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'a 
 
 /** Whether an answer is cut off; false when it comes to its end, or stays open. */
 async function isCut (
-  path: string, headers: Record<string, string>, change: () => Promise<unknown>, { patience = 20_000, ...init }: RequestInit & { patience?: number } = {}
+  path: string, headers: Record<string, string>, change: () => Promise<unknown>, { patience = 20_000 } = {}
 ): Promise<boolean> {
-  const answer = fetch(`http://127.0.0.1:${port}${path}`, { ...init, headers: { ...headers, 'content-type': 'application/json' }, signal: AbortSignal.timeout(patience) })
+  const answer = fetch(`http://127.0.0.1:${port}${path}`, { headers, signal: AbortSignal.timeout(patience) })
     .then(async response => {
       await response.text()
       return false
@@ -208,13 +208,20 @@ t.test('open answers are decided again', async t => {
   t.teardown(() => process.kill(pid!, 'SIGCONT'))
   const fallen = await newCaller('admin')
   const { key } = (await fallen({ method: 'POST', url: '/api/auth/keys', body: { name: 'all' } })).json<{ key: string }>()
-  const [byToken, byKey, waiting, own] = await Promise.all([
+  const reset = await newCaller()
+  const waits = async (headers: Record<string, string>) => (await fetch(`http://127.0.0.1:${port}/api/generate/txt2img?wait=60`, {
+    method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body: JSON.stringify(long.body), signal: AbortSignal.timeout(20_000)
+  })).status
+  const waiting = Promise.all([waits({ 'x-api-key': key }), waits({ authorization: `Bearer ${reset.token}` })])
+  await until(async () => app.jobs.list({ owner: reset.id }).jobs.length === 1)
+  await patch(reset.id, { password: third })
+  const [byToken, byKey, own] = await Promise.all([
     isCut(events, { authorization: `Bearer ${fallen.token}` }, () => patch(fallen.id, { role: 'user' })),
     isCut(events, { 'x-api-key': key }, async () => {}),
-    isCut('/api/generate/txt2img?wait=60', { 'x-api-key': key }, async () => {}, { method: 'POST', body: JSON.stringify(long.body) }),
     isCut(events, { authorization: `Bearer ${owner.token}` }, async () => {}, { patience: 12_000 }) // two looks of the guard
   ])
-  t.same({ byToken, byKey, waiting, own }, { byToken: true, byKey: true, waiting: true, own: false }, "the events of others end with the right to them, and nobody else's")
+  t.same({ byToken, byKey, own }, { byToken: true, byKey: true, own: false }, "the events of others end with the right to them, and nobody else's")
+  t.same(await waiting, [202, 401], 'a wait ends with an answer: a lost right leaves the own job, a reset leaves nothing')
   const barred = await newCaller()
   const { id: another } = (await barred(long)).json<{ id: string }>()
   const { admits } = app
@@ -223,7 +230,7 @@ t.test('open answers are decided again', async t => {
   app.admits = admits
   process.kill(pid!, 'SIGCONT')
   for (const id of [job, another]) await root({ method: 'DELETE', url: `/api/queue/job/${id}` })
-  for (const { id } of app.jobs.list({ owner: fallen.id }).jobs) await root({ method: 'DELETE', url: `/api/queue/job/${id}` })
+  for (const caller of [fallen, reset]) for (const { id } of app.jobs.list({ owner: caller.id }).jobs) await root({ method: 'DELETE', url: `/api/queue/job/${id}` })
 })
 
 t.test('the jobs of who was removed or disabled are cancelled', async t => {

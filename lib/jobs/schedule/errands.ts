@@ -4,7 +4,7 @@ import { apiError } from '../../../errors.ts'
 export interface Patience {
   /** Milliseconds, a minute when absent. */
   timeout?: number
-  /** Aborted when nobody waits any more. */
+  /** Aborted when the caller waits no more; its reason is the error. */
   signal?: AbortSignal
 }
 
@@ -34,7 +34,7 @@ export class Errands {
    */
   async add (work: () => Promise<void>, { timeout = 60_000, signal }: Patience, obstacle: () => string): Promise<void> {
     if (this.#errands.length >= mostErrands) throw apiError('SDR_UNAVAILABLE', undefined, { retryAfter: 10 })
-    if (signal?.aborted === true) throw nobodyWaits()
+    signal?.throwIfAborted()
     await new Promise<void>((resolve, reject) => {
       const withdraw = (reason: Error) => {
         errand.keep()
@@ -43,7 +43,7 @@ export class Errands {
       }
       const timer = setTimeout(() => withdraw(apiError('SDR_UNAVAILABLE',
         `Nothing was done, because within ${timeout / 1000} s its turn did not come: ${obstacle()}. Try again later.`, { retryAfter: 30 })), timeout)
-      const abort = () => withdraw(nobodyWaits())
+      const abort = () => withdraw(signal!.reason as Error)
       signal?.addEventListener('abort', abort)
       const keep = () => {
         clearTimeout(timer)
@@ -84,8 +84,4 @@ export class Errands {
     const index = this.#errands.indexOf(errand)
     if (index >= 0) this.#errands.splice(index, 1)
   }
-}
-
-function nobodyWaits (): Error {
-  return apiError('SDR_UNAVAILABLE', 'Nothing was done, because nobody waits for it any more.')
 }

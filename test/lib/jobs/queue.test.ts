@@ -265,8 +265,8 @@ t.test('who waited in vain to load or unload a model can be sure that it is neve
   const attempts = [
     t.rejects(load('checkpoint/late', { timeout: 50 }), inVain),
     t.rejects(queue.unloadModel(undefined, { timeout: 50 }), inVain),
-    t.rejects(load('checkpoint/gone', { signal: gone.signal }), { code: 'SDR_UNAVAILABLE', message: /nobody waits/ }),
-    t.rejects(load('checkpoint/gone before', { signal: AbortSignal.abort() }), { code: 'SDR_UNAVAILABLE' })
+    t.rejects(load('checkpoint/gone', { signal: gone.signal }), { name: 'AbortError' }),
+    t.rejects(load('checkpoint/gone before', { signal: AbortSignal.abort() }), { name: 'AbortError' })
   ]
   const patient = load('checkpoint/b', { timeout: 20_000, signal: new AbortController().signal })
   gone.abort()
