@@ -50,7 +50,7 @@ t.test('pull: followed, cancelled, refused', async t => {
   expectError(t, await user(post('/api/models/pull', request)), 403, 'SDR_FORBIDDEN')
   for (const [body, field] of [
     [{ ...request, source: 'file:///etc/passwd' }, 'source'], [{ ...request, source: `${files.url}/x.gguf?token=abc` }, 'source'], [{ ...request, name: '../x.gguf' }, 'name'],
-    [{ ...request, folder: '../../etc' }, 'folder'], [{ ...request, type: 'fish' }, 'type'], [{ ...request, sha256: 'x' }, 'sha256'], [{ ...request, token: 'x' }, 'token']
+    [{ ...request, folder: '../../etc' }, 'folder'], [{ ...request, folder: '~/models' }, 'folder'], [{ ...request, type: 'fish' }, 'type'], [{ ...request, sha256: 'x' }, 'sha256'], [{ ...request, token: 'x' }, 'token']
   ] as const) expectError(t, await admin(post('/api/models/pull', body)), 400, 'SDR_INVALID_REQUEST', new RegExp(field))
   t.equal(files.requests.length, 0)
 

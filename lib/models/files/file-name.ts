@@ -21,6 +21,8 @@ export function checkFolderName (folder: string): string | undefined {
   if (folder.length > scanLimits.path / 2 || parts.length > scanLimits.depth - 2) {
     return `a path of at most ${scanLimits.path / 2} characters and ${scanLimits.depth - 2} folders`
   }
+  // That of a home folder, which a shell has not seen: a folder of that name is hard to get rid of.
+  if (parts[0]!.startsWith('~')) return 'a folder below the models folder, not one in a home folder'
   if (!parts.every(isPlain)) return 'names of folders, separated by /, without the characters \\ < > : " | ? *, none beginning with a dot'
 }
 
