@@ -2,7 +2,7 @@ import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
 import type { Socket } from 'node:net'
 import { apiError } from '../errors.ts'
-import { isBodyUnderWay } from '../lib/http/discard-body.ts'
+import { failBody, isBodyUnderWay } from '../lib/http/discard-body.ts'
 
 /** Milliseconds. */
 export interface ConnectionTimes {
@@ -54,8 +54,7 @@ function watchBody ({ raw }: FastifyRequest, patience: number): void {
     const expected = `the whole body within ${patience / 1000} s and another second for each ${slowestRate} bytes`
     const seconds = ((performance.now() - began) / 1000).toFixed(0)
     const error = apiError('SDR_REQUEST_TIMEOUT', `Expected ${expected} but received ${received} bytes in ${seconds} s.`)
-    // What reads the body answers with the error; a refusal that is under way has bounds of its own.
-    if (raw.listenerCount('error') > 0) raw.emit('error', error)
+    failBody(raw, error)
   }
   let timer = setTimeout(look, patience).unref()
   const stop = () => clearTimeout(timer)

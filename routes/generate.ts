@@ -1,7 +1,8 @@
 import multipart from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { Gate } from '../lib/util/gate.ts'
+import { apiError } from '../errors.ts'
+import { failBody } from '../lib/http/discard-body.ts'
 import { fieldBytes, isPartAFile, readForm } from '../lib/generation/form.ts'
 import { splitImages } from '../lib/generation/images.ts'
 import { bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter } from '../lib/generation/parameters.ts'
@@ -10,6 +11,7 @@ import { requireFeature } from '../lib/http/refusals.ts'
 import type { Uploads } from '../lib/generation/request.ts'
 import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
 import { Type } from '../lib/http/type.ts'
+import { UploadRoom } from '../lib/http/upload-room.ts'
 import { jobResponses, Wait } from './schemas/jobs.ts'
 
 declare module 'fastify' {
@@ -100,9 +102,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   const mostFileBytes = mostFiles * maxFileBytes
   const largestForm = textBytes + mostFileBytes
   const largestBody = Math.max(largestForm, ...imageTypes.map(bodyLimitOf))
-  const uploads = new Gate({
-    running: mostUploads * largestBody, runningForOne: mostUploadsForOne * largestBody, waiting: 0, what: 'bytes of uploads'
-  })
+  const room = new UploadRoom({ bytes: mostUploads * largestBody, bytesForOne: mostUploadsForOne * largestBody })
 
   /** Until a large body has become a job, its bytes count to those that the caller, and all together, may have here. */
   async function holdRoom (request: FastifyRequest, reply: FastifyReply): Promise<void> {
@@ -111,7 +111,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const bytes = coding === undefined ? Number(length ?? 0) : most
     // Larger JSON is refused before it is read.
     if (bytes <= smallBody || (bytes > most && !request.isMultipart())) return
-    request.leaveRoom = await uploads.enter(app.callerOf(request), Math.min(bytes, most))
+    request.leaveRoom = await room.enter(app.callerOf(request), Math.min(bytes, most), () => failBody(request.raw, apiError(
+      'SDR_REQUEST_TIMEOUT', 'Others wait for the room that this body has held for long without being complete; try again.')))
     reply.raw.once('close', request.leaveRoom)
     if (reply.raw.destroyed) request.leaveRoom()
   }

@@ -11,6 +11,15 @@ export function isBodyUnderWay ({ headers, complete }: IncomingMessage): boolean
 }
 
 /**
+ * Ends a request whose body does not come: what reads the body answers with the error. A refusal that is under way has
+ * bounds of its own.
+ * @returns whether there was a body to wait for
+ */
+export function failBody (request: IncomingMessage, error: Error): boolean {
+  return isBodyUnderWay(request) && request.listenerCount('error') > 0 && request.emit('error', error)
+}
+
+/**
  * Reads the rest of a body and drops it. Many clients read the answer only when they have sent everything, and a connection
  * that is closed before takes the answer with it.
  * @returns whether the whole body came: fulfilled when it did, when the client has gone, or when the bounds are reached.

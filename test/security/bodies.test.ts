@@ -160,6 +160,16 @@ t.test('a caller holds a few uploads at once, all callers a few more', async t =
   t.same(held.map(({ received }) => received()), ['', '', '', '', '', ''])
   await (await upload(carol, room)).until(/HTTP\/1\.1 503[^]*retry-after: 2[^]*SDR_UNAVAILABLE/i)
 
+  await new Promise(resolve => setTimeout(resolve, 10_000))
+  await (await upload(alice, room)).until(/HTTP\/1\.1 429/)
+  t.same(held.map(({ received }) => received()), ['', '', '', '', '', ''], 'nothing makes room for who has some')
+  const late = await upload(carol, room)
+  await settled()
+  t.match(held.map(({ received }) => received()).join(''), /^HTTP\/1\.1 408[^]*SDR_REQUEST_TIMEOUT[^]*Others wait/)
+  t.equal(held.filter(({ received }) => received() === '').length, 5, 'one of the others makes room')
+  late.socket.write('2\r\n{}\r\n0\r\n\r\n')
+  await late.until(/HTTP\/1\.1 400/)
+
   held[0]!.socket.destroy()
   await settled()
   const again = await upload(alice, 'Content-Length: 200000')
