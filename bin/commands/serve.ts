@@ -14,6 +14,7 @@ import { describeOptions } from '../support/configuration.ts'
 import { startEngines } from '../../lib/engine/start.ts'
 import { dataFolders, modelFolderOptions, modelRoots, prepareFolder } from '../../lib/options/folders.ts'
 import { checkLock } from '../../lib/storage/lock.ts'
+import { checkKeptSecret } from '../../lib/accounts/secrets.ts'
 import { createLogger } from '../support/logger.ts'
 import { environmentName, optionNames, optionTable, type Options } from '../../lib/options/options.ts'
 import { readablePattern } from '../../lib/http/public-paths.ts'
@@ -60,6 +61,7 @@ async function checkConfig (options: Options): Promise<void> {
   const runs = options.port === 0 ? undefined : await askHealth(options).catch(() => undefined)
   if (runs === undefined) {
     const folders = dataFolders(options)
+    checkKeptSecret(options, folders.auth)
     checkDatabases(folders)
     checkLock(join(folders.data, 'jobs.db.lock'))
     if (metricsAddress !== undefined) await tryListening(metricsAddress).catch(inWords(metricsAddress, metricsOptions))

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { lstatSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../../errors.ts'
 
@@ -27,10 +27,23 @@ export function tokenSecret ({ jwtSecret, jwtSecretFile }: { jwtSecret?: string,
       throw new CommandError(exitCodes.storage, `The token secret ${kept} cannot be written: ${(error as Error).message}`)
     }
   }
-  if ((statSync(kept).mode & 0o077) !== 0) {
-    throw new CommandError(exitCodes.storage, `The token secret ${kept} can be read by others: chmod 600 ${kept}`)
-  }
-  return longEnough(readSecret(kept), kept)
+  return keptSecret(kept)
+}
+
+/**
+ * Says what `tokenSecret` would of a secret that was kept, and makes none.
+ * @throws {CommandError} as `tokenSecret`
+ */
+export function checkKeptSecret ({ jwtSecret, jwtSecretFile }: { jwtSecret?: string, jwtSecretFile?: string }, folder: string): void {
+  const kept = join(folder, 'jwt-secret')
+  const isThere = lstatSync(kept, { throwIfNoEntry: false }) !== undefined
+  if (jwtSecret === undefined && jwtSecretFile === undefined && isThere) keptSecret(kept)
+}
+
+function keptSecret (kept: string): string {
+  const secret = readSecret(kept)
+  if ((statSync(kept).mode & 0o077) === 0) return longEnough(secret, kept)
+  throw new CommandError(exitCodes.storage, `The token secret ${kept} can be read by others: chmod 600 ${kept}`)
 }
 
 /** Longest secret in bytes; the same as of --jwt-secret. */

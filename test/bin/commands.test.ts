@@ -42,6 +42,8 @@ t.test('what is wrong at the start is one clear line and an exit code, and --che
     [[...ok, '--auth-data-dir', join(folder, 'file', 'auth')], 4, /accounts .* cannot be opened: .*--auth-data-dir/],
     [[...ok, '--auth-data-dir', open], 4, /can replace the accounts in .*: chmod o-w/],
     [[...ok, '--auth-data-dir', join(folder, 'newer')], 4, /auth\.db has schema version 1000, .* written by a newer release/],
+    [[...ok, '--auth', 'jwt', '--auth-data-dir', join(folder, 'secret')], 4, /jwt-secret can be read by others: chmod 600/],
+    [[...ok, '--auth', 'jwt', '--auth-data-dir', join(folder, 'link')], 4, /The secret .*jwt-secret cannot be read: ENOENT/],
     [[...ok, '--data-dir', join(folder, 'noise')], 4, /jobs\.db cannot be opened: file is not a database\. Restore it from a backup/],
     [[...ok, '--data-dir', join(folder, 'cut')], 4, /jobs\.db cannot be opened: database disk image is malformed\. Restore it/],
     [[...ok, '--data-dir', join(folder, 'busy')], 4, /Another server works on this queue \(.*busy\/jobs\.db\.lock is locked\)/],
@@ -86,8 +88,10 @@ t.test('what is wrong at the start is one clear line and an exit code, and --che
 })
 
 function spoilDatabases (t: Test, folder: string): void {
-  for (const name of ['newer', 'noise', 'cut', 'busy']) mkdirSync(join(folder, name), { mode: 0o700 })
+  for (const name of ['secret', 'link', 'newer', 'noise', 'cut', 'busy']) mkdirSync(join(folder, name), { mode: 0o700 })
   closeDatabase(openDatabase(join(folder, 'newer', 'auth.db'), new Array<string>(1000).fill('')))
+  writeFileSync(join(folder, 'secret', 'jwt-secret'), 'a secret that is long enough for all of it', { mode: 0o644 })
+  symlinkSync(join(folder, 'nowhere'), join(folder, 'link', 'jwt-secret'))
   writeFileSync(join(folder, 'noise', 'jobs.db'), 'no database '.repeat(1000))
   const cut = join(folder, 'cut', 'jobs.db')
   closeDatabase(openDatabase(cut, [Array.from({ length: 200 }, (_, index) => `CREATE TABLE a${index} (b)`).join(';')]))
