@@ -6,7 +6,7 @@ import type { RefusedRefresh } from '../lib/accounts/sessions.ts'
 import { storageError, whenFree } from '../lib/storage/storage-errors.ts'
 import { isLoginName, type CheckedAccount } from '../lib/accounts/users.ts'
 import { notAdmitted } from './auth.ts'
-import type { Login } from './tokens.ts'
+import type { Login } from '../lib/accounts/tokens.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
