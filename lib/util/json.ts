@@ -34,13 +34,14 @@ const [quote, backslash, comma, openList, openObject, closeList, closeObject, u]
  * @returns what exceeds the bounds; `half` for an escape of UTF-16 without its other half. JavaScript takes that for
  *   text, but to most others a list with such a job in it is not JSON, and the engines are among them.
  */
-export function findFault (json: Uint8Array, bounds: JsonBounds): JsonFault | 'half' | undefined {
+export function findFault (json: Buffer, bounds: JsonBounds): JsonFault | 'half' | undefined {
   const { structure, values: mostValues, depth: deepest, text, longFields } = bounds
   let outside = 0
   let values = 0
   let depth = 0
   let field = 'body'
   let mayBeLong = false
+  let escape = json.indexOf(backslash!) // the next one from here on, or −1
   const fault = (expected: string, received = 'more') => ({ field: shortened(field), expected, received })
   for (let at = 0; at < json.length; at++) {
     const byte = json[at]
@@ -56,6 +57,9 @@ export function findFault (json: Uint8Array, bounds: JsonBounds): JsonFault | 'h
     }
     outside += 2
     const start = ++at
+    if (escape !== -1 && escape < at) escape = json.indexOf(backslash!, at)
+    const end = json.indexOf(quote!, at)
+    if (end !== -1 && (escape === -1 || escape > end)) at = end // an image has millions of bytes and no escape
     let high = false // a first half stands right before this place
     for (; at < json.length && json[at] !== quote; at++) {
       if (json[at] !== backslash) {
