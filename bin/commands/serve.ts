@@ -102,9 +102,9 @@ interface Address {
 const listenOptions = ['--host', '--port'] as const
 const metricsOptions = ['--metrics-listen', '--metrics-listen'] as const
 
-/** Seconds beyond --shutdown-timeout for closing connections and files before the process ends itself. */
+/** Seconds beyond the end of the running job for closing connections and files before the process ends itself. */
 const closingTime = 40
-/** Seconds beyond --shutdown-timeout after which connections are cut. */
+/** Seconds beyond the end of the running job after which connections are cut: whoever waits for it is answered first. */
 const connectionTime = 5
 
 async function startServer (options: Options): Promise<void> {
@@ -120,14 +120,15 @@ async function startServer (options: Options): Promise<void> {
   const { buildApp } = await import('../../app.ts')
   const app = await buildApp(options, { logger, https, engines })
   // Before it listens: who has seen that it does may stop it at once.
-  const { uninstall } = closeWithGrace({ delay: (options.shutdownTimeout + closingTime) * 1000, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
+  const jobTime = options.shutdownTimeout + options.cancelGrace
+  const { uninstall } = closeWithGrace({ delay: (jobTime + closingTime) * 1000, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
     if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
     else logger.info({ signal }, 'Shutting down')
     const stopping = notify('STOPPING=1', logger)
     // A connection whose answer ends just now is kept for the next request; Fastify looks for such only once.
     setInterval(() => app.server.closeIdleConnections(), 500).unref()
     // And one that says nothing at all counts as busy: no client may keep the server from ending as it should.
-    setTimeout(() => app.server.closeAllConnections(), (options.shutdownTimeout + connectionTime) * 1000).unref()
+    setTimeout(() => app.server.closeAllConnections(), (jobTime + connectionTime) * 1000).unref()
     await app.close()
     await stopping
     if (err === undefined) process.exit(exitCodes.ok)

@@ -4,6 +4,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
 import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
+import { doubledProgram } from '../doubled-program.ts'
 import { workspace } from '../helper.ts'
 import { startServer, until, type RunningServer } from '../server-process.ts'
 
@@ -140,6 +141,17 @@ t.test('SIGTERM and Ctrl-C end it cleanly, and the running job is not lost', asy
     }), { attempts: 1 }, 'it went back to the queue without losing a try')
     t.equal((await next.json(`/api/queue/job/${body.id}`, { method: 'DELETE' })).status, 200)
   }
+})
+
+t.test('who waits for a job is answered at the end also when its engine does not obey', async t => {
+  const { models, data } = workspace(t)
+  const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--shutdown-timeout', '0', '--cancel-grace', '7'], { program: doubledProgram(t) })
+  const running = submit(server, { prompt: 'deaf', width: 64, steps: 1 }, '?wait=60')
+  await until(async () => (await server.json('/api/queue/status')).body.running === 1)
+  const waiting = submit(server, { prompt: 'nothing', width: 64, steps: 1 }, '?wait=60')
+  await until(async () => (await server.json('/api/queue/status')).body.queued === 1)
+  t.match(await server.end(), { code: 0 })
+  for (const answer of [running, waiting]) t.match(await answer, { status: 202, body: { status: 'queued' } })
 })
 
 function isAlive (pid: number): boolean {
