@@ -101,7 +101,7 @@ function bareApp (
     // Not ten seconds for each plugin and each hook: a cold scan of many models, an engine whose driver wakes up and the
     // drain of --shutdown-timeout take what they take, and bound themselves.
     pluginTimeout: 0,
-    // Whoever follows the running job goes on doing so while the server drains; /api/ready tells load balancers.
+    // Clients that follow the running job keep their streams while the server drains; /api/ready tells load balancers.
     return503OnClosing: false,
     keepAliveTimeout: 72_000,
     // As long as a URL can be: the router would say before the guard that there is a route. Schemas are stricter.

@@ -45,7 +45,7 @@ declare module 'fastify' {
  */
 export type Identify = (credential: Credential) => Principal | undefined
 
-/** Tells @fastify/auth to ask the next one; nobody ever sees it. */
+/** Tells @fastify/auth to ask the next one; no client ever sees it. */
 const notOfThisKind = new Error('not a credential of this kind')
 
 /** For a credential that is valid, of an account that `admits` says no to. */
@@ -54,7 +54,7 @@ export function notAdmitted (): ApiError {
 }
 
 /** What holds until a verifier has answered. */
-const undecided = apiError('SDR_INTERNAL', 'Nobody decided about this request.')
+const undecided = apiError('SDR_INTERNAL', 'No method decided about this request.')
 
 /** Milliseconds between two looks at whether the caller of a long request (events, ?wait=) may still go on. */
 const recheckInterval = 5000
@@ -68,7 +68,7 @@ export default fp(async (app) => {
   await app.register(fastifyAuth)
   const open = new Set<string>()
   if (app.config.guestPermissions.includes('users:manage')) {
-    throw new CommandError(exitCodes.usage, 'With users:manage in --guest-permissions everybody could make an administrator; leave it out')
+    throw new CommandError(exitCodes.usage, 'With users:manage in --guest-permissions any guest could make an administrator; leave it out')
   }
   const guest = guestPrincipal(app.config.guestPermissions as Permission[])
 
@@ -127,7 +127,7 @@ export default fp(async (app) => {
     app.addHook('onResponse', async request => app.logDecision(request, request.refusal))
   }
 
-  /** Somebody who shows a credential and is refused is worth a record; a caller without any is not. */
+  /** A refused credential is worth a record; a caller without any is not. */
   function auditRefusal (request: FastifyRequest, { code }: ApiError): void {
     if (request.credential === undefined && code !== 'SDR_AMBIGUOUS_CREDENTIALS') return
     app.audit(request, {

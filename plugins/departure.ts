@@ -11,7 +11,7 @@ declare module 'fastify' {
   }
 }
 
-/** Tells work that takes long when nobody waits for it any more. */
+/** Tells long work when its caller has left. */
 export default fp(async (app) => {
   const departures = new WeakMap<FastifyReply, AbortController>()
   app.decorateReply('departure', {

@@ -146,7 +146,7 @@ function toApiError (error: Error & Partial<ApiError>, request: FastifyRequest):
 
 function bodyTooLarge ({ routeOptions, headers }: FastifyRequest): ApiError {
   const expected = `at most ${routeOptions.bodyLimit} bytes`
-  const received = headers['content-length'] ?? 'more' // of what comes in chunks nobody knows how much it is
+  const received = headers['content-length'] ?? 'more' // the length of a chunked body is unknown
   return apiError('SDR_BODY_TOO_LARGE', `Expected ${expected} for body but received ${received}`, { details: [{ field: 'body', expected, received }] })
 }
 

@@ -63,7 +63,7 @@ export default fp(async (app) => {
   const jobs = openQueue(app)
   app.decorate('jobs', jobs)
   app.addHook('onReady', async () => jobs.start())
-  // Before the connections are closed: whoever waits for the running job still gets it.
+  // Before the connections are closed: callers that wait for the running job still get it.
   app.addHook('preClose', async () => jobs.drain(app.config.shutdownTimeout * 1000))
   app.addHook('onClose', async () => jobs.close())
 }, { name: 'jobs', dependencies: ['config', 'metrics', 'engine', 'models'] })

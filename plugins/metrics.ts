@@ -39,7 +39,7 @@ export default fp(async (app) => {
     server.listen(address)
     await once(server, 'listening')
     const { address: host, port } = server.address() as AddressInfo
-    app.log.info(`Metrics at http://${host.includes(':') ? `[${host}]` : host}:${port}/metrics, for everybody who reaches that address`)
+    app.log.info(`Metrics at http://${host.includes(':') ? `[${host}]` : host}:${port}/metrics, for anyone who can reach that address`)
   })
   app.addHook('onClose', async () => {
     server?.close()

@@ -29,7 +29,7 @@ const timeWindow = '1 minute'
 const growth = 4
 
 /**
- * Requests a minute: for each principal, or for each address where nobody in particular asks. The plugin's hooks are
+ * Requests a minute: for each principal, or for each address where callers have no account. The plugin's hooks are
  * added to the routes, so they run after the guard and know who is asking.
  */
 export default fp(async (app) => {

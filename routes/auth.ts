@@ -32,7 +32,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'refresh',
       tags,
       summary: 'Get the next token for a refresh token',
-      description: 'Each refresh token works once. Using one again ends the session, because somebody else may have a copy.',
+      description: 'Each refresh token works once. Using one again ends the session, because there may be a copy of it.',
       errors: ['SDR_CONFLICT'],
       body: Type.Object({
         refresh_token: Type.String({
@@ -96,7 +96,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'endSession',
       tags,
       summary: 'End one of your sessions',
-      description: 'Whoever holds its tokens is logged out at once.',
+      description: 'The client that holds its tokens is logged out at once.',
       errors: ['SDR_SESSION_NOT_FOUND'],
       params: Type.Object({ id: Id('Id of the session') }),
       response: { 204: None }

@@ -171,7 +171,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       decoder: app.decoderFor(request),
       mayHurry: permissions.includes('jobs:all')
     })
-    // Images of megabytes are not kept while somebody waits for the job.
+    // Images of megabytes are not kept while the caller waits for the job.
     Object.assign(request, { body: undefined, uploads: {} })
     app.decideAgain(request) // looking at images takes time
     const idempotencyKey = request.headers['idempotency-key'] as string | undefined

@@ -17,7 +17,7 @@ const KeyPage = named('KeyPage', Type.Object({
   next_cursor: NextCursor
 }, { description: 'A page of API keys' }))
 
-/** Whoever manages users may see and revoke every key; everybody else their own. */
+/** Callers with users:manage may see and revoke every key, others only their own. */
 function keysOf ({ principal }: FastifyRequest): string | undefined {
   return principal.permissions.includes('users:manage') ? undefined : principal.id
 }

@@ -136,7 +136,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'refreshModels',
       tags,
       summary: 'Look at the folders again',
-      description: 'They are watched, so this is for network file systems, whose changes nobody announces.',
+      description: 'They are watched, so this is for network file systems, which announce no changes.',
       response: { 200: Named(Refresh) }
     }
   }, async () => app.models.rescan())

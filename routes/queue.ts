@@ -124,7 +124,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listJobs',
       tags,
       summary: 'List jobs, the newest first',
-      description: "Your own; administrators see everybody's. Ended jobs stay as long as --keep-jobs and --keep-days say. A page ends early, with a next_cursor, when its jobs have more than 1 MiB of parameters.",
+      description: 'Your own; administrators see all. Ended jobs stay as long as --keep-jobs and --keep-days say. A page ends early, with a next_cursor, when its jobs have more than 1 MiB of parameters.',
       querystring: Type.Object({
         status: Type.Optional(OneOf(jobStatuses)),
         type: Type.Optional(OneOf(jobTypes)),

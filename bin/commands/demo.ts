@@ -111,7 +111,7 @@ async function startServer (parameters: string[]): Promise<{ server: ChildProces
     }
   } finally {
     clearTimeout(timer)
-    server.stdout.resume() // nobody reads its log any more, and a full pipe would stop it
+    server.stdout.resume() // its log is no longer read, and a full pipe would stop it
   }
   throw new CommandError(exitCodes.failure, 'The server ended before it listened; its message is above')
 }

@@ -166,12 +166,12 @@ function hideSecrets (logger: Logger): void {
   }
 }
 
-/** An open server on a network is a mistake until somebody says that it is none. */
+/** An open server on a network is a mistake unless the operator confirms it. */
 function refuseOpenDoor ({ auth, host, allowInsecureBind }: Options): void {
   const isLoopback = host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'))
   if (auth === 'none' && !isLoopback && !allowInsecureBind) {
     throw new CommandError(exitCodes.usage,
-      `With --auth none everybody who reaches ${host} can use this server. Choose another --auth (jwt, for example), ` +
+      `With --auth none anyone who can reach ${host} can use this server. Choose another --auth (jwt, for example), ` +
       'listen on 127.0.0.1, or say --allow-insecure-bind if that is what you want.')
   }
 }

@@ -17,7 +17,7 @@ interface Accounts {
   users: UserStore
   keys: ApiKeyStore
   log: AuditLog
-  /** Records what the command did; its actor is whoever may run it on this machine. */
+  /** Records what the command did; its actor is the person at the command line. */
   audit: (entry: Pick<AuditEntry, 'event' | 'subject' | 'reason'>) => void
 }
 

@@ -64,7 +64,7 @@ export class ApiKeyStore {
   readonly #lastUse: LastUse
   readonly #touch
 
-  /** @param changes lets keys be remembered, with their accounts, until anybody writes to the database */
+  /** @param changes lets keys be remembered, with their accounts, until the database is written to */
   constructor (database: Database, changes?: Versioned, lastUse = new LastUse()) {
     this.#database = database
     this.#rows = new Remembered(changes, mostRemembered)

@@ -188,7 +188,7 @@ function shareOf ({ outcome, actor, address }: AuditEntry): string {
 }
 
 /**
- * Texts of a bounded length without control, direction or line-breaking characters: what somebody typed as a user name
+ * Texts of a bounded length without control, direction or line-breaking characters: what a caller typed as a user name
  * must not move the cursor of a terminal or begin a line of the log.
  */
 export function printable<Texts extends object> (texts: Texts): Texts {

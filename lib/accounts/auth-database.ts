@@ -103,7 +103,7 @@ export function openAuthDatabase (folder: string): Database {
 
 /**
  * @param made is told of each folder that was made.
- * @throws {CommandError} (storage) when the folder can't be made or used, or is writable for everybody.
+ * @throws {CommandError} (storage) when the folder can't be made or used, or is writable for all users.
  */
 export function prepareAuthFolder (folder: string, made: string[] = []): void {
   const file = join(folder, 'auth.db')
@@ -116,7 +116,7 @@ export function prepareAuthFolder (folder: string, made: string[] = []): void {
   }
   if ((statSync(folder).mode & 0o002) !== 0) {
     throw new CommandError(exitCodes.storage,
-      `Everybody on this machine can replace the accounts in ${folder}: chmod o-w ${folder}, or choose another folder with --auth-data-dir.`)
+      `Every user of this machine can replace the accounts in ${folder}: chmod o-w ${folder}, or choose another folder with --auth-data-dir.`)
   }
 }
 

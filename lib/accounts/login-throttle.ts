@@ -88,7 +88,7 @@ export class LoginThrottle {
     this.#failures.delete(metersOf(username, address)[0]!.key)
   }
 
-  /** Nobody could say whether the password is right. */
+  /** It could not be checked whether the password is right. */
   takeBack (username: string, address: string): void {
     for (const meter of metersOf(username, address)) this.#count(meter, -1)
   }

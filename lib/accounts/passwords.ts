@@ -14,7 +14,7 @@ const blockSize = 8
 /** Hashes at once. At least half of the processors, and of the four threads that files and name lookups share, stay free. */
 const concurrency = Math.min(2, Math.max(1, Math.floor(availableParallelism() / 2)))
 
-/** Hashes that wait for each that runs, at half a second each: nobody waits longer than a client does. */
+/** Hashes that may wait for each that runs, at half a second each: none waits longer than a client does. */
 const waitingForEach = 15
 
 /**

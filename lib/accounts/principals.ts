@@ -41,7 +41,7 @@ export function isPassing ({ via, keyExpiresAt }: Principal): boolean {
   return via === 'api-key' && keyExpiresAt !== null
 }
 
-/** With `--auth none` everybody is the operator of the machine. */
+/** With `--auth none` every caller is the operator of the machine. */
 export const operator: Principal = Object.freeze({
   id: 'operator', username: 'operator', role: 'admin', permissions, via: 'none'
 })
@@ -51,7 +51,7 @@ export function guestPrincipal (allowed: readonly Permission[]): Principal {
   return Object.freeze({ id: 'guest', username: 'guest', role: 'guest', permissions: allowed, via: 'guest' })
 }
 
-/** `jobs:all` sees every job; everybody else their own. Undefined means all. */
+/** With `jobs:all` a caller sees every job, without it only its own. Undefined means all. */
 export function visibleOwner (principal: Principal): string | undefined {
   return principal.permissions.includes('jobs:all') ? undefined : principal.id
 }

@@ -67,7 +67,7 @@ export interface SessionUser {
 
 /**
  * Login sessions. An access token counts only while its session is here, so ending one acts at once. Refresh tokens
- * rotate; the second use of one means that somebody has a copy, and ends the session (RFC 9700, section 4.14).
+ * rotate; the second use of one means that there is a copy, and ends the session (RFC 9700, section 4.14).
  */
 export class SessionStore {
   readonly #database: Database
@@ -80,7 +80,7 @@ export class SessionStore {
   /**
    * @param lifetime milliseconds that a session lives on after its last refresh
    * @param longest milliseconds after the login that no refresh goes beyond
-   * @param changes lets sessions be remembered, with their accounts, until anybody writes to the database
+   * @param changes lets sessions be remembered, with their accounts, until the database is written to
    */
   constructor (database: Database, { lifetime, longest = Infinity, changes }: { lifetime: number, longest?: number, changes?: Versioned }) {
     this.#database = database

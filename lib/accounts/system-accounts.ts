@@ -49,7 +49,7 @@ export class SystemAccounts {
     this.#timeout = inRange('timeout', timeout, 1, 600_000)
   }
 
-  /** Checks that hold a thread, those that nobody waits for any more included, and checks that wait for one. */
+  /** Checks that hold a thread, abandoned ones included, and checks that wait for one. */
   get load (): { running: number, waiting: number } {
     return { running: this.#running, waiting: this.#waiting.size }
   }

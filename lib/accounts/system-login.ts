@@ -129,7 +129,7 @@ export class SystemLogin {
       if (error instanceof TypeError) return null // no account has such a name
       throw error
     })
-    // PAM may let in somebody whom the account database of this machine does not list.
+    // PAM may let in a user whom the account database of this machine does not list.
     if (groups === null && source === 'unix') return undefined
     const isIn = (wanted: readonly string[]) => groups?.some(({ name }) => name !== null && wanted.includes(name)) ?? false
     if (adminUsers.includes(username) || isIn(adminGroups)) return 'admin'

@@ -67,7 +67,7 @@ export function foldedName (username: string): string {
 
 const cursorShape = new RegExp(`^(.+)\n(${accountSources.join('|')})$`, 's')
 
-/** Accounts. What locks somebody out also ends the sessions, in the same transaction. */
+/** Accounts. What locks a user out also ends its sessions, in the same transaction. */
 export class UserStore {
   readonly #database: Database
   readonly #hasher: PasswordHasher
@@ -229,7 +229,7 @@ export class UserStore {
     return this.#named[source].get(username) as UserRow | undefined
   }
 
-  /** Without an administrator nobody could make one over the API any more. */
+  /** Without an administrator none could be made over the API any more. */
   #guardLastAdmin (id: string, by: Actor | undefined, change: () => User): User {
     return transaction(this.#database, () => {
       requireStanding(this.#database, by, 'users:manage')

@@ -37,7 +37,7 @@ export class Operation {
       this.#fulfil = resolve
       this.#reject = reject
     })
-    // Until somebody waits for it, which may be after it has failed.
+    // Until it is awaited, which may be after it has failed.
     this.outcome.catch(() => {})
   }
 

@@ -300,7 +300,7 @@ export class EngineProcess implements Engine {
     if (engine !== this.#command.engine) throw invalid('info.engine', this.#command.engine, engine)
   }
 
-  /** Nobody can want the rest of an operation whose observer has failed. */
+  /** The rest of an operation whose observer has failed is of no use. */
   #observed (operation: Operation, isWell: boolean): void {
     if (!isWell) this.#cancel(operation)
   }

@@ -25,7 +25,7 @@ export interface SubscribeOptions {
 
 /**
  * The newest event of each name, in the order of their ids. Each tells the whole of its matter, so that a newer one
- * makes the older one worthless: this is all that somebody who was away, or is slow, has to be told.
+ * makes the older one worthless: this is all that a client needs that was away or is slow.
  */
 type Newest = Map<JobEventName, JobEvent>
 
@@ -118,7 +118,7 @@ export class JobEvents {
     return this.#isClosed
   }
 
-  /** The jobs that somebody listens to, with the place in the queue that they know of. */
+  /** The jobs that have listeners, with the last place in the queue that was sent. */
   watched (): Array<Pick<Job, 'id' | 'position'>> {
     return [...this.#channels]
       .filter(([, { subscribers }]) => subscribers.size > 0)

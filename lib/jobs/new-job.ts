@@ -3,7 +3,7 @@ import { apiError } from '../../errors.ts'
 import { maximumSeed } from '../engine/engine.ts'
 import { imageTypes, jobTypes, type Attachments, type NewJob } from './job.ts'
 
-/** The rules that every submission keeps to, whoever checked it before, and what is derived from it. */
+/** The rules for every submission, even one that was checked before, and what is derived from it. */
 
 const longestKey = 255
 const longestName = 1024

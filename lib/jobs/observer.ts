@@ -1,6 +1,6 @@
 import type { Job } from './job.ts'
 
-/** Somebody who counts what happens to jobs. All times in seconds. */
+/** Counts what happens to jobs. All times in seconds. */
 export interface JobObserver {
   /** Completed, failed or cancelled, from the queue too. */
   ended: (job: Job) => void

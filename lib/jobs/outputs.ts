@@ -21,7 +21,7 @@ export interface StoredImage extends Omit<NewImage, 'png'> {
 
 /** A kept image, open for reading. */
 export interface OpenImage {
-  /** To be closed by whoever asked; its read stream does that by itself. */
+  /** The caller closes it; its read stream does that by itself. */
   handle: FileHandle
   /** Bytes. */
   size: number
@@ -71,7 +71,7 @@ export class Outputs {
     await rmdir(dirname(folder)).catch(ignoreUnlessUnexpected)
   }
 
-  /** Deletes the folders of jobs that nobody knows (any more); returns how many. Foreign names are left alone. */
+  /** Deletes the folders of unknown jobs; returns how many. Foreign names are left alone. */
   async clean (isKnown: (jobId: string) => boolean): Promise<number> {
     let removed = 0
     for (const date of await names(this.#root)) {

@@ -38,12 +38,12 @@ interface QueueStatus extends Record<JobStatus, number> {
   scheduler: SchedulerStatus
 }
 
-/** Whose jobs are meant: those of a user id, or everybody's when there is none. */
+/** Whose jobs are meant: those of a user id, or all when there is none. */
 interface Viewer {
   owner?: string
 }
 
-/** Milliseconds between two looks at the positions of jobs that somebody follows. */
+/** Milliseconds between two looks at the positions of jobs that have listeners. */
 const positionInterval = 1000
 
 /** The job queue, as everything outside of it uses it. */
@@ -158,7 +158,7 @@ export class JobQueue {
     }
   }
 
-  /** @throws {ApiError} SDR_JOB_NOT_FOUND, for somebody else's job too. */
+  /** @throws {ApiError} SDR_JOB_NOT_FOUND, also for a job of another owner. */
   get (id: string, { owner }: Viewer = {}): Job {
     const job = this.#store.get(id)
     if (job === undefined || (owner !== undefined && job.owner !== owner)) throw apiError('SDR_JOB_NOT_FOUND')
@@ -254,7 +254,7 @@ export class JobQueue {
   }
 
   /**
-   * What happens to a job, until its end. Whoever stops listening does not stop the job.
+   * What happens to a job, until its end. The job goes on when its listener leaves.
    * @throws {ApiError} SDR_JOB_NOT_FOUND; SDR_RATE_LIMITED when this caller has too many streams, SDR_UNAVAILABLE when all
    *   together have.
    */
@@ -263,7 +263,7 @@ export class JobQueue {
   }
 
   /**
-   * @param job as `get` answered it to whoever asks.
+   * @param job as `get` returned it for the caller.
    * @throws {ApiError} SDR_IMAGE_NOT_FOUND
    */
   async openImage ({ id }: Job, index: number): Promise<OpenImage> {
@@ -289,7 +289,7 @@ export class JobQueue {
 
   /**
    * Takes no more jobs; the running ones have `milliseconds` to finish, or go back to the queue. Then all event streams
-   * end, and whoever waits for a job gets it as it is.
+   * end, and callers that wait for a job get it as it is.
    */
   async drain (milliseconds: number): Promise<void> {
     await this.#scheduler.drain(milliseconds)

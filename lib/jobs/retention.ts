@@ -13,7 +13,7 @@ export interface RetentionOptions {
   /** Bytes of kept images, of all callers and of one; then those of the jobs that ended first go, and the jobs stay. */
   keepBytes?: number
   keepBytesPerOwner?: number
-  /** Milliseconds of a clock that nobody can set. */
+  /** Milliseconds of a monotonic clock. */
   uptime?: () => number
 }
 
@@ -32,7 +32,7 @@ const batch = 100
 
 /**
  * Deletes old jobs together with their images, and images that take too much room: every hour, and whenever a job has
- * ended. The database goes first: files that a crash leaves behind belong to nobody, and the next start deletes them.
+ * ended. The database goes first: files that a crash leaves behind have no row, and the next start deletes them.
  */
 export class Retention {
   readonly #parts: RetentionParts
@@ -70,7 +70,7 @@ export class Retention {
 
   async #sweep (): Promise<void> {
     const { store, logger, keepJobs = 10_000, keepJobsPerOwner, keepBytes = Infinity, keepBytesPerOwner = Infinity } = this.#parts
-    // Whoever waits for the job that has just ended is told first.
+    // Callers that wait for the job that has just ended are told first.
     await nextTurn()
     while (!this.#isStopped) {
       const old = store.expired({ keepJobs, keepJobsPerOwner, keepAfter: this.#keepAfter(), limit: batch })
@@ -95,7 +95,7 @@ export class Retention {
     })
   }
 
-  /** A clock that was just set forward does not make jobs old: for an hour nobody is deleted for age. */
+  /** A clock that was just set forward does not make jobs old: for an hour none is deleted for age. */
   #keepAfter (): number {
     const { keepDays = 30, now = Date.now } = this.#parts
     const offset = this.#clockOffset()

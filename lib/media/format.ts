@@ -1,7 +1,7 @@
 /** The formats that images may come in, as sharp calls them. */
 export const formats: readonly string[] = ['png', 'jpeg', 'webp']
 
-/** By the first bytes, as Latin-1. Of those that nobody reads here only the name is wanted, for a message. */
+/** By the first bytes, as Latin-1. Of formats that are not read here only the name is used, for a message. */
 const signatures: ReadonlyArray<[format: string, start: RegExp]> = [
   ['png', /^\x89PNG\r\n/],
   ['jpeg', /^\xff\xd8\xff/],

@@ -5,7 +5,7 @@ import sharp from 'sharp'
 // Beside a model that wants the memory and the cores: one thread for one image, and nothing kept of it.
 sharp.cache(false)
 sharp.concurrency(1)
-// Whatever somebody sends, no reader of any other format ever sees it.
+// Whatever a caller sends, no reader of any other format ever sees it.
 sharp.block({ operation: ['VipsForeignLoad'] })
 sharp.unblock({ operation: ['VipsForeignLoadPngBuffer', 'VipsForeignLoadJpegBuffer', 'VipsForeignLoadWebpBuffer'] })
 

@@ -5,7 +5,7 @@ import type { JobObserver } from '../jobs/observer.ts'
 import type { RecordKind } from '../storage/records.ts'
 import { RequestMetrics } from './request-metrics.ts'
 
-/** What is looked up when somebody asks for the metrics. */
+/** What is looked up at each scrape. */
 interface ServerState {
   queue: { queued: number, running: number, capacity: number }
   engines: Array<Pick<EngineStatus, 'state' | 'restarts'> & { device: string }>
@@ -21,7 +21,7 @@ const stepTimes = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 /** Seconds; from a warm GPU to a processor that draws all night, and a queue that is full over the weekend. */
 const jobTimes = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 6 * 3600, 24 * 3600]
 
-/** The methods that routes have; another one is what somebody tries. */
+/** The methods that routes have; any other comes from a client that guesses. */
 const methods: readonly string[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
 
 /**
@@ -157,7 +157,7 @@ export class Metrics {
     new Gauge({ name: `sdrest_${name}`, help, labelNames, registers: [this.#registry], collect () { collect(this) } })
   }
 
-  /** A counter that somebody else counts. */
+  /** A counter whose value comes from elsewhere. */
   #collected (name: string, help: string, labelNames: string[], collect: (add: (labels: Record<string, string>, value: number) => void) => void, prefix = 'sdrest_'): void {
     // eslint-disable-next-line no-new -- it registers itself
     new Counter({
@@ -173,7 +173,7 @@ export class Metrics {
   }
 }
 
-/** Somebody may set the clock back while a job runs. */
+/** The clock may be set back while a job runs. */
 function secondsBetween (start: string, end: string): number {
   return Math.max(0, Date.parse(end) - Date.parse(start)) / 1000
 }

@@ -118,7 +118,7 @@ async function findPart (
     throw new ModelFileError(`${what} must be a path relative to the description.`)
   }
   const wanted = resolve(folder, named)
-  // Asked before the file system is: what exists outside the roots is nobody's business.
+  // Asked before the file system is: whether a file exists outside the roots must not show.
   if (!isInside(wanted, roots)) throw new ModelFileError(`${what} lies outside the models folders.`)
   const path = await realpath(wanted).catch((cause: unknown) => {
     throw new ModelFileError(`${what} can't be found (${(cause as NodeJS.ErrnoException).code}).`, { cause })

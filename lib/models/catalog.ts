@@ -90,7 +90,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   /** A refresh that sees whatever was changed before the call, which one that runs already may have passed. */
   async rescan (): Promise<RefreshResult> {
-    await this.#refreshing?.catch(() => {}) // whoever asked for that one hears of it
+    await this.#refreshing?.catch(() => {}) // the caller of that one gets its error
     return await this.refresh()
   }
 
@@ -139,7 +139,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     return result
   }
 
-  /** Reads the cache file; later, what somebody else who shares it has found since: a command, or a server. */
+  /** Reads the cache file; later, what another process that shares it has found since: a command, or a server. */
   async #learn (cacheFile: string): Promise<void> {
     const written = await writtenAt(cacheFile)
     if (written === this.#cacheWritten) return

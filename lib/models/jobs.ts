@@ -33,7 +33,7 @@ export function modelExecutors ({ catalog, puller, staging }: ModelJobParts): Ex
         // Without an id when a file of the same id lies in another folder: the directories tell of it.
         return { result: { model: model?.id ?? null, size, sha256 } }
       },
-      /** Whoever cancels does not want the rest, nor what has come. */
+      /** Who cancels wants neither the rest nor what has come. */
       async abandon ({ parameters }: Job): Promise<void> {
         await puller.discard(parameters as unknown as PullRequest)
       }

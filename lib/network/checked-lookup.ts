@@ -21,7 +21,7 @@ export function checkedLookup (url: URL, hosts: AllowList): LookupFunction {
   }
 }
 
-/** A host leads to an address that nobody outside may make this server talk to. */
+/** A host leads to an address that this server must not be made to talk to. */
 export class RefusedAddress extends Error {
   constructor (host: string, address: string, { option }: AllowList) {
     super(`${host} leads to ${address}, which is not public; list that address in ${option} if it is meant`)

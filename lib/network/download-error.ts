@@ -1,4 +1,4 @@
-/** Why a file could not be fetched, in words for whoever asked for it. */
+/** Why a file could not be fetched, in words for the caller. */
 export class DownloadError extends Error {
   /** Whether the same may work a moment later: the connection broke, the server was busy. */
   readonly isPassing: boolean

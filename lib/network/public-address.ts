@@ -1,6 +1,6 @@
 import { BlockList, isIP } from 'node:net'
 
-/** Addresses that are reached through no public network, or that are nobody's. IANA special-purpose registries, 2026. */
+/** Addresses that are reached through no public network, or that are not assigned. IANA special-purpose registries, 2026. */
 const specialIpv4 = new BlockList()
 for (const [network, prefix] of [
   ['0.0.0.0', 8], ['10.0.0.0', 8], ['100.64.0.0', 10], ['127.0.0.0', 8], ['169.254.0.0', 16], ['172.16.0.0', 12],

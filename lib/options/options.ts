@@ -49,7 +49,7 @@ export const optionTable = {
   'pam-service-name': { kind: 'string', group: 'Authentication', default: 'stable-diffusion-rest', maxLength: 64, describe: 'PAM service of --auth pam' },
   'admin-users': { kind: 'list', group: 'Authentication', default: [], describe: 'System accounts that are administrators (unix, pam)' },
   'admin-groups': { kind: 'list', group: 'Authentication', default: [], describe: 'System groups whose members are administrators (unix, pam)' },
-  'allowed-groups': { kind: 'list', group: 'Authentication', default: [], describe: 'System groups whose members may log in (unix, pam); everybody when empty' },
+  'allowed-groups': { kind: 'list', group: 'Authentication', default: [], describe: 'System groups whose members may log in (unix, pam); all users when empty' },
   'allow-insecure-bind': { kind: 'boolean', group: 'Authentication', default: false, describe: 'Let --auth none listen on an address that others can reach' },
   'rate-limit': { kind: 'integer', group: 'Authentication', default: 600, minimum: 1, maximum: 1_000_000, describe: 'Requests a minute for each principal or address' },
   'login-rate-limit': { kind: 'integer', group: 'Authentication', default: 20, minimum: 1, maximum: 100_000, describe: 'Logins, refreshes and unknown URLs a minute for each address' },

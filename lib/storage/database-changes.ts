@@ -9,7 +9,7 @@ import type { Versioned } from '../util/remembered.ts'
 const trust = 5
 
 /**
- * Notices that anybody wrote to some tables of a database: this connection at once, and every other process no later than
+ * Notices writes to some tables of a database: this connection at once, and every other process no later than
  * when its `settled()` is fulfilled.
  */
 export class DatabaseChanges implements Versioned {
@@ -21,7 +21,7 @@ export class DatabaseChanges implements Versioned {
 
   /**
    * @param observer another connection, which writes nothing: SQLite tells a connection of all commits but its own
-   * @param now milliseconds of a clock that nobody sets
+   * @param now milliseconds of a monotonic clock
    */
   constructor (
     database: Database, { tables, observer, now = () => performance.now() }: { tables: readonly string[], observer: Database, now?: () => number }

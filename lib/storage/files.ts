@@ -20,7 +20,7 @@ export async function allEnded (works: Array<Promise<void>>): Promise<void> {
   for (const result of await Promise.allSettled(works)) if (result.status === 'rejected') throw result.reason
 }
 
-/** Writes beside the final name and renames, so that nobody ever sees half a file. The caller syncs the folder. */
+/** Writes beside the final name and renames, so that half a file is never visible. The caller syncs the folder. */
 export async function writeWhole (file: string, bytes: Uint8Array): Promise<void> {
   const temporary = `${file}.tmp`
   const handle = await open(temporary, 'wx', 0o600)
@@ -35,7 +35,7 @@ export async function writeWhole (file: string, bytes: Uint8Array): Promise<void
 
 /**
  * Puts files into a new folder that nothing refers to yet. They are durable when the promise is fulfilled; before that a
- * power failure may leave them at any length, but nobody sees half of one under its name.
+ * power failure may leave them at any length, but half of one never has its name.
  */
 export async function fillFolder (folder: string, files: ReadonlyArray<readonly [name: string, bytes: Uint8Array]>): Promise<void> {
   const handles: FileHandle[] = []

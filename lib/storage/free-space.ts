@@ -1,7 +1,7 @@
 import { statfs } from 'node:fs/promises'
 import { apiError } from '../../errors.ts'
 
-/** Bytes that are left to everybody else who writes to the same disk. */
+/** Bytes that are left to others who write to the same disk. */
 const reserve = 256 * 1024 * 1024
 
 /** Tells how many bytes there are for this user on the disk of a folder. */

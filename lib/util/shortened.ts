@@ -1,5 +1,5 @@
 /**
- * The first code units and "…" of a longer text, never half of a character: not everybody could read that as JSON.
+ * The first code units and "…" of a longer text, never half of a character: not every client could read that as JSON.
  * @param longest in code units
  */
 export function shortened (text: string, longest = 80): string {

@@ -69,7 +69,7 @@ std::string ReadConfigDir(Napi::Env env, Napi::Value value) {
 }
 
 // Copies the password into memory that is wiped. From a string, Node-API writes straight into that memory. From bytes it
-// goes one by one: memcpy leaves it in vector registers, and the dynamic linker saves those on the stack, where nobody
+// goes one by one: memcpy leaves it in vector registers, and the dynamic linker saves those on the stack, where nothing
 // wipes them, when Node next calls a function for the first time.
 Secret ReadPassword(Napi::Env env, Napi::Value value) {
   std::size_t size = 0;

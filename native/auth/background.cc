@@ -19,7 +19,7 @@ struct Background::Job {
   std::string error;  // empty when Run came to its end
 };
 
-// Shared by the JavaScript thread and all running threads. The mutex makes sure that nobody calls the thread-safe
+// Shared by the JavaScript thread and all running threads. The mutex makes sure that no thread calls the thread-safe
 // function once the environment has begun to free it.
 struct Background::Channel {
   std::mutex mutex;
@@ -67,7 +67,7 @@ Napi::Promise Background::Start(Napi::Env env, std::unique_ptr<Task> task) {
 
 void Background::Settle(Napi::Env env, Napi::Function, Background* self, Job* job) {
   const std::unique_ptr<Job> owned(job);
-  if (env == nullptr) return;  // the environment is ending; nobody is left to tell
+  if (env == nullptr) return;  // the environment is ending; no caller is left
   if (--self->running_ == 0) self->function_.Unref(env);
   if (job->error.empty()) {
     job->promise.Resolve(job->task->Answer(env));

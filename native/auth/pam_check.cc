@@ -36,7 +36,7 @@ struct Conversation {
 };
 
 // Answers one hidden prompt with the password. A second prompt, or one with echo, is a second factor (or a wish for a
-// user name): there is nobody to ask, and giving the password again could put it where it is shown.
+// user name): there is no person to ask, and giving the password again could put it where it is shown.
 int Converse(int count, const pam_message** messages, pam_response** responses, void* data) {
   auto& conversation = *static_cast<Conversation*>(data);
   if (count <= 0 || count > PAM_MAX_NUM_MSG) return PAM_CONV_ERR;
@@ -80,7 +80,7 @@ void TakeDelay(int, unsigned microseconds, void* data) {
 
 // pam_unix sets SIGCHLD to its default for the whole process while it waits for its helper, and puts back what it
 // found. Two checks at once can put back each other's default, and a child of Node that ends meanwhile is missed: Node
-// would never learn of the end of an engine. So whoever leaves puts Node's handler back and lets it look again.
+// would never learn of the end of an engine. So the last check puts Node's handler back and lets it look again.
 class ChildSignalGuard {
  public:
   ChildSignalGuard() {

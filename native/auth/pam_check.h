@@ -17,7 +17,7 @@ bool BuiltWithPam();
 bool BuiltWithPamConfigDir();
 
 // Why this service can't be used here; empty when it can. An empty `service` asks about the build alone. libpam would
-// take the service "other" for one that has no file, and those are rules that nobody chose for this server: so a
+// take the service "other" for one that has no file, and those rules were not chosen for this server: so a
 // service without a file is a problem.
 std::string PamProblem(const std::string& service, const std::string& config_dir);
 

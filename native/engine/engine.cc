@@ -131,7 +131,7 @@ void Engine::CloseNow() {
 }
 
 // The environment ends: process.exit(), or the end of a worker. Waiting for a step of the model would hold that up for
-// minutes, so a thread that does not stop soon keeps what it needs and works on for nobody.
+// minutes, so a thread that does not stop soon keeps what it needs and works on without a caller.
 void Engine::EndWithEnvironment(void* data) {
   auto* engine = static_cast<Engine*>(data);
   engine->channel_->Close();

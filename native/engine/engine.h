@@ -19,7 +19,7 @@
 // The JavaScript class `Engine`: reads arguments, runs one operation at a time on a thread of its own, and turns what
 // comes of it into a promise. The listener given to the constructor hears progress, previews and the log.
 //
-// An object that nobody holds any more is kept until its operation has ended.
+// An object without references is kept until its operation has ended.
 class Engine : public Napi::ObjectWrap<Engine> {
  public:
   static Napi::Function Define(Napi::Env env);

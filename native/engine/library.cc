@@ -22,7 +22,7 @@ std::string WithoutLinks(const std::string& path) {
 }
 
 // A build of the library whose devices are separate files (libggml-cpu-*.so, libggml-cuda.so…) looks for them beside
-// the running program, which is node, and in the working directory, where anybody may have put them. They lie beside
+// the running program, which is node, and in the working directory, where any user may have put them. They lie beside
 // the library (which may be a link to where it is), or in `bin` next to its folder. Builds with everything inside have nothing to load.
 void LoadDevices() {
   const std::string path = LibraryPath();

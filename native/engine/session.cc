@@ -210,7 +210,7 @@ void Session::Cancel(bool keep_finished) {
 // The library forgets a cancellation when a generation begins, and one may come a moment earlier. Any thread.
 void Session::RepeatCancellation() {
   if (!Cancelled()) return;
-  // Whoever has the lock is cancelling right now, and a library that logs while it does would wait for itself here.
+  // The holder of the lock is cancelling right now, and a library that logs while it does would wait for itself here.
   const std::unique_lock<std::mutex> lock(generating_mutex_, std::try_to_lock);
   if (lock && generating_ != nullptr) sd_cancel_generation(generating_, cancel_);
 }

@@ -58,7 +58,7 @@ struct CannyParams {
 };
 
 // The model, the upscaler and every call that uses them. There is one at a time in a process, because the callbacks of
-// the library are global; it belongs to whoever holds a pointer, and what it owns goes with the last one.
+// the library are global; it belongs to the holders of its pointers, and what it owns goes with the last one.
 //
 // All functions but Cancel run on one thread at a time, which may take minutes in them; they throw Failure.
 class Session {

@@ -29,7 +29,7 @@ t.test('what is wrong at the start is one clear line and an exit code, and --che
     [[...ok, '--models-dir', join(folder, 'missing')], 4, /The models folder .*missing cannot be read/],
     [['--models-dir', join(folder, 'file'), '--data-dir', data], 4, /it is not a folder/],
     [['--models-dir', models, '--data-dir', join(folder, 'file', 'data')], 4, /is not writable: .*--data-dir/],
-    [[...ok, '--host', '0.0.0.0'], 2, /everybody who reaches 0.0.0.0 can use this server/],
+    [[...ok, '--host', '0.0.0.0'], 2, /anyone who can reach 0.0.0.0 can use this server/],
     [[...ok, '--portt', '1'], 2, /There is no option --portt; did you mean --port\?/],
     [[...ok, '--port', 'x'], 2, /Expected a whole number from 0 to 65535 for --port but received "x"/],
     [[...ok, '--auth', 'jwt', '--public-paths', '/api/model'], 2, /"\/api\/model" of --public-paths .*nearest is "\/api\/models"/],
@@ -128,7 +128,7 @@ t.test('--check-config and --print-config', async t => {
     [['--models-dir', join(folder, 'missing')], 4, /missing cannot be read/],
     [['--tls-cert', file, '--tls-key', file], 4, /The certificate .*server.yaml cannot be used with the key/],
     [['--jwt-secret', 'short'], 2, /32 bytes/],
-    [['--auth', 'none', '--host', '0.0.0.0'], 2, /everybody who reaches/],
+    [['--auth', 'none', '--host', '0.0.0.0'], 2, /anyone who can reach/],
     [['--metrics-listen', '9464'], 2, /Expected host:port/],
     [['--print-config'], 2, /mutually exclusive/]
   ]

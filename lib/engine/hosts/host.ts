@@ -46,7 +46,7 @@ interface Channel {
 
 /**
  * Says hello and serves operations until the server closes the channel or asks to shut down, then calls `exit`, which
- * must end the process at once: nobody is left who could want the result.
+ * must end the process at once: no server is left to take the result.
  */
 export function serveHost (engine: HostEngine, channel: Channel, exit: () => void): void {
   const decoder = new FrameDecoder()

@@ -33,7 +33,7 @@ class Drawing {
   constructor (resolve: Resolve, parts: ExecutorParts) {
     this.#resolve = resolve
     this.#parts = parts
-    // Not the clock of the wall, which somebody may set while a job runs.
+    // Not the wall clock, which may be set while a job runs.
     this.#stepTimes = new StepTimes(() => performance.now(), parts.observer?.stepped)
   }
 

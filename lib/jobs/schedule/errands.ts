@@ -1,6 +1,6 @@
 import { apiError } from '../../../errors.ts'
 
-/** How long somebody waits for a turn. */
+/** How long a caller waits for its turn. */
 export interface Patience {
   /** Milliseconds, a minute when absent. */
   timeout?: number
@@ -19,7 +19,7 @@ interface Errand {
 
 const mostErrands = 10
 
-/** What waits to be done on an engine between two jobs. Whoever has waited in vain can be sure that it is never done. */
+/** Work that waits to be done on an engine between two jobs. If a caller's wait times out, its work is guaranteed never to run. */
 export class Errands {
   readonly #errands: Errand[] = []
 

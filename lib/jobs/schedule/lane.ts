@@ -41,7 +41,7 @@ export interface LaneParts {
   idleUnload?: number
   /** Milliseconds since 1970. */
   now?: () => number
-  /** Milliseconds of a clock that nobody can set. */
+  /** Milliseconds of a monotonic clock. */
   uptime?: () => number
   /** Aborted when no more work is to be begun. */
   stop: AbortSignal
@@ -372,7 +372,7 @@ export class Lane {
     }
   }
 
-  /** Milliseconds of a clock that nobody can set. */
+  /** Milliseconds of a monotonic clock. */
   #now (): number {
     return (this.#parts.uptime ?? (() => performance.now()))()
   }

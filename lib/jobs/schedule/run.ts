@@ -28,7 +28,7 @@ export class Run {
     return this.#ending
   }
 
-  /** Makes whoever does the job let go of it. */
+  /** Makes the executor let go of the job. */
   abort (ending: 'cancel' | 'drain'): void {
     // A cancelled job does not come back when the server is told to stop meanwhile.
     this.#ending = this.#ending === 'cancel' ? 'cancel' : ending

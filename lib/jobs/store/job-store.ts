@@ -744,7 +744,7 @@ function firstOf (rows: unknown[], what: 'units' | 'bytes', excess: number): End
 }
 
 /**
- * What each caller has to give so that `excess` is gone and nobody loses anything who has less than those who keep most.
+ * What each caller has to give so that `excess` is gone and only those lose anything that keep most.
  * @param shares those who have most first.
  */
 function fairShares (shares: Iterable<Share>, excess: number): Array<Share & { take: number }> {

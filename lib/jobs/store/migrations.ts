@@ -3,7 +3,7 @@
  *
  * `sequence` is the order of submission and the cursor of lists. Times are milliseconds since 1970. `service` numbers
  * the starts of all jobs: an owner's highest one says how recently that owner was served. `returned` marks a job that
- * had its turn and came back, `cancelling` a running one that somebody gave up. What stands behind a filter column in
+ * had its turn and came back, `cancelling` a running one that is to be cancelled. What stands behind a filter column in
  * an index lets a page be found without touching the rows it leaves out. `caller` is whose share of the bounds a job
  * takes: its owner, or the address of a guest. `units` is how many jobs it counts for by the length of its parameters,
  * `bytes` are those of its kept images, and `kept` holds the sums of both over the ended jobs of each caller.

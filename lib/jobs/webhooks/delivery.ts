@@ -31,7 +31,7 @@ export function checkUrl (url: string, hosts: AllowList): URL {
     throw apiError('SDR_INVALID_REQUEST', `Expected ${expected} for webhook_url`, { details: [{ field: 'webhook_url', expected }] })
   }
   const details = { field: 'webhook_url' }
-  if (hosts.isEmpty) throw apiError('SDR_FORBIDDEN', 'webhook_url: this server calls nobody; its operator may change that with --webhook-hosts.', { details })
+  if (hosts.isEmpty) throw apiError('SDR_FORBIDDEN', 'webhook_url: this server calls no hosts; its operator may name some with --webhook-hosts.', { details })
   if (!hosts.has(hostOf(parsed), portOf(parsed))) {
     throw apiError('SDR_FORBIDDEN', `webhook_url: ${parsed.host} is not one of the hosts that this server calls (--webhook-hosts).`, { details })
   }

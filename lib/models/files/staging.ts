@@ -13,7 +13,7 @@ import { leaveToOwner } from '../../storage/ownership.ts'
 /**
  * Files that come into being beside the models: under a name that no scan lists, in the folder of their target, so that
  * one rename makes them models. What each is for is noted in the data folder: so a download can go on after a crash, and
- * what nobody comes back for is deleted.
+ * what is not taken up again is deleted.
  */
 
 const Note = Type.Object({
@@ -32,7 +32,7 @@ export type StagingNote = Static<typeof Note>
 const validator = new Validator(Note)
 
 const day = 24 * 60 * 60 * 1000
-/** Milliseconds after which nobody comes back for what was left half done. */
+/** Milliseconds after which a file that was left half done is given up. */
 const abandonedAfter = 7 * day
 /** Milliseconds to wait for a turn at the locks, which others have for less than one. */
 const longestWait = 5000
@@ -67,7 +67,7 @@ export class StagingArea {
     }
   }
 
-  /** @returns undefined when somebody else has it. */
+  /** @returns undefined when another process has it. */
   async #take (key: string): Promise<Database | undefined> {
     return await this.#inTurn(() => tryLock(this.#file(key, 'lock')))
   }
@@ -85,7 +85,7 @@ export class StagingArea {
   }
 
   /**
-   * Lock files are opened and removed in here only, by one process at a time and without a pause. So nobody can have
+   * Lock files are opened and removed in here only, by one process at a time and without a pause. So no other can have
    * opened a lock file that is about to be removed, and lock what no longer has a name while the next one makes and
    * locks another file of that name. The file of the turn itself stays, one for the folder.
    * @throws {ApiError} SDR_UNAVAILABLE
@@ -158,7 +158,7 @@ export class StagingArea {
 
   async #clear (key: string): Promise<void> {
     const note = await this.read(key)
-    // The folder may have been written by somebody else: nothing but what is named like ours goes.
+    // Other programs may write to the folder: only what is named like ours is deleted.
     if (note !== undefined && basename(note.staging).startsWith(stagingName(key))) await rm(note.staging, { force: true })
     for (const ending of ['json', 'json.tmp']) await rm(this.#file(key, ending), { force: true })
   }
@@ -182,7 +182,7 @@ export async function place (staging: string, target: string, { overwrite = fals
   const stats = await stat(folder)
   const handle = await open(staging, constants.O_RDWR | constants.O_NOFOLLOW)
   try {
-    // Whoever may read the folder is meant to read what is in it; the server's own files are its own.
+    // Users who may read the folder are meant to read the models in it; the server's own files stay private.
     await handle.chmod(stats.mode & 0o666)
     await leaveToOwner((uid, gid) => handle.chown(uid, gid), stats)
     await handle.sync()
@@ -194,7 +194,7 @@ export async function place (staging: string, target: string, { overwrite = fals
   await syncFolder(folder)
 }
 
-/** `rename` would overwrite; only a link is refused when the name is taken, also by somebody who is just as fast. */
+/** `rename` would overwrite; only a link is refused when the name is taken, even at the last moment. */
 async function renameToFree (staging: string, target: string): Promise<void> {
   try {
     await link(staging, target)

@@ -63,7 +63,7 @@ export async function openTarget (target: string, roots: readonly ScanRoot[]): P
     path = join(path, part)
     const made = path
     await mkdir(made)
-    await chmod(made, stats.mode & 0o777) // whoever shares the models shares the new folder
+    await chmod(made, stats.mode & 0o777) // users who share the models share the new folder
     await leaveToOwner((uid, gid) => lchown(made, uid, gid), stats)
   }
   return join(path, target.slice(folder.length + 1))
@@ -78,7 +78,7 @@ export async function requireWritable (target: string): Promise<void> {
   await access(folder, constants.W_OK | constants.X_OK).catch(error => { throw notWritable(folder, error) })
 }
 
-/** What an error of the file system means to whoever wanted to change something in a folder with models. */
+/** What an error of the file system means for a change in a folder with models. */
 export function notWritable (folder: string, error: NodeJS.ErrnoException): Error {
   switch (error.code) {
     case 'EROFS':

@@ -12,7 +12,7 @@ export interface DownloadOptions extends RequestParts {
   /** Bytes that a file may have. */
   mostBytes: number
   signal?: AbortSignal
-  /** `total` is undefined while nobody has said it. */
+  /** `total` is undefined while it is not known. */
   progress?: (done: { bytes: number, total: number | undefined }) => void
   freeSpace?: FreeSpace
   /** Milliseconds in which at least `leastBytes` have to come, from the first connection on. */
@@ -98,7 +98,7 @@ class Download {
     }
   }
 
-  /** Reads what is there for its hash. Without an entity tag nobody can tell whether it is still the same file. */
+  /** Reads what is there for its hash. Without an entity tag it is unknown whether it is still the same file. */
   async #takeUp (): Promise<void> {
     const { size } = await this.#file.stat()
     if (this.#partial.etag === undefined || size < firstLook || size > this.#options.mostBytes) return await this.#startAnew()

@@ -55,7 +55,7 @@ export class Puller {
   }
 
   /**
-   * Checks a request as far as that goes without asking anybody.
+   * Checks a request as far as that goes without the network.
    * @returns the file that it makes, which is not there yet.
    * @throws {ApiError} SDR_INVALID_REQUEST, SDR_CONFLICT
    */
@@ -110,7 +110,7 @@ export class Puller {
     const { staging } = this.#options
     try {
       let known: StagingNote = note ?? { staging: file }
-      // Noted before it is there, so that it is found when nobody comes back for it.
+      // Noted before it is there, so that it is found if this process never comes back for it.
       await staging.write(key, known)
       if (note === undefined) await rm(file, { force: true })
       const { bytes, sha256, promised } = await download(source.url, { file, etag: known.etag, sha256: known.sha256 }, async ({ etag, sha256 }) => {

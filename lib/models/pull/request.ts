@@ -27,7 +27,7 @@ interface Answer {
 
 /**
  * Asks for a file, following redirects; each address is checked again. A token goes to its own origin only, and only
- * while that is the one that was asked first: where a redirect leads, somebody else decides.
+ * while that is the one that was asked first: where a redirect leads is another server's choice.
  * @param headers of the request.
  * @throws {DownloadError} for what is refused here or there, and for statuses other than 200, 206 and 416.
  */
@@ -63,7 +63,7 @@ export async function requestFile (
 function checkProtocol (url: URL, hosts: AllowList): void {
   if (url.protocol === 'https:') return
   if (url.protocol === 'http:' && hosts.has(hostOf(url), portOf(url))) return
-  throw new DownloadError(`${url.host} is to be asked over ${url.protocol.slice(0, -1)}, where anybody on the way could change ` +
+  throw new DownloadError(`${url.host} is to be asked over ${url.protocol.slice(0, -1)}, where anyone on the way could change ` +
     `the file. Use https, or list ${url.host} in ${hosts.option} if it is meant.`)
 }
 

@@ -2,7 +2,7 @@ import { apiError } from '../../../errors.ts'
 import { badValue } from '../../http/refusals.ts'
 import { checkFileName } from '../files/file-name.ts'
 
-/** Where a file comes from, before anybody was asked. */
+/** Where a file comes from, before any request is made. */
 export interface PullSource {
   /** As it was given, which is how jobs and messages name it. */
   text: string
@@ -36,7 +36,7 @@ export function parseSource (text: string, hub: URL): PullSource {
 function parseUrl (text: string): URL | undefined {
   const url = /^https?:\/\//i.test(text) && URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined) return undefined
-  // Where it comes from is written down with the job, and shown to whoever may see the job.
+  // Its source is stored with the job, and shown to those who may see the job.
   if (url.username !== '' || url.password !== '') throw secretInside('its user name and password')
   const secret = [...url.searchParams.keys()].find(name => secretField.test(name))
   if (secret !== undefined) throw secretInside(`its query field ${JSON.stringify(secret.slice(0, 80))}`)

@@ -24,7 +24,7 @@ export class FolderWatcher {
   }
 
   /**
-   * Watches exactly these folders from now on. Whoever read a folder before it was watched may have missed something,
+   * Watches exactly these folders from now on. A folder that was read before it was watched may have changed between,
    * so each new one counts as a change. Returns how many of them can't be watched.
    */
   follow (folders: readonly string[]): number {

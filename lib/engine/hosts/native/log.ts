@@ -12,7 +12,7 @@ const leftOut: ReadonlyArray<readonly [line: RegExp, reason: (what: string[], be
 
 /**
  * What the library says only in its log, and what has to be known of it: which architecture a model has, and that
- * something was left out. A version that words its log differently is not understood, and then behaves as it does for everybody.
+ * something was left out. A version that words its log differently is not understood, and then only passes on what it says.
  */
 export class NativeLog {
   #architecture: string | undefined

@@ -265,7 +265,7 @@ async function sendImages (images: RawImage[], seed: number, report: Reporter): 
   }
 }
 
-/** What the library takes when nobody names a device: the first graphics card, else the processor. */
+/** What the library takes when no device is named: the first graphics card, else the processor. */
 function defaultDevice (devices: Array<{ name: string }>): string {
   return (devices.find(({ name }) => isGraphics(name)) ?? devices[0])?.name ?? 'none'
 }
@@ -331,7 +331,7 @@ async function picture (name: string, bytes: Uint8Array, options: Parameters<typ
   }
 }
 
-/** The addon's errors carry a code. Clients know files by their names: where they lie is nobody's business. */
+/** The addon's errors carry a code. Clients know files by their names; their folders are not shown. */
 function describe (error: unknown, parameters: object): unknown {
   if (!(error instanceof Error)) return error
   const code = 'code' in error ? error.code as EngineErrorCode : 'generation_failed'
@@ -348,7 +348,7 @@ const path = process.argv[2]
 const addon = path === undefined ? await loadEngineAddon() : createRequire(import.meta.url)(path)
 const host = new NativeHost(addon)
 serveHost(host, new Socket({ fd: 3 }), () => {
-  // Nobody waits for what still runs, and the library's destructors must not run beside it.
+  // What still runs is not waited for, and the library's destructors must not run beside it.
   if (host.isBusy) process.kill(process.pid, 'SIGKILL')
   else process.exit()
 })

@@ -216,7 +216,7 @@ function checkFile (what: string, path: string, code: EngineErrorCode): void {
   if (!isFile) throw new EngineError(code, `The ${what} file ${baseName(path)} is not there.`)
 }
 
-/** Clients know models by their names; where they lie is nobody's business. */
+/** Clients know models by their names; their folders are not shown. */
 function withoutFolders (message: string, paths: string[]): string {
   return paths.reduce((text, path) => text.replaceAll(path, baseName(path)), message)
 }
