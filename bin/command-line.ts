@@ -4,20 +4,44 @@ import { CommandError, exitCodes } from '../errors.ts'
 import { version } from '../lib/util/version.ts'
 import { visible } from '../lib/util/visible.ts'
 
-/** The file of a command, which is loaded when its help or its work is asked for: no command waits for the code of another. */
+/** The file of a command, loaded when its help or its work is asked for: no command waits for the code of another. */
 type Load = () => Promise<CommandModule<object, any>>
 
 const commands: ReadonlyArray<[command: string | string[], describe: string, load: Load]> = [
-  [['serve', '$0'], 'Start the server (this is what happens without a command)', async () => (await import('./commands/serve.ts')).serve],
-  ['demo', 'Make a tiny model, serve it, log in and draw, as a user would', async () => (await import('./commands/demo.ts')).demo],
+  [
+    ['serve', '$0'],
+    'Start the server (this is what happens without a command)',
+    async () => (await import('./commands/serve.ts')).serve
+  ],
+  [
+    'demo',
+    'Make a tiny model, serve it, log in and draw, as a user would',
+    async () => (await import('./commands/demo.ts')).demo
+  ],
   ['generate <prompt>', 'Draw on a running server', async () => (await import('./commands/generate.ts')).generate],
-  ['doctor', 'Check whether the server could run with these options', async () => (await import('./commands/doctor.ts')).doctor],
-  ['health', 'Ask the running server of these options whether it is up; exit code 0 or 1', async () => (await import('./commands/health.ts')).health],
+  [
+    'doctor',
+    'Check whether the server could run with these options',
+    async () => (await import('./commands/doctor.ts')).doctor
+  ],
+  [
+    'health',
+    'Ask the running server of these options whether it is up; exit code 0 or 1',
+    async () => (await import('./commands/health.ts')).health
+  ],
   ['user <action>', 'Manage local accounts', async () => (await import('./commands/user.ts')).user],
   ['key <action>', 'Manage API keys', async () => (await import('./commands/key.ts')).key],
-  ['audit', 'Show logins, refusals, and changes of accounts and keys', async () => (await import('./commands/audit.ts')).audit],
+  [
+    'audit',
+    'Show logins, refusals, and changes of accounts and keys',
+    async () => (await import('./commands/audit.ts')).audit
+  ],
   ['models <action>', 'List, fetch and look after models', async () => (await import('./commands/models.ts')).models],
-  ['openapi', 'Print the OpenAPI document without starting a server', async () => (await import('./commands/openapi.ts')).openapi]
+  [
+    'openapi',
+    'Print the OpenAPI document without starting a server',
+    async () => (await import('./commands/openapi.ts')).openapi
+  ]
 ]
 
 /** Runs the command that the arguments name and sets the exit code of the process. */
@@ -53,7 +77,8 @@ export async function runCommandLine (): Promise<void> {
       process.stderr.write(`stable-diffusion-rest: ${visible(error.message)}\n`)
       process.exitCode = error.exitCode
     } else {
-      process.stderr.write(`stable-diffusion-rest: a defect of this program: ${visible((error as Error).stack ?? '')}\n`)
+      process.stderr.write('stable-diffusion-rest: a defect of this program: ' +
+        `${visible((error as Error).stack ?? '')}\n`)
       process.exitCode = exitCodes.internal
     }
   }

@@ -31,9 +31,22 @@ export const audit = accountCommand<Arguments>({
     .option('event', { choices: auditEvents, describe: 'Only this kind of event' })
     .option('outcome', { choices: auditOutcomes, describe: 'Only what succeeded, or only what was refused' })
     .option('actor', { type: 'string', requiresArg: true, describe: 'Only what this user did' })
-    .option('lines', { type: 'string', requiresArg: true, default: '50', describe: `The newest so many, 1 to ${mostLines}` })
-    .option('after', { type: 'string', requiresArg: true, describe: 'The oldest that came after the record with this id (--json shows ids)' })
-    .option('before', { type: 'string', requiresArg: true, describe: 'The newest that came before the record with this id' })
+    .option('lines', {
+      type: 'string',
+      requiresArg: true,
+      default: '50',
+      describe: `The newest so many, 1 to ${mostLines}`
+    })
+    .option('after', {
+      type: 'string',
+      requiresArg: true,
+      describe: 'The oldest that came after the record with this id (--json shows ids)'
+    })
+    .option('before', {
+      type: 'string',
+      requiresArg: true,
+      describe: 'The newest that came before the record with this id'
+    })
     .option('all', { type: 'boolean', default: false, describe: 'All records, for an export with --json' })
     .conflicts('before', ['after', 'all', 'follow'])
     .option('follow', { type: 'boolean', default: false, describe: 'Go on with what happens next, until Ctrl-C' })
@@ -61,8 +74,8 @@ export const audit = accountCommand<Arguments>({
 function wholeNumber (option: string, text: string, { least = 1, most = Number.MAX_SAFE_INTEGER } = {}): number {
   const number = Number(text)
   if (/^\d{1,16}$/.test(text) && number >= least && number <= most) return number
-  throw new CommandError(exitCodes.usage, `Expected a whole number from ${least} to ${most} for --${option} but received ` +
-    JSON.stringify(shortened(text)))
+  throw new CommandError(exitCodes.usage,
+    `Expected a whole number from ${least} to ${most} for --${option} but received ` + JSON.stringify(shortened(text)))
 }
 
 function line ({ at, event, outcome, actor, subject, address, reason }: AuditRecord): string {

@@ -30,7 +30,12 @@ interface Arguments {
 export const demo: CommandModule<object, Arguments> = {
   builder: yargs => yargs
     .option('keep', { type: 'boolean', default: false, describe: 'Leave the server running until Ctrl-C' })
-    .option('output', { type: 'string', requiresArg: true, default: 'stable-diffusion-rest-demo.png', describe: 'Where to save the picture' }),
+    .option('output', {
+      type: 'string',
+      requiresArg: true,
+      default: 'stable-diffusion-rest-demo.png',
+      describe: 'Where to save the picture'
+    }),
   handler: runDemo
 }
 
@@ -46,7 +51,9 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
     }
     rmSync(folder, { recursive: true, force: true })
   }
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => stop().then(() => process.exit(exitCodes.ok)))
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => stop().then(() => process.exit(exitCodes.ok)))
+  }
   try {
     const models = join(folder, 'models')
     mkdirSync(models)
@@ -58,7 +65,9 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
     await runItself(['user', 'add', username, '--password-stdin', '--data-dir', data], password)
     tell('account', `${username}, by: stable-diffusion-rest user add ${username}`)
 
-    const started = await startServer(['--models-dir', models, '--auth', 'jwt', '--port', '0', '--threads', '1', '--data-dir', data])
+    const started = await startServer([
+      '--models-dir', models, '--auth', 'jwt', '--port', '0', '--threads', '1', '--data-dir', data
+    ])
     server = started.server
     const { url } = started
     tell('server', `${url}, by: stable-diffusion-rest --models-dir DIR --auth jwt`)
@@ -71,7 +80,9 @@ async function runDemo ({ keep, output }: Arguments): Promise<void> {
 
     const job = await followJob(client, await client.submit('txt2img', request))
     const image = job.images[0]
-    if (image === undefined) throw new CommandError(exitCodes.failure, `The job ${job.status}: ${job.error?.message ?? 'no image came'}`)
+    if (image === undefined) {
+      throw new CommandError(exitCodes.failure, `The job ${job.status}: ${job.error?.message ?? 'no image came'}`)
+    }
     saveNew(file, await client.image(image.url), true)
     tell('picture', `${file} (${image.width}×${image.height}, seed ${image.seed}, ${image.bytes} bytes)`)
 
@@ -98,11 +109,16 @@ async function runItself (parameters: string[], input: string): Promise<void> {
   child.stdin!.end(input)
   child.stderr!.pipe(process.stderr)
   const [code] = await once(child, 'exit') as [number | null]
-  if (code !== 0) throw new CommandError(exitCodes.failure, `stable-diffusion-rest ${parameters[0]} failed with exit code ${code}`)
+  if (code !== 0) {
+    throw new CommandError(exitCodes.failure, `stable-diffusion-rest ${parameters[0]} failed with exit code ${code}`)
+  }
 }
 
 async function startServer (parameters: string[]): Promise<{ server: ChildProcess, url: string }> {
-  const server = spawn(process.execPath, [program, ...parameters], { env: environment, stdio: ['ignore', 'pipe', 'inherit'] })
+  const server = spawn(process.execPath, [program, ...parameters], {
+    env: environment,
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
   const timer = setTimeout(() => server.kill('SIGKILL'), startTimeout)
   try {
     for await (const line of createInterface({ input: server.stdout })) {

@@ -53,7 +53,9 @@ export const doctor: CommandModule = {
   handler: async argv => {
     const options = optionsOf(argv)
     for (const [part, check] of checks) {
-      const { verdict, text } = await Promise.resolve().then(() => check(options)).catch((error: Error) => fail(error.message))
+      const { verdict, text } = await Promise.resolve()
+        .then(() => check(options))
+        .catch((error: Error) => fail(error.message))
       say(`${verdict.padEnd(5)} ${part.padEnd(14)} ${text}`)
       if (verdict === 'FAIL') process.exitCode = exitCodes.failure
     }
@@ -97,8 +99,12 @@ async function checkEngine (options: Options): Promise<Finding> {
   const engine = new EngineProcess(await withEngineUser(selected, options))
   try {
     const { version, device, devices, capabilities } = await engine.start()
-    const names = devices === undefined ? '' : `; devices: ${devices.map(({ name, description }) => `${name} (${description})`).join(', ')}`
-    const why = options.engine === 'auto' && selected.engine === 'portable' ? 'the native one cannot be used, see below' : selected.reason
+    const names = devices === undefined
+      ? ''
+      : `; devices: ${devices.map(({ name, description }) => `${name} (${description})`).join(', ')}`
+    const why = options.engine === 'auto' && selected.engine === 'portable'
+      ? 'the native one cannot be used, see below'
+      : selected.reason
     return ok(`${selected.engine} (${why}): ${version} on ${device}${names}; can do ${capabilities.join(', ')}`)
   } finally {
     await engine.stop()
@@ -117,15 +123,21 @@ async function checkModels (options: Options): Promise<Finding> {
   const catalog = new ModelCatalog({ roots })
   const { models, warnings } = await catalog.refresh()
   const found = catalog.types().filter(({ count }) => count > 0).map(({ type, count }) => `${count} ${type}`).join(', ')
-  const skipped = warnings.length === 0 ? '' : `; skipped: ${warnings.slice(0, 3).map(({ path, message }) => visibleRow([`${path}: ${message}`])).join('; ')}`
-  if (catalog.firstUsable('checkpoint') === undefined) return warn(`no checkpoint to draw with in ${roots.map(({ path }) => path).join(', ')}${skipped}`)
+  const skipped = warnings.length === 0
+    ? ''
+    : `; skipped: ${warnings.slice(0, 3).map(({ path, message }) => visibleRow([`${path}: ${message}`])).join('; ')}`
+  if (catalog.firstUsable('checkpoint') === undefined) {
+    return warn(`no checkpoint to draw with in ${roots.map(({ path }) => path).join(', ')}${skipped}`)
+  }
   return ok(`${models} in ${roots.length} folder${roots.length === 1 ? '' : 's'}: ${found}${skipped}`)
 }
 
 function checkFolder (folder: string, option: string): Finding {
   if (!existsSync(folder)) {
     const obstacle = obstacleToMaking(folder)
-    return obstacle === undefined ? ok(`${folder} will be made at the first start`) : fail(`${folder} cannot be made: ${obstacle}; choose another one with ${option}`)
+    return obstacle === undefined
+      ? ok(`${folder} will be made at the first start`)
+      : fail(`${folder} cannot be made: ${obstacle}; choose another one with ${option}`)
   }
   if (!isWritable(folder)) return fail(`${folder} is not writable for this user; choose another one with ${option}`)
   const mode = statSync(folder).mode & 0o777
@@ -133,7 +145,7 @@ function checkFolder (folder: string, option: string): Finding {
   return (mode & 0o077) === 0 ? ok(text) : warn(`${text}: others can look inside; chmod 700 ${folder}`)
 }
 
-/** Why the folder can't be made, tried in the nearest folder above it that exists: rights alone don't tell it of /proc. */
+/** Why the folder can't be made, tried in the nearest one above it that exists: rights alone don't tell it of /proc. */
 function obstacleToMaking (folder: string): string | undefined {
   const target = danglingTarget(folder)
   if (target !== undefined) return `${folder} is a symbolic link to ${target}, which is missing`
@@ -160,7 +172,9 @@ async function checkSystemLogins ({ auth, pamServiceName }: Options): Promise<Fi
   const needed = auth === 'unix' ? unix : auth === 'pam' ? pam : true
   if (needed !== true) return fail(needed)
   const problems = [...new Set([unix, pam])].filter(problem => problem !== true)
-  return problems.length === 0 ? ok('--auth unix and pam can be used') : warn(`not everything of --auth unix and pam can be used: ${problems.join('; ')}`)
+  return problems.length === 0
+    ? ok('--auth unix and pam can be used')
+    : warn(`not everything of --auth unix and pam can be used: ${problems.join('; ')}`)
 }
 
 async function checkPort ({ host, port }: Options): Promise<Finding> {
@@ -170,7 +184,8 @@ async function checkPort ({ host, port }: Options): Promise<Finding> {
     await once(server, 'listening')
     return ok(`${host}:${port} is free`)
   } catch (error) {
-    return fail(`${host}:${port} cannot be used (${(error as NodeJS.ErrnoException).code}); choose another one with --port or --host`)
+    return fail(`${host}:${port} cannot be used (${(error as NodeJS.ErrnoException).code}); ` +
+      'choose another one with --port or --host')
   } finally {
     server.close()
   }

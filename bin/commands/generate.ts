@@ -58,14 +58,55 @@ type Arguments = Partial<Record<keyof typeof fields | keyof typeof images, strin
 export const generate: CommandModule<object, Arguments> = {
   builder: yargs => withGroup(withGroup(yargs, 'Request:', fields), 'Request:', images)
     .positional('prompt', { type: 'string', demandOption: true, describe: 'What to draw' })
-    .option('set', { group: 'Request:', type: 'string', array: true, nargs: 1, default: [], describe: 'Any other field of the request: NAME=VALUE, the value as JSON or text' })
-    .option('server', { group: 'Server:', type: 'string', requiresArg: true, default: process.env.SDREST_SERVER ?? 'http://127.0.0.1:8080', describe: 'Its address (or SDREST_SERVER)' })
-    .option('token', { group: 'Server:', type: 'string', requiresArg: true, describe: 'Token or API key; SDREST_TOKEN and --token-file keep it out of ps' })
-    .option('token-file', { group: 'Server:', type: 'string', requiresArg: true, describe: 'File with the token or API key; - is standard input' })
+    .option('set', {
+      group: 'Request:',
+      type: 'string',
+      array: true,
+      nargs: 1,
+      default: [],
+      describe: 'Any other field of the request: NAME=VALUE, the value as JSON or text'
+    })
+    .option('server', {
+      group: 'Server:',
+      type: 'string',
+      requiresArg: true,
+      default: process.env.SDREST_SERVER ?? 'http://127.0.0.1:8080',
+      describe: 'Its address (or SDREST_SERVER)'
+    })
+    .option('token', {
+      group: 'Server:',
+      type: 'string',
+      requiresArg: true,
+      describe: 'Token or API key; SDREST_TOKEN and --token-file keep it out of ps'
+    })
+    .option('token-file', {
+      group: 'Server:',
+      type: 'string',
+      requiresArg: true,
+      describe: 'File with the token or API key; - is standard input'
+    })
     .conflicts('token', 'token-file')
-    .option('output', { alias: 'o', group: 'Output:', type: 'string', requiresArg: true, default: 'image.png', describe: 'Where to save it; several are numbered. The ending chooses PNG, JPEG or WebP' })
-    .option('force', { alias: 'f', group: 'Output:', type: 'boolean', default: false, describe: 'Replace files that are there' })
-    .option('inline', { group: 'Output:', choices: ['auto', 'never'] as const, default: 'auto' as const, describe: 'Show the picture in a terminal that can' }) as unknown as Argv<Arguments>,
+    .option('output', {
+      alias: 'o',
+      group: 'Output:',
+      type: 'string',
+      requiresArg: true,
+      default: 'image.png',
+      describe: 'Where to save it; several are numbered. The ending chooses PNG, JPEG or WebP'
+    })
+    .option('force', {
+      alias: 'f',
+      group: 'Output:',
+      type: 'boolean',
+      default: false,
+      describe: 'Replace files that are there'
+    })
+    .option('inline', {
+      group: 'Output:',
+      choices: ['auto', 'never'] as const,
+      default: 'auto' as const,
+      describe: 'Show the picture in a terminal that can'
+    }) as unknown as Argv<Arguments>,
   handler: async given => {
     // Of a repeated option the last one counts, as everywhere.
     const argv = Object.fromEntries(Object.entries(given).map(([name, value]) =>
@@ -80,7 +121,9 @@ export const generate: CommandModule<object, Arguments> = {
 }
 
 function withGroup (yargs: Argv, group: string, options: Readonly<Record<string, string>>): Argv {
-  for (const [name, describe] of Object.entries(options)) yargs.option(name, { group, describe, type: 'string', requiresArg: true })
+  for (const [name, describe] of Object.entries(options)) {
+    yargs.option(name, { group, describe, type: 'string', requiresArg: true })
+  }
   return yargs
 }
 
@@ -88,19 +131,26 @@ async function run (argv: Arguments): Promise<void> {
   const request = requestOf(argv)
   const accept = typeOf(argv.output)
   const expected = Number(request.batch_count ?? 1)
-  for (let index = 0; index < Math.min(expected, 100); index++) refuseUnwritable(numbered(argv.output, index, expected), argv.force)
+  for (let index = 0; index < Math.min(expected, 100); index++) {
+    refuseUnwritable(numbered(argv.output, index, expected), argv.force)
+  }
   const client = new ApiClient(argv.server, await credential(argv))
 
   const accepted = await client.submit(jobTypeOf(argv), request)
   const job = await untilEnd(client, accepted)
-  if (job.status !== 'completed') throw new CommandError(exitCodes.failure, `The job ${job.status}${job.error === null ? '' : `: ${job.error.message}`}`)
+  if (job.status !== 'completed') {
+    throw new CommandError(exitCodes.failure,
+      `The job ${job.status}${job.error === null ? '' : `: ${job.error.message}`}`)
+  }
   const protocol = argv.inline === 'auto' && process.stdout.isTTY ? terminalProtocol(process.env) : undefined
   for (const { index, url, width, height, seed } of job.images) {
     const file = numbered(argv.output, index, job.images.length)
     const bytes = await client.image(url, accept)
     saveNew(file, bytes, argv.force)
     // Terminals take PNG, whatever was asked for the file.
-    if (protocol !== undefined) sayImage(inlineImage(protocol, accept === 'image/png' ? bytes : await client.image(url), file))
+    if (protocol !== undefined) {
+      sayImage(inlineImage(protocol, accept === 'image/png' ? bytes : await client.image(url), file))
+    }
     process.stderr.write(`  ${width}×${height}, seed ${seed}\n`)
     say(file)
   }
@@ -119,7 +169,9 @@ async function untilEnd (client: ApiClient, job: Job): Promise<Job> {
   process.on('SIGTERM', interrupt)
   try {
     const ended = await followJob(client, job)
-    if (isInterrupted && ended.status === 'cancelled') throw new CommandError(exitCodes.interrupted, `The job ${job.id} was cancelled`)
+    if (isInterrupted && ended.status === 'cancelled') {
+      throw new CommandError(exitCodes.interrupted, `The job ${job.id} was cancelled`)
+    }
     return ended
   } finally {
     process.off('SIGINT', interrupt)
@@ -139,7 +191,10 @@ function requestOf (argv: Arguments): Record<string, unknown> {
   }
   for (const assignment of argv.set) {
     const [, name, value] = /^(\w+)=(.*)$/s.exec(assignment) ?? []
-    if (name === undefined) throw new CommandError(exitCodes.usage, `Expected NAME=VALUE for --set but received ${JSON.stringify(assignment)}`)
+    if (name === undefined) {
+      throw new CommandError(exitCodes.usage,
+        `Expected NAME=VALUE for --set but received ${JSON.stringify(assignment)}`)
+    }
     request[name] = jsonOrText(value!)
   }
   return request
@@ -147,7 +202,9 @@ function requestOf (argv: Arguments): Record<string, unknown> {
 
 function number (name: string, text: string): number {
   const value = Number(text)
-  if (text.trim() === '' || !Number.isFinite(value)) throw new CommandError(exitCodes.usage, `Expected a number for --${name} but received ${JSON.stringify(text)}`)
+  if (text.trim() === '' || !Number.isFinite(value)) {
+    throw new CommandError(exitCodes.usage, `Expected a number for --${name} but received ${JSON.stringify(text)}`)
+  }
   return value
 }
 
@@ -176,16 +233,26 @@ function jobTypeOf (argv: Arguments): string {
 }
 
 function typeOf (file: string): string {
-  const types: Record<string, string> = { '.png': 'image/png', '.jpg': 'image/jpeg', '.jpeg': 'image/jpeg', '.webp': 'image/webp' }
+  const types: Record<string, string> = {
+    '.png': 'image/png',
+    '.jpg': 'image/jpeg',
+    '.jpeg': 'image/jpeg',
+    '.webp': 'image/webp'
+  }
   const type = types[extname(file).toLowerCase()]
-  if (type === undefined) throw new CommandError(exitCodes.usage, `Expected a name that ends in .png, .jpg or .webp for --output but received ${JSON.stringify(file)}`)
+  if (type === undefined) {
+    throw new CommandError(exitCodes.usage,
+      `Expected a name that ends in .png, .jpg or .webp for --output but received ${JSON.stringify(file)}`)
+  }
   return type
 }
 
 async function credential ({ token, 'token-file': file }: Arguments): Promise<string | undefined> {
   if (token !== undefined) process.title = 'stable-diffusion-rest' // no longer in ps
   try {
-    const found = file === undefined ? token ?? process.env.SDREST_TOKEN : file === '-' ? await text(process.stdin) : readFileSync(file, 'utf8')
+    const found = file === undefined
+      ? token ?? process.env.SDREST_TOKEN
+      : file === '-' ? await text(process.stdin) : readFileSync(file, 'utf8')
     return found?.trim() === '' ? undefined : found?.trim()
   } catch (error) {
     throw new CommandError(exitCodes.storage, `The token cannot be read: ${(error as Error).message}`)
@@ -200,7 +267,8 @@ function inWords (error: unknown, server: string): unknown {
   const { name, cause } = error as Error & { cause?: NodeJS.ErrnoException }
   if (name === 'TimeoutError') return new CommandError(exitCodes.failure, `${server} does not answer`)
   if (error instanceof TypeError && cause !== undefined) {
-    return new CommandError(exitCodes.failure, `${server} cannot be reached: ${cause.message === '' ? cause.code : cause.message}`)
+    return new CommandError(exitCodes.failure,
+      `${server} cannot be reached: ${cause.message === '' ? cause.code : cause.message}`)
   }
   return error
 }

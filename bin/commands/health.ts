@@ -29,14 +29,24 @@ export const health: CommandModule = {
  * @throws {CommandError} when it isn't there, or drains.
  */
 export async function askHealth ({ host, port, tlsCert }: Pick<Options, 'host' | 'port' | 'tlsCert'>): Promise<string> {
-  if (port === 0) throw new CommandError(exitCodes.usage, 'With --port 0 the server takes any free port, where it cannot be asked; give it one')
+  if (port === 0) {
+    throw new CommandError(exitCodes.usage,
+      'With --port 0 the server takes any free port, where it cannot be asked; give it one')
+  }
   // A server that listens on every address is asked on loopback.
   const hostname = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host
-  const url = `${tlsCert === undefined ? 'http' : 'https'}://${hostname.includes(':') ? `[${hostname}]` : hostname}:${port}`
+  const scheme = tlsCert === undefined ? 'http' : 'https'
+  const url = `${scheme}://${hostname.includes(':') ? `[${hostname}]` : hostname}:${port}`
   // The certificate is not verified: it names the host that clients see, not this address, and nothing secret is sent.
   const begin = tlsCert === undefined ? httpRequest : httpsRequest
   const request = begin({
-    hostname, port, path: '/api/health', agent: false, rejectUnauthorized: false, signal: AbortSignal.timeout(timeout), headers: { host: 'localhost' }
+    hostname,
+    port,
+    path: '/api/health',
+    agent: false,
+    rejectUnauthorized: false,
+    signal: AbortSignal.timeout(timeout),
+    headers: { host: 'localhost' }
   }).end()
   let status: number | undefined
   try {

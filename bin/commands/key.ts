@@ -25,14 +25,26 @@ export const key: CommandModule = {
       builder: yargs => yargs
         .option('user', { type: 'string', demandOption: true, requiresArg: true, describe: 'Whose key it is' })
         .option('name', { type: 'string', default: 'key', requiresArg: true, describe: 'What it is for' })
-        .option('permissions', { type: 'string', requiresArg: true, describe: `What it may do, all of its owner when left out (${permissions.join(', ')})` })
-        .option('expires', { type: 'string', requiresArg: true, describe: 'When it stops working: 30d, 12h or a date; never when left out' }),
+        .option('permissions', {
+          type: 'string',
+          requiresArg: true,
+          describe: `What it may do, all of its owner when left out (${permissions.join(', ')})`
+        })
+        .option('expires', {
+          type: 'string',
+          requiresArg: true,
+          describe: 'When it stops working: 30d, 12h or a date; never when left out'
+        }),
       work: ({ users, keys, audit }, argv) => {
         const { id: userId, username } = findUser(users, argv.user)
         const created = keys.create({
           userId, name: argv.name, permissions: readPermissions(argv.permissions), expiresAt: readExpiry(argv.expires)
         })
-        audit({ event: 'key.create', subject: created.id, reason: `${argv.name}, for ${username}: ${created.permissions.join(' ')}` })
+        audit({
+          event: 'key.create',
+          subject: created.id,
+          reason: `${argv.name}, for ${username}: ${created.permissions.join(' ')}`
+        })
         say(created.key)
       }
     }))
@@ -40,10 +52,18 @@ export const key: CommandModule = {
       command: 'list',
       describe: 'List the API keys',
       own,
-      builder: yargs => yargs.option('user', { type: 'string', requiresArg: true, describe: 'Only the keys of this account' }),
+      builder: yargs => yargs
+        .option('user', { type: 'string', requiresArg: true, describe: 'Only the keys of this account' }),
       work: ({ users, keys }, argv) => {
         for (const one of keys.all(argv.user === undefined ? undefined : findUser(users, argv.user).id)) {
-          say(visibleRow([one.id, one.username, one.name, one.permissions.join(','), `expires ${one.expires_at ?? 'never'}`, `last used ${one.last_used_at ?? 'never'}`]))
+          say(visibleRow([
+            one.id,
+            one.username,
+            one.name,
+            one.permissions.join(','),
+            `expires ${one.expires_at ?? 'never'}`,
+            `last used ${one.last_used_at ?? 'never'}`
+          ]))
         }
       }
     }))
@@ -66,7 +86,8 @@ function readPermissions (text: string | undefined): Permission[] | undefined {
   const words = text.split(',').map(word => word.trim())
   const named = permissions.filter(permission => words.includes(permission))
   if (named.length === words.length) return named
-  throw usage(`Expected some of ${permissions.join(', ')}, each once, for --permissions but received ${JSON.stringify(text)}`)
+  throw usage(`Expected some of ${permissions.join(', ')}, each once, for --permissions ` +
+    `but received ${JSON.stringify(text)}`)
 }
 
 const units: Record<string, number> = { h: 3_600_000, d: 86_400_000 }
@@ -75,7 +96,10 @@ function readExpiry (text: string | undefined): number | undefined {
   if (text === undefined) return undefined
   const [, count, unit] = /^(\d{1,5})([hd])$/.exec(text) ?? []
   const time = unit === undefined ? Date.parse(text) : Date.now() + Number(count) * units[unit]!
-  if (!(time > Date.now())) throw usage(`Expected hours (12h), days (30d) or a date in the future for --expires but received ${JSON.stringify(text)}`)
+  if (!(time > Date.now())) {
+    throw usage('Expected hours (12h), days (30d) or a date in the future for --expires ' +
+      `but received ${JSON.stringify(text)}`)
+  }
   return time
 }
 

@@ -27,39 +27,67 @@ export const models: CommandModule = {
         const found = catalog.all().filter(model => type === undefined || model.type === type)
         if (json) return say(JSON.stringify(found.map(model => describe(model, { admin: true })), null, 2))
         for (const { id, size, architecture, summary, blocked, error } of found) {
-          say(visibleRow([id, String(mebibytes(size)), architecture ?? '-', summary?.quantization ?? '-', blocked ?? error ?? '']))
+          say(visibleRow([
+            id,
+            String(mebibytes(size)),
+            architecture ?? '-',
+            summary?.quantization ?? '-',
+            blocked ?? error ?? ''
+          ]))
         }
-        for (const { path, message } of catalog.warnings) process.stderr.write(`${visibleRow([`${path}: ${message}`])}\n`)
+        for (const { path, message } of catalog.warnings) {
+          process.stderr.write(`${visibleRow([`${path}: ${message}`])}\n`)
+        }
       }
     }))
     .command(modelsCommand<PullRequest>({
       command: 'pull <source>',
       changesModels: true,
-      describe: 'Fetch a model: a URL, or hf:owner/repository/file. After an interruption the same command goes on where it stopped',
+      describe: 'Fetch a model: a URL, or hf:owner/repository/file. ' +
+        'After an interruption the same command goes on where it stopped',
       own: ['source', 'type', 'folder', 'name', 'sha256', 'overwrite'],
       options: ['pull-hosts', 'max-pull-size', 'hf-endpoint', 'hf-token', 'pull-tokens-file'],
       builder: yargs => yargs
-        .positional('source', { type: 'string', demandOption: true, describe: 'https://… or hf:owner/repository[@revision]/path/file' })
-        .option('type', { choices: modelTypes, requiresArg: true, describe: 'Chooses the folder; without it the file goes into the first --models-dir' })
+        .positional('source', {
+          type: 'string',
+          demandOption: true,
+          describe: 'https://… or hf:owner/repository[@revision]/path/file'
+        })
+        .option('type', {
+          choices: modelTypes,
+          requiresArg: true,
+          describe: 'Chooses the folder; without it the file goes into the first --models-dir'
+        })
         .option('folder', { type: 'string', requiresArg: true, describe: 'Folder below that, made when it is missing' })
-        .option('name', { type: 'string', requiresArg: true, describe: 'File name; that at the end of the source unless said' })
+        .option('name', {
+          type: 'string',
+          requiresArg: true,
+          describe: 'File name; that at the end of the source unless said'
+        })
         .option('sha256', { type: 'string', requiresArg: true, describe: 'SHA-256 that the file must have' })
         .option('overwrite', { type: 'boolean', default: false, describe: 'Replace a file of that name' }),
       work: async ({ options, catalog, staging, bar, signal }, { source, type, folder, name, sha256, overwrite }) => {
         await staging.sweep()
         const puller = configurePuller(options, { roots: catalog.roots, staging })
-        const pulled = await puller.pull({ source, type, folder, name, sha256, overwrite }, { signal, progress: showBytes(bar, 'downloading') })
+        const pulled = await puller.pull({ source, type, folder, name, sha256, overwrite }, {
+          signal,
+          progress: showBytes(bar, 'downloading')
+        })
         bar.clear()
         await catalog.rescan()
         const model = catalog.at(pulled.path)
-        if (model === undefined) throw new CommandError(exitCodes.failure, `${pulled.path} came, but is not listed: a file of the same id lies in another folder`)
+        if (model === undefined) {
+          throw new CommandError(exitCodes.failure,
+            `${pulled.path} came, but is not listed: a file of the same id lies in another folder`)
+        }
         await catalog.remember(model, pulled.sha256)
         say(`${model.id}\t${mebibytes(pulled.size)} MiB\tsha256 ${pulled.sha256}`)
       }
     }))
     .command(modelsCommand<{ model: string }>({
       command: 'hash <model>',
-      describe: 'Print the SHA-256 of a model\'s file, by which model sites know it; it is remembered until the file changes',
+      describe: 'Print the SHA-256 of a model\'s file, by which model sites know it; ' +
+        'it is remembered until the file changes',
       own: ['model'],
       builder: yargs => yargs.positional('model', { type: 'string', demandOption: true, describe: 'Id or name' }),
       work: async ({ catalog, bar, signal }, { model: wanted }) => {
@@ -77,17 +105,26 @@ export const models: CommandModule = {
       options: ['engine'],
       builder: yargs => yargs
         .positional('model', { type: 'string', demandOption: true, describe: 'Id or name' })
-        .option('weight-type', { type: 'string', demandOption: true, requiresArg: true, describe: 'q8_0, f16 or what else the engine knows' })
+        .option('weight-type', {
+          type: 'string',
+          demandOption: true,
+          requiresArg: true,
+          describe: 'q8_0, f16 or what else the engine knows'
+        })
         .option('name', { type: 'string', requiresArg: true, describe: 'File name; NAME-TYPE.gguf unless said' })
         .option('overwrite', { type: 'boolean', default: false, describe: 'Replace a file of that name' }),
-      work: async ({ options, catalog, staging, bar, signal }, { model, 'weight-type': weightType, name, overwrite }) => {
+      work: async (
+        { options, catalog, staging, bar, signal }, { model, 'weight-type': weightType, name, overwrite }
+      ) => {
         await staging.sweep()
         const request = { model, weight_type: weightType, name, overwrite }
         const engine = new EngineProcess(await selectEngine({ engine: options.engine }))
         try {
           await checkConvert(request, catalog, await engine.start())
           const { path } = await convertModel(request, { catalog, engine, staging }, {
-            signal, progress: ({ step, steps }) => bar.update(`converting ${step} of ${steps}`, steps === 0 ? 0 : step / steps)
+            signal,
+            progress: ({ step, steps }) =>
+              bar.update(`converting ${step} of ${steps}`, steps === 0 ? 0 : step / steps)
           })
           bar.clear()
           await catalog.rescan()
@@ -100,7 +137,8 @@ export const models: CommandModule = {
     .command(modelsCommand<{ model: string }>({
       command: 'remove <model>',
       changesModels: true,
-      describe: 'Delete the file of a model; of one made of several files only the description. A running server notices',
+      describe: 'Delete the file of a model; of one made of several files only the description. ' +
+        'A running server notices',
       own: ['model'],
       builder: yargs => yargs.positional('model', { type: 'string', demandOption: true, describe: 'Id' }),
       work: async ({ catalog }, { model }) => {

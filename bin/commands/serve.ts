@@ -28,13 +28,23 @@ import { askHealth } from './health.ts'
 
 export const serve: CommandModule = {
   builder: yargs => withOptions(yargs)
-    .option('check-config', { group: 'Output:', type: 'boolean', describe: 'Say whether the server could start with these options, and do not start it' })
-    .option('print-config', { group: 'Output:', type: 'boolean', describe: 'Print the options in force as a configuration file, and where each comes from' })
+    .option('check-config', {
+      group: 'Output:',
+      type: 'boolean',
+      describe: 'Say whether the server could start with these options, and do not start it'
+    })
+    .option('print-config', {
+      group: 'Output:',
+      type: 'boolean',
+      describe: 'Print the options in force as a configuration file, and where each comes from'
+    })
     .conflicts('check-config', 'print-config'),
   handler: async argv => {
     // Without a command this one runs, so a misspelt one would be taken for its argument.
     const [word] = argv._.filter(word => word !== 'serve')
-    if (word !== undefined) throw new CommandError(exitCodes.usage, `There is no command ${JSON.stringify(word)}. Try --help.`)
+    if (word !== undefined) {
+      throw new CommandError(exitCodes.usage, `There is no command ${JSON.stringify(word)}. Try --help.`)
+    }
     const traced = tracedOptionsOf(argv, ['check-config', 'print-config'])
     if (argv['print-config'] === true) say(describeOptions(traced).trimEnd())
     else if (argv['check-config'] === true) await checkConfig(traced.options)
@@ -43,8 +53,8 @@ export const serve: CommandModule = {
 }
 
 /**
- * What the start does until it listens, in its order and with its messages, without leaving anything behind. A running server
- * of these options may have their folders and their port.
+ * What the start does until it listens, in its order and with its messages, without leaving anything behind. A running
+ * server of these options may have their folders and their port.
  */
 async function checkConfig (options: Options): Promise<void> {
   refuseOpenDoor(options)
@@ -68,7 +78,8 @@ async function checkConfig (options: Options): Promise<void> {
     await tryListening(options).catch(inWords(options, listenOptions))
   }
   const where = `${options.host.includes(':') ? `[${options.host}]` : options.host}:${options.port}`
-  say(`The configuration is good. ${where}, --auth ${options.auth}, public: ${open}${runs === undefined ? '' : `; a server already runs at ${runs}`}`)
+  say(`The configuration is good. ${where}, --auth ${options.auth}, public: ${open}` +
+    `${runs === undefined ? '' : `; a server already runs at ${runs}`}`)
 }
 
 /** Makes the data folders that are missing, as the start does, and takes them away again. */
@@ -104,7 +115,7 @@ const metricsOptions = ['--metrics-listen', '--metrics-listen'] as const
 
 /** Seconds beyond the end of the running job for closing connections and files before the process ends itself. */
 const closingTime = 40
-/** Seconds beyond the end of the running job after which connections are cut: whoever waits for it is answered first. */
+/** Seconds from the end of the running job until connections are cut: callers who wait for it are answered first. */
 const connectionTime = 5
 
 async function startServer (options: Options): Promise<void> {
@@ -121,7 +132,11 @@ async function startServer (options: Options): Promise<void> {
   const app = await buildApp(options, { logger, https, engines })
   // Before it listens: who has seen that it does may stop it at once.
   const jobTime = options.shutdownTimeout + options.cancelGrace
-  const { uninstall } = closeWithGrace({ delay: (jobTime + closingTime) * 1000, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
+  const { uninstall } = closeWithGrace({
+    delay: (jobTime + closingTime) * 1000,
+    logger: false,
+    skip: ['SIGHUP']
+  }, async ({ signal, err }) => {
     if (err !== undefined) logger.fatal({ err }, 'A defect of this program')
     else logger.info({ signal }, 'Shutting down')
     const stopping = notify('STOPPING=1', logger)
@@ -153,7 +168,9 @@ async function startServer (options: Options): Promise<void> {
 
 async function notify (state: 'READY=1' | 'STOPPING=1', logger: Logger): Promise<void> {
   const problem = await tellServiceManager(state)
-  if (problem !== undefined) logger.error(`systemd could not be told ${state}: ${problem}. Use Type=exec where there is no systemd-notify`)
+  if (problem !== undefined) {
+    logger.error(`systemd could not be told ${state}: ${problem}. Use Type=exec where there is no systemd-notify`)
+  }
 }
 
 /** Every user of the machine can read command lines in `ps`; this one no longer shows there. */
@@ -162,7 +179,8 @@ function hideSecrets (logger: Logger): void {
     if (!process.argv.some(word => word === `--${name}` || word.startsWith(`--${name}=`))) continue
     process.title = 'stable-diffusion-rest'
     const file = `${name}-file` in optionTable ? `--${name}-file and ` : ''
-    logger.warn(`Other users could read --${name} while the server started; ${file}${environmentName(name)} keep${file === '' ? 's' : ''} it to yourself`)
+    logger.warn(`Other users could read --${name} while the server started; ` +
+      `${file}${environmentName(name)} keep${file === '' ? 's' : ''} it to yourself`)
   }
 }
 
@@ -186,16 +204,19 @@ function readTls ({ tlsCert, tlsKey }: Options): { cert: Buffer, key: Buffer } |
     createSecureContext(pair) // throws for what is no certificate, or has the key of another
     return pair
   } catch (error) {
-    throw new CommandError(exitCodes.storage, `The certificate ${tlsCert} cannot be used with the key ${tlsKey}: ${(error as Error).message}`)
+    throw new CommandError(exitCodes.storage,
+      `The certificate ${tlsCert} cannot be used with the key ${tlsKey}: ${(error as Error).message}`)
   }
 }
 
 /**
- * SIGHUP, as from `systemctl reload`. A renewed certificate counts from the next connection on; a broken one leaves the old
- * one in place.
+ * SIGHUP, as from `systemctl reload`. A renewed certificate counts from the next connection on; a broken one leaves the
+ * old one in place.
  */
 function reload (app: FastifyInstance, options: Options): void {
-  if (options.tlsCert === undefined) return app.log.info('SIGHUP reads the certificate of --tls-cert again, and there is none: nothing to do')
+  if (options.tlsCert === undefined) {
+    return app.log.info('SIGHUP reads the certificate of --tls-cert again, and there is none: nothing to do')
+  }
   try {
     const server = app.server as unknown as { setSecureContext: (context: object) => void }
     server.setSecureContext(readTls(options)!)
@@ -205,7 +226,10 @@ function reload (app: FastifyInstance, options: Options): void {
   }
 }
 
-/** @param options that name the host and the port. @returns what throws an error of listening as one that tells what to do. */
+/**
+ * @param options that name the host and the port.
+ * @returns what throws an error of listening as one that tells what to do.
+ */
 function inWords ({ host, port }: Address, [hostOption, portOption]: readonly [string, string]) {
   const reasons: Record<string, string> = {
     EADDRINUSE: `Port ${port} on ${host} is in use; choose another one with ${portOption}, or stop what listens there`,
@@ -231,5 +255,6 @@ async function greetFirstAdmin (app: FastifyInstance): Promise<void> {
   }
   const password = randomBytes(15).toString('base64url')
   await app.users.create({ username: 'admin', password, role: 'admin' })
-  process.stdout.write(`\n  The first account was made. It is shown this once:\n\n    username: admin\n    password: ${password}\n\n`)
+  process.stdout.write('\n  The first account was made. It is shown this once:\n\n' +
+    `    username: admin\n    password: ${password}\n\n`)
 }

@@ -92,17 +92,28 @@ function switchCommand (verb: string, describe: string, disabled: boolean): Comm
 }
 
 function withPassword (yargs: Argv): Argv {
-  return yargs.option('password-stdin', { type: 'boolean', default: false, describe: 'Read the password from standard input instead of asking' })
+  return yargs.option('password-stdin', {
+    type: 'boolean',
+    default: false,
+    describe: 'Read the password from standard input instead of asking'
+  })
 }
 
 function line ({ username, role, source, disabled, last_login_at: lastLogin }: User): string {
-  return visibleRow([username, role, source === 'local' ? source : `${source} (external)`, disabled ? 'disabled' : 'enabled', lastLogin === null ? 'never logged in' : `last login ${lastLogin}`])
+  return visibleRow([
+    username,
+    role,
+    source === 'local' ? source : `${source} (external)`,
+    disabled ? 'disabled' : 'enabled',
+    lastLogin === null ? 'never logged in' : `last login ${lastLogin}`
+  ])
 }
 
 async function readPassword ({ 'password-stdin': fromStdin }: Arguments, prompt: string): Promise<string> {
   if (fromStdin) return (await text(process.stdin)).replace(/\r?\n$/, '')
   if (!process.stdin.isTTY) {
-    throw new CommandError(exitCodes.usage, 'There is no terminal to ask for the password; pipe it in with --password-stdin')
+    throw new CommandError(exitCodes.usage,
+      'There is no terminal to ask for the password; pipe it in with --password-stdin')
   }
   process.stderr.write(prompt)
   // readline echoes what is typed into its output, so it gets one that drops everything.

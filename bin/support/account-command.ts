@@ -44,17 +44,27 @@ export function accountCommand<Arguments> (
       actAsOwnerOf(auth)
       const database = openAuthDatabase(auth)
       const log = new AuditLog(database, (_kind, error, lost) => {
-        if (lost > 0) process.stderr.write(`stable-diffusion-rest: The audit log misses what this command did: ${(error as Error).message}\n`)
+        if (lost > 0) {
+          process.stderr.write('stable-diffusion-rest: The audit log misses what this command did: ' +
+            `${(error as Error).message}\n`)
+        }
       })
-      const audit: Accounts['audit'] = entry => log.record(printable({ ...entry, outcome: 'success', actor: '(command line)' }))
+      const audit: Accounts['audit'] = entry =>
+        log.record(printable({ ...entry, outcome: 'success', actor: '(command line)' }))
       try {
-        await work({ users: new UserStore(database, new PasswordHasher()), keys: new ApiKeyStore(database), log, audit }, argv as Arguments)
+        await work({
+          users: new UserStore(database, new PasswordHasher()),
+          keys: new ApiKeyStore(database),
+          log,
+          audit
+        }, argv as Arguments)
         await settled() // when the command has ended, a server beside it acts on what was changed
       } catch (error) {
         // A refusal is the answer to what was asked, not a defect.
         if ('statusCode' in (error as object)) throw new CommandError(exitCodes.failure, (error as Error).message)
         if (storageError(error) === undefined) throw error
-        throw new CommandError(exitCodes.storage, `The accounts cannot be read or changed: ${(error as Error).message}`, { cause: error })
+        throw new CommandError(exitCodes.storage,
+          `The accounts cannot be read or changed: ${(error as Error).message}`, { cause: error })
       } finally {
         log.close()
         closeDatabase(database)
@@ -66,6 +76,8 @@ export function accountCommand<Arguments> (
 /** @throws {CommandError} when there is no account of that name, local or of the system */
 export function findUser (users: UserStore, name: string): User {
   const found = users.find(name) ?? users.find(name, 'unix') ?? users.find(name, 'pam')
-  if (found === undefined) throw new CommandError(exitCodes.failure, `There is no user ${JSON.stringify(name)}; "user list" shows all.`)
+  if (found === undefined) {
+    throw new CommandError(exitCodes.failure, `There is no user ${JSON.stringify(name)}; "user list" shows all.`)
+  }
   return found
 }

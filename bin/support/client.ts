@@ -13,6 +13,16 @@ export class ServerRefusal extends Error {
   }
 }
 
+interface ErrorBody {
+  error?: { code: string, message: string }
+}
+
+interface ServerSentEvent {
+  id?: string
+  event?: string
+  data: string
+}
+
 /** Milliseconds for an answer; waiting for a job goes over its events, which have no such limit. */
 const answerTimeout = 30_000
 
@@ -50,7 +60,7 @@ export class ApiClient {
         timeout: null, headers: lastId === undefined ? {} : { 'last-event-id': lastId }
       }))
       const events = response.body!.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream())
-      for await (const { id: eventId, event, data } of events as unknown as AsyncIterable<{ id?: string, event?: string, data: string }>) {
+      for await (const { id: eventId, event, data } of events as unknown as AsyncIterable<ServerSentEvent>) {
         lastId = eventId
         yield { id: Number(eventId), name: event as JobEventName, data: JSON.parse(data) as unknown }
         if (event === 'done') return
@@ -86,7 +96,8 @@ export class ApiClient {
   async #ok (pending: Promise<Response>): Promise<Response> {
     const response = await pending
     if (response.ok) return response
-    const body = await response.json().catch(() => undefined) as { error?: { code: string, message: string } } | undefined
-    throw new ServerRefusal(response.status, body?.error?.code ?? 'UNKNOWN', body?.error?.message ?? `The server answered ${response.status}`)
+    const body = await response.json().catch(() => undefined) as ErrorBody | undefined
+    throw new ServerRefusal(response.status, body?.error?.code ?? 'UNKNOWN',
+      body?.error?.message ?? `The server answered ${response.status}`)
   }
 }

@@ -1,7 +1,9 @@
 import type { Argv, Options as YargsOption } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { loadOptions } from './configuration.ts'
-import { inHome, optionNames, optionTable, type OptionName, type Options, type TracedOptions } from '../../lib/options/options.ts'
+import {
+  inHome, optionNames, optionTable, type OptionName, type Options, type TracedOptions
+} from '../../lib/options/options.ts'
 
 /** Values are checked by lib/options/options.ts, the same for every source; to yargs they are text. */
 function toYargs (name: OptionName): YargsOption {
@@ -11,14 +13,21 @@ function toYargs (name: OptionName): YargsOption {
     group: `${group}:`,
     describe: 'choices' in definition ? `${describe} (${definition.choices.join(', ')})` : describe,
     ...(kind === 'boolean' ? { type: 'boolean' } : { type: 'string', requiresArg: true }),
-    ...('default' in definition && !Array.isArray(definition.default) && kind !== 'boolean' ? { defaultDescription: String(definition.default) } : {})
+    ...('default' in definition && !Array.isArray(definition.default) && kind !== 'boolean'
+      ? { defaultDescription: String(definition.default) }
+      : {})
   }
 }
 
 /** Adds `names` of the option table, and `--config`, to a command. */
 export function withOptions<T> (yargs: Argv<T>, names: readonly OptionName[] = optionNames): Argv<T> {
   for (const name of names) yargs.option(name, toYargs(name))
-  return yargs.option('config', { group: 'Output:', type: 'string', requiresArg: true, describe: 'Configuration file (YAML or JSON) with the same names' })
+  return yargs.option('config', {
+    group: 'Output:',
+    type: 'string',
+    requiresArg: true,
+    describe: 'Configuration file (YAML or JSON) with the same names'
+  })
 }
 
 /** What the commands that touch accounts need to find them. */
@@ -45,5 +54,6 @@ export function fileArgument (name: string, given: string): string {
   const file = inHome(given)
   if (file !== undefined) return file
   throw new CommandError(exitCodes.usage,
-    `Expected a path without the home folder of another user (./~name for a file of that name) for --${name} but received ${JSON.stringify(given)}`)
+    'Expected a path without the home folder of another user (./~name for a file of that name) ' +
+    `for --${name} but received ${JSON.stringify(given)}`)
 }

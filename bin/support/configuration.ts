@@ -1,6 +1,8 @@
 import { readFileSync, statSync } from 'node:fs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { camelCase, inHome, optionNames, optionTable, traceOptions, type TracedOptions } from '../../lib/options/options.ts'
+import {
+  camelCase, inHome, optionNames, optionTable, traceOptions, type TracedOptions
+} from '../../lib/options/options.ts'
 import { yaml } from '../../lib/util/yaml.ts'
 
 /** Bytes of a configuration file; a real one has hundreds. */
@@ -30,13 +32,14 @@ function readConfigFile (name: string): unknown {
   } catch (error) {
     // What the parser says ends with line and column; a picture of the place follows, and could show a secret.
     const [problem = ''] = (error as Error).message.split('\n')
-    throw new CommandError(exitCodes.usage, `The configuration file ${name} cannot be read: ${problem.replace(/:$/, '')}`)
+    throw new CommandError(exitCodes.usage,
+      `The configuration file ${name} cannot be read: ${problem.replace(/:$/, '')}`)
   }
 }
 
 /**
- * The options in force as a configuration file, each with where its value came from. What has no value and what must not be
- * shown is a comment, so the file can be used as it is.
+ * The options in force as a configuration file, each with where its value came from. What has no value and what must
+ * not be shown is a comment, so the file can be used as it is.
  */
 export function describeOptions ({ options, origins }: TracedOptions): string {
   const values = options as Readonly<Record<string, unknown>>
@@ -45,6 +48,7 @@ export function describeOptions ({ options, origins }: TracedOptions): string {
     const origin = origins.get(name) ?? 'default'
     if (value === undefined) return `# ${name}:\n`
     if ('secret' in optionTable[name]) return `# ${name}: (not shown) # ${origin}\n`
-    return `${yaml().stringify({ [name]: value }, { lineWidth: 0, collectionStyle: 'flow' }).replace(/^\{ (.*) \}\n$/s, '$1')} # ${origin}\n`
+    const text = yaml().stringify({ [name]: value }, { lineWidth: 0, collectionStyle: 'flow' })
+    return `${text.replace(/^\{ (.*) \}\n$/s, '$1')} # ${origin}\n`
   }).join('')
 }

@@ -9,7 +9,9 @@ export async function followJob (client: ApiClient, job: Job): Promise<Job> {
   for await (const { name, data } of client.follow(job.id)) {
     if (name === 'progress') {
       const { phase, step, steps, eta_seconds: eta } = data as JobProgress
-      bar.update(`${phase}${steps > 0 ? ` ${step}/${steps}` : ''}${eta === null ? '' : `, ${Math.ceil(eta)} s to go`}`, steps > 0 ? step / steps : 0)
+      bar.update(
+        `${phase}${steps > 0 ? ` ${step}/${steps}` : ''}${eta === null ? '' : `, ${Math.ceil(eta)} s to go`}`,
+        steps > 0 ? step / steps : 0)
     } else if (name === 'state') {
       const { status, position } = data as Job
       bar.update(position === null ? status : `${status} at place ${position}`, 0)

@@ -13,11 +13,17 @@ export async function createLogger ({ logLevel }: Pick<Options, 'logLevel'>): Pr
   const timestamp = pino.stdTimeFunctions.isoTime
   if (!process.stdout.isTTY) return pino({ level: logLevel, timestamp }, output)
   const { default: pretty } = await import('pino-pretty')
-  const terminal = pretty({ colorize: true, ignore: 'pid,hostname', translateTime: 'HH:MM:ss', singleLine: true, destination: output })
+  const terminal = pretty({
+    colorize: true,
+    ignore: 'pid,hostname',
+    translateTime: 'HH:MM:ss',
+    singleLine: true,
+    destination: output
+  })
   return pino({ level: logLevel, timestamp, hooks: { streamWrite: terminalLine } }, terminal)
 }
 
-/** A full disk below a redirected log must not end the server: the stream keeps the lines and tries again with the next. */
+/** A full disk below a redirected log must not end the server: the stream keeps the lines and tries again later. */
 function standardOutput (): DestinationStream {
   const report = rarely(({ err }) => {
     try {
@@ -32,8 +38,8 @@ function standardOutput (): DestinationStream {
 }
 
 /**
- * A log line, as JSON, whose texts can neither begin another line of the terminal nor control it. A stack keeps the line
- * ends before its frames and causes.
+ * A log line, as JSON, whose texts can neither begin another line of the terminal nor control it. A stack keeps the
+ * line ends before its frames and causes.
  */
 export function terminalLine (line: string): string {
   const safe = JSON.parse(line, (name, value: unknown) => {

@@ -2,7 +2,9 @@ import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { dataFolders, modelFolderOptions, modelRoots, prepareFolder, modelCacheFile, stagingFolder } from '../../lib/options/folders.ts'
+import {
+  dataFolders, modelFolderOptions, modelRoots, prepareFolder, modelCacheFile, stagingFolder
+} from '../../lib/options/folders.ts'
 import { actAsOwnerOf, haveOneOwner, isForeignToRoot } from '../../lib/storage/ownership.ts'
 import { isStorageFull } from '../../lib/storage/storage-errors.ts'
 import { ModelCatalog } from '../../lib/models/catalog.ts'
@@ -36,11 +38,20 @@ interface ModelsCommand<Arguments> {
   work: (collection: Collection, argv: Arguments) => Promise<void>
 }
 
-const folderOptions = optionNames.filter(name => name === 'data-dir' || modelFolderOptions.some(option => option === camelCase(name)))
+const folderOptions = optionNames.filter(name =>
+  name === 'data-dir' || modelFolderOptions.some(option => option === camelCase(name)))
 
 /** A command that looks at the models folders of the options and works on what is there. */
 export function modelsCommand<Arguments> (
-  { command, describe, own = [], options: more = [], changesModels = false, builder = yargs => yargs, work }: ModelsCommand<Arguments>
+  {
+    command,
+    describe,
+    own = [],
+    options: more = [],
+    changesModels = false,
+    builder = yargs => yargs,
+    work
+  }: ModelsCommand<Arguments>
 ): CommandModule {
   return {
     command,
@@ -49,7 +60,11 @@ export function modelsCommand<Arguments> (
     handler: async argv => {
       const options = optionsOf(argv, own)
       const roots = modelRoots(options)
-      if (roots.length === 0) throw new CommandError(exitCodes.usage, 'There is no models folder; name one with --models-dir, or where the server has it, in SDREST_MODELS_DIR or --config')
+      if (roots.length === 0) {
+        throw new CommandError(exitCodes.usage,
+          'There is no models folder; name one with --models-dir, or where the server has it, ' +
+          'in SDREST_MODELS_DIR or --config')
+      }
       const data = workFolder(options, changesModels ? roots.map(({ path }) => path) : [])
       prepareFolder(data, '--data-dir')
       const bar = new ProgressBar()
@@ -58,9 +73,17 @@ export function modelsCommand<Arguments> (
       process.once('SIGINT', interrupt)
       try {
         const catalog = new ModelCatalog({ roots, cacheFile: modelCacheFile(data) })
-        await catalog.refresh({ progress: ({ read, total }) => bar.update(`reading ${read} of ${total} headers`, read / total) })
+        await catalog.refresh({
+          progress: ({ read, total }) => bar.update(`reading ${read} of ${total} headers`, read / total)
+        })
         bar.clear()
-        await work({ options, catalog, staging: new StagingArea(stagingFolder(data)), bar, signal: interrupted.signal }, argv as Arguments)
+        await work({
+          options,
+          catalog,
+          staging: new StagingArea(stagingFolder(data)),
+          bar,
+          signal: interrupted.signal
+        }, argv as Arguments)
       } catch (error) {
         bar.clear()
         throw inWords(error)
@@ -72,8 +95,8 @@ export function modelsCommand<Arguments> (
 }
 
 /**
- * The data folder. Root goes on as its owner where that user is at home in the models folders as well; where it is not, root
- * may have to write there, and leaves the data folder of the service alone for one of its own.
+ * The data folder. Root goes on as its owner where that user is at home in the models folders as well; where it is not,
+ * root may have to write there, and leaves the data folder of the service alone for one of its own.
  * @param changed folders in which files are made or deleted.
  */
 function workFolder (options: Options, changed: string[]): string {
@@ -93,12 +116,16 @@ function inWords (error: unknown): unknown {
   if (code?.startsWith('SDR_') === true || ['DownloadError', 'EngineError', 'ModelFileError'].includes(name)) {
     return new CommandError(exitCodes.failure, message, { cause: error })
   }
-  if (['EACCES', 'EPERM', 'EROFS'].includes(code ?? '')) return new CommandError(exitCodes.storage, message, { cause: error })
+  if (['EACCES', 'EPERM', 'EROFS'].includes(code ?? '')) {
+    return new CommandError(exitCodes.storage, message, { cause: error })
+  }
   return error
 }
 
 /** Shows how many mebibytes of a file are done. */
-export function showBytes (bar: ProgressBar, what: string): (done: { bytes: number, total: number | undefined }) => void {
+export function showBytes (
+  bar: ProgressBar, what: string
+): (done: { bytes: number, total: number | undefined }) => void {
   return ({ bytes, total }) => {
     const of = total === undefined ? '' : ` of ${mebibytes(total)}`
     bar.update(`${what} ${mebibytes(bytes)}${of} MiB`, total === undefined || total === 0 ? 0 : bytes / total)

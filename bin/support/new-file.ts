@@ -38,5 +38,6 @@ function unsaved (error: unknown): CommandError {
 }
 
 function exists (file: string): CommandError {
-  return new CommandError(exitCodes.storage, `${file} is there already; choose another --output, or --force to replace it`)
+  return new CommandError(exitCodes.storage,
+    `${file} is there already; choose another --output, or --force to replace it`)
 }

@@ -5,9 +5,9 @@ let isFirst = true
 let isLost = false
 
 /**
- * A line on standard output: what a command was asked for. When it can't be written, because who reads has seen enough
- * (`… | head -1`) or the disk is full, the command goes on and prints no more, so that what it has begun is finished and
- * tidied up; its exit code says what happened.
+ * A line on standard output: what a command was asked for. When it can't be written, because the reader has seen enough
+ * (`… | head -1`) or the disk is full, the command goes on and prints no more: it finishes and tidies up what it has
+ * begun, and its exit code says what happened.
  */
 export function say (message: string): void {
   write(visible(message))
@@ -25,7 +25,9 @@ function write (message: string): void {
 }
 
 function lose (error: NodeJS.ErrnoException): void {
-  if (!isLost && error.code !== 'EPIPE') process.stderr.write(`stable-diffusion-rest: What was asked for cannot be printed: ${error.message}\n`)
+  if (!isLost && error.code !== 'EPIPE') {
+    process.stderr.write(`stable-diffusion-rest: What was asked for cannot be printed: ${error.message}\n`)
+  }
   isLost = true
   process.exitCode = error.code === 'EPIPE' ? exitCodes.closed_pipe : exitCodes.storage
 }

@@ -7,13 +7,17 @@ type TerminalProtocol = 'kitty' | 'iterm2'
 const chunkSize = 4096
 
 /**
- * What the terminal can show, from the variables that it sets; undefined for others. Inside tmux and screen it is undefined,
- * too: they swallow what they do not know.
+ * What the terminal can show, from the variables that it sets; undefined for others. Inside tmux and screen it is
+ * undefined, too: they swallow what they do not know.
  */
-export function terminalProtocol (environment: Readonly<Record<string, string | undefined>>): TerminalProtocol | undefined {
+export function terminalProtocol (
+  environment: Readonly<Record<string, string | undefined>>
+): TerminalProtocol | undefined {
   const { TERM = '', TERM_PROGRAM = '', KITTY_WINDOW_ID, TMUX, STY } = environment
   if (TMUX !== undefined || STY !== undefined || /^(screen|tmux)/.test(TERM)) return undefined
-  if (KITTY_WINDOW_ID !== undefined || TERM === 'xterm-kitty' || TERM === 'xterm-ghostty' || TERM_PROGRAM === 'ghostty') return 'kitty'
+  if (
+    KITTY_WINDOW_ID !== undefined || TERM === 'xterm-kitty' || TERM === 'xterm-ghostty' || TERM_PROGRAM === 'ghostty'
+  ) return 'kitty'
   if (['iTerm.app', 'WezTerm', 'mintty'].includes(TERM_PROGRAM)) return 'iterm2'
   return undefined
 }

@@ -69,7 +69,8 @@ export class ApiKeyStore {
     this.#database = database
     this.#rows = new Remembered(changes, mostRemembered)
     const found = database.prepare(`
-      SELECT api_keys.*, users.username, users.role, users.source FROM api_keys JOIN users ON users.id = api_keys.user_id
+      SELECT api_keys.*, users.username, users.role, users.source ` +
+      `FROM api_keys JOIN users ON users.id = api_keys.user_id
       WHERE api_keys.id = ? AND users.disabled = 0`)
     this.#lastUse = lastUse
     this.#touch = database.prepare('UPDATE api_keys SET last_used_at = ? WHERE id = ?')
@@ -86,25 +87,36 @@ export class ApiKeyStore {
     userId: string, name: string, permissions?: readonly Permission[], expiresAt?: number
   }, by?: Actor): ApiKey & { key: string } {
     if (!new RegExp(keyNamePattern, 'u').test(name)) {
-      throw apiError('SDR_INVALID_REQUEST', `Expected 1 to 64 printable characters for name but received ${JSON.stringify(name.slice(0, 80))}`)
+      throw apiError('SDR_INVALID_REQUEST',
+        `Expected 1 to 64 printable characters for name but received ${JSON.stringify(name.slice(0, 80))}`)
     }
-    if (expiresAt !== undefined && !(expiresAt > Date.now())) throw apiError('SDR_INVALID_REQUEST', 'Expected a time in the future for expires_at')
+    if (expiresAt !== undefined && !(expiresAt > Date.now())) {
+      throw apiError('SDR_INVALID_REQUEST', 'Expected a time in the future for expires_at')
+    }
     const id = randomBytes(8).toString('hex')
     const key = `${apiKeyPrefix}${id}_${randomBytes(32).toString('base64url')}`
     return transaction(this.#database, () => {
       requireStanding(this.#database, by)
-      const owner = this.#database.prepare('SELECT role FROM users WHERE id = ?').get(userId) as { role: AccountRole } | undefined
+      const owner = this.#database.prepare('SELECT role FROM users WHERE id = ?')
+        .get(userId) as { role: AccountRole } | undefined
       if (owner === undefined) throw apiError('SDR_USER_NOT_FOUND')
       const owned = rolePermissions[owner.role]
       const granted = [...new Set(permissions ?? owned)]
       const excess = granted.filter(permission => !owned.includes(permission))
-      if (excess.length > 0) throw apiError('SDR_FORBIDDEN', `A key cannot have more permissions than its owner; the owner lacks ${excess.join(', ')}.`)
+      if (excess.length > 0) {
+        throw apiError('SDR_FORBIDDEN',
+          `A key cannot have more permissions than its owner; the owner lacks ${excess.join(', ')}.`)
+      }
       const now = Date.now()
       this.#database.prepare('DELETE FROM api_keys WHERE expires_at <= ?').run(now)
-      const { count } = this.#database.prepare('SELECT count(*) AS count FROM api_keys WHERE user_id = ?').get(userId) as { count: number }
-      if (count >= keysPerUser) throw apiError('SDR_CONFLICT', `An account has at most ${keysPerUser} keys; revoke one first.`)
+      const { count } = this.#database.prepare('SELECT count(*) AS count FROM api_keys WHERE user_id = ?')
+        .get(userId) as { count: number }
+      if (count >= keysPerUser) {
+        throw apiError('SDR_CONFLICT', `An account has at most ${keysPerUser} keys; revoke one first.`)
+      }
       this.#database.prepare(`
-        INSERT INTO api_keys (id, user_id, name, hash, permissions, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)`)
+        INSERT INTO api_keys (id, user_id, name, hash, permissions, created_at, expires_at) ` +
+        'VALUES (?, ?, ?, ?, ?, ?, ?)')
         .run(id, userId, name, hashOf(key), JSON.stringify(granted), now, expiresAt ?? null)
       const row = this.#database.prepare(`${selectKeys} WHERE api_keys.id = ?`).get(id) as unknown as KeyRow
       return { ...toKey(row), key }
@@ -118,7 +130,11 @@ export class ApiKeyStore {
   list ({ userId, limit, cursor }: PageQuery & { userId?: string } = {}): KeyPage {
     const most = boundedLimit(limit)
     const [createdAt, id = ''] = cursor === undefined ? [] : decodeCursor(cursor, cursorShape)
-    const found = this.#select({ userId, before: createdAt === undefined ? undefined : [Number(createdAt), id], limit: most + 1 })
+    const found = this.#select({
+      userId,
+      before: createdAt === undefined ? undefined : [Number(createdAt), id],
+      limit: most + 1
+    })
     const { rows, next_cursor } = pageOf(found, most, last => encodeCursor(String(last.created_at), last.id))
     return { keys: rows.map(toKey), next_cursor }
   }
@@ -128,18 +144,22 @@ export class ApiKeyStore {
     return this.#select({ userId }).map(toKey)
   }
 
-  #select ({ userId, before, limit = -1 }: { userId?: string, before?: [createdAt: number, id: string], limit?: number }): KeyRow[] {
+  #select (
+    { userId, before, limit = -1 }: { userId?: string, before?: [createdAt: number, id: string], limit?: number }
+  ): KeyRow[] {
     // Condition by condition, because an index does not help with `? IS NULL OR …`.
     return this.#database.prepare(`
       ${selectKeys} WHERE (expires_at IS NULL OR expires_at > ?)
-      ${userId === undefined ? '' : 'AND user_id = ?'} ${before === undefined ? '' : 'AND (api_keys.created_at, api_keys.id) < (?, ?)'}
+      ${userId === undefined ? '' : 'AND user_id = ?'} ` +
+      `${before === undefined ? '' : 'AND (api_keys.created_at, api_keys.id) < (?, ?)'}
       ORDER BY api_keys.created_at DESC, api_keys.id DESC LIMIT ?`)
       .all(Date.now(), ...(userId === undefined ? [] : [userId]), ...(before ?? []), limit) as unknown as KeyRow[]
   }
 
   /** Revokes a key of that account, or of any when `userId` is undefined. @throws SDR_KEY_NOT_FOUND */
   revoke (id: string, userId?: string): void {
-    const { changes } = this.#database.prepare('DELETE FROM api_keys WHERE id = ? AND (? IS NULL OR user_id = ?)').run(id, userId ?? null, userId ?? null)
+    const { changes } = this.#database.prepare('DELETE FROM api_keys WHERE id = ? AND (? IS NULL OR user_id = ?)')
+      .run(id, userId ?? null, userId ?? null)
     if (changes === 0) throw apiError('SDR_KEY_NOT_FOUND')
   }
 
@@ -149,7 +169,7 @@ export class ApiKeyStore {
     return row && toPrincipal(row)
   }
 
-  /** Who the key acts for, with the permissions that both the key and its owner have now; undefined when it is not valid. */
+  /** Who the key acts for, with the permissions that it and its owner both have now; undefined when it is not valid. */
   principal (key: string): Principal | undefined {
     const [, id] = /^sdr_([0-9a-f]{16})_[\w-]{43}$/.exec(key) ?? []
     if (id === undefined) return undefined
@@ -157,7 +177,9 @@ export class ApiKeyStore {
     const row = this.#living(id, now)
     if (row === undefined || !timingSafeEqual(hashOf(key), row.hash)) return undefined
     // A clock that was set back leaves a time that is yet to come.
-    if (row.last_used_at === null || Math.abs(now - row.last_used_at) > lastUseResolution) this.#lastUse.write(this.#touch, id)
+    if (row.last_used_at === null || Math.abs(now - row.last_used_at) > lastUseResolution) {
+      this.#lastUse.write(this.#touch, id)
+    }
     return toPrincipal(row)
   }
 

@@ -51,9 +51,7 @@ const administration: readonly AuditEvent[] = [
   'user.create', 'user.update', 'user.remove', 'model.pull', 'model.convert', 'model.remove'
 ]
 
-/**
- * Rows kept of each kind, about 20 MB. Beyond that the largest shares of the kind lose their oldest rows: see `shareOf`.
- */
+/** Rows kept of each kind, about 20 MB. Beyond that its largest shares lose their oldest rows: see `shareOf`. */
 const capacity = 100_000
 
 /** Rows that are written between two looks at the capacity. */
@@ -89,12 +87,13 @@ export class AuditLog {
     this.#database = database
     this.#onTrouble = onTrouble
     this.#insert = database.prepare(`
-      INSERT INTO audit (at, event, outcome, actor, subject, address, reason, kind, share) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+      INSERT INTO audit (at, event, outcome, actor, subject, address, reason, kind, share) ` +
+      'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)')
   }
 
   /**
-   * A success is on the disk when this returns, a failure a moment later; while the table can't be written they wait. Never
-   * throws. `entry` must be `printable`.
+   * A success is on the disk when this returns, a failure a moment later; while the table can't be written they wait.
+   * Never throws. `entry` must be `printable`.
    */
   record (entry: AuditEntry): void {
     this.#waiting.push({ ...entry, at: Date.now() })
@@ -138,7 +137,8 @@ export class AuditLog {
       SELECT id, at, event, outcome, actor, subject, address, reason FROM audit
       WHERE id > ? AND id < ? AND event = ifnull(?, event) AND outcome = ifnull(?, outcome) AND actor = ifnull(?, actor)
       ORDER BY id ${after === undefined ? 'DESC' : 'ASC'} LIMIT ?`)
-      .all(after ?? 0, before, event ?? null, outcome ?? null, actor ?? null, limit) as unknown as Array<AuditRecord & { at: number }>
+      .all(after ?? 0, before, event ?? null, outcome ?? null, actor ?? null, limit) as unknown as
+      Array<AuditRecord & { at: number }>
     if (after === undefined) rows.reverse()
     return rows.map(row => ({ ...row, at: isoTime(row.at) }))
   }
@@ -164,11 +164,13 @@ export class AuditLog {
   /** Of each kind that is over its capacity, the largest shares are cut to one length that fits. */
   #prune (): void {
     for (const kind of ['administration', 'use', 'failure']) {
-      const { rows } = this.#database.prepare('SELECT count(*) AS rows FROM audit WHERE kind = ?').get(kind) as { rows: number }
+      const { rows } = this.#database.prepare('SELECT count(*) AS rows FROM audit WHERE kind = ?')
+        .get(kind) as { rows: number }
       if (rows <= capacity) continue
       this.#database.prepare(`
         DELETE FROM audit WHERE id IN (
-          SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY share ORDER BY id DESC) AS age FROM audit WHERE kind = ?)
+          SELECT id FROM (` +
+          `SELECT id, row_number() OVER (PARTITION BY share ORDER BY id DESC) AS age FROM audit WHERE kind = ?)
           ORDER BY age DESC, id LIMIT ?)`).run(kind, rows - capacity)
     }
   }
@@ -180,8 +182,8 @@ function kindOf ({ event, outcome }: AuditEntry): 'administration' | 'use' | 'fa
 }
 
 /**
- * Whose records push each other out. Successes belong to their actor. Failures belong to the network that they came from,
- * because strangers choose the name that they try.
+ * Whose records push each other out. Successes belong to their actor. Failures belong to the network that they came
+ * from, because strangers choose the name that they try.
  */
 function shareOf ({ outcome, actor, address }: AuditEntry): string {
   return outcome === 'success' ? actor : address === undefined ? '' : widestNetworkOf(address)
@@ -193,5 +195,7 @@ function shareOf ({ outcome, actor, address }: AuditEntry): string {
  */
 export function printable<Texts extends object> (texts: Texts): Texts {
   return Object.fromEntries(Object.entries(texts).map(([name, text]) =>
-    [name, typeof text === 'string' ? text.slice(0, fieldLength).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '\ufffd') : text])) as Texts
+    [name, typeof text === 'string'
+      ? text.slice(0, fieldLength).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '\ufffd')
+      : text])) as Texts
 }

@@ -6,9 +6,10 @@ import { makeFolders } from '../options/folders.ts'
 import { ownershipHint } from '../storage/ownership.ts'
 
 /**
- * Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). Local names
- * differ by more than case; names of the system are compared as the system does, where `alice` and `Alice` are two people.
- * The newest 100,000 removed accounts are remembered by id, whichever program removes them: their jobs have to be cancelled.
+ * Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). Local
+ * names differ by more than case; names of the system are compared as the system does, where `alice` and `Alice` are
+ * two people. The newest 100,000 removed accounts are remembered by id, whichever program removes them: their jobs have
+ * to be cancelled.
  */
 export const authMigrations = [`
   CREATE TABLE users (
@@ -80,7 +81,8 @@ export const authMigrations = [`
   ALTER TABLE audit ADD COLUMN share TEXT NOT NULL DEFAULT '';
   UPDATE audit SET share = CASE outcome WHEN 'success' THEN actor ELSE coalesce(address, '') END, kind = CASE
     WHEN outcome = 'failure' THEN 'failure'
-    WHEN event IN ('user.create', 'user.update', 'user.remove', 'model.pull', 'model.convert', 'model.remove') THEN 'administration'
+    WHEN event IN ('user.create', 'user.update', 'user.remove', 'model.pull', 'model.convert', 'model.remove') ` +
+    `THEN 'administration'
     ELSE 'use' END;
   DROP INDEX audit_by_outcome;
   CREATE INDEX audit_by_share ON audit (kind, share, id);
@@ -116,19 +118,21 @@ export function prepareAuthFolder (folder: string, made: string[] = []): void {
   }
   if ((statSync(folder).mode & 0o002) !== 0) {
     throw new CommandError(exitCodes.storage,
-      `Every user of this machine can replace the accounts in ${folder}: chmod o-w ${folder}, or choose another folder with --auth-data-dir.`)
+      `Every user of this machine can replace the accounts in ${folder}: chmod o-w ${folder}, ` +
+      'or choose another folder with --auth-data-dir.')
   }
 }
 
 function cannotOpen (file: string, error: unknown): CommandError {
   return new CommandError(exitCodes.storage,
-    `The accounts ${file} cannot be opened: ${(error as Error).message}. Choose another folder with --auth-data-dir.${ownershipHint(file)}`)
+    `The accounts ${file} cannot be opened: ${(error as Error).message}. ` +
+    `Choose another folder with --auth-data-dir.${ownershipHint(file)}`)
 }
 
 /**
- * SQLite gives its -wal and -shm files the mode that the database has when they are made, so it has the right one first. A
- * file that is there is not opened: closing it would drop every lock that this process holds on it, SQLite's too, and the
- * next program that looks into the database would take away the -wal file under a running server.
+ * SQLite gives its -wal and -shm files the mode that the database has when they are made, so it has the right one
+ * first. A file that is there is not opened: closing it would drop every lock that this process holds on it, SQLite's
+ * too, and the next program that looks into the database would take away the -wal file under a running server.
  */
 function makeFile (file: string): void {
   try {

@@ -10,12 +10,14 @@ export const apiKeyPrefix = 'sdr_'
 /** Longest credential that is looked at; a JWT of this server has under 600 characters. */
 const maximumLength = 4096
 
-const basicWithoutKey = 'HTTP Basic carries an API key as the password; a password of an account belongs to POST /api/auth/login.'
+const basicWithoutKey =
+  'HTTP Basic carries an API key as the password; a password of an account belongs to POST /api/auth/login.'
 
 /**
  * Reads `Authorization` (Bearer with a token or an API key, Basic with an API key as the password) and `X-API-Key`.
- * Nothing else can carry a credential: not the URL, which ends up in logs, and not a cookie, which browsers send unasked.
- * @param rawHeaders name, value, name, value… as they came, because Node.js drops a second Authorization header silently.
+ * Nothing else can carry a credential: not the URL, which ends up in logs, and not a cookie, which browsers send
+ * unasked.
+ * @param rawHeaders name, value, name, value… as they came: Node.js drops a second Authorization header silently.
  * @throws SDR_AMBIGUOUS_CREDENTIALS for two different ones, SDR_INVALID_TOKEN for one that can't be read.
  */
 export function readCredential (rawHeaders: readonly string[]): Credential | undefined {
@@ -30,8 +32,9 @@ export function readCredential (rawHeaders: readonly string[]): Credential | und
   if (unreadable !== undefined) {
     if (first === undefined) throw apiError('SDR_INVALID_TOKEN', unreadable)
     throw apiError('SDR_AMBIGUOUS_CREDENTIALS',
-      'The request carries an API key or a token, and beside it an Authorization header that is neither. If a proxy that asks for a ' +
-      'password adds it, let the proxy drop it (nginx: proxy_set_header Authorization "";).')
+      'The request carries an API key or a token, and beside it an Authorization header that is neither. ' +
+      'If a proxy that asks for a password adds it, let the proxy drop it ' +
+      '(nginx: proxy_set_header Authorization "";).')
   }
   if (first === undefined) return undefined
   if (others.some(({ value }) => value !== first.value)) throw apiError('SDR_AMBIGUOUS_CREDENTIALS')
@@ -41,8 +44,8 @@ export function readCredential (rawHeaders: readonly string[]): Credential | und
 }
 
 /**
- * Whether the request carries credentials that its client put there on purpose, and no others. Browsers add HTTP Basic for
- * pages of other origins too; they never add a Bearer token or X-API-Key, and a page that does needs a preflight.
+ * Whether the request carries credentials that its client put there on purpose, and no others. Browsers add HTTP Basic
+ * for pages of other origins too; they never add a Bearer token or X-API-Key, and a page that does needs a preflight.
  */
 export function isSentOnPurpose (rawHeaders: readonly string[]): boolean {
   const headers = credentialHeaders(rawHeaders)
@@ -76,6 +79,7 @@ function readAuthorization (header: string): Credential | string {
       return colon !== -1 && password.startsWith(apiKeyPrefix) ? { kind: 'api-key', value: password } : basicWithoutKey
     }
     default:
-      return 'Expected "Authorization: Bearer <token or API key>" or "Authorization: Basic" with an API key as the password.'
+      return 'Expected "Authorization: Bearer <token or API key>" or "Authorization: Basic" ' +
+        'with an API key as the password.'
   }
 }

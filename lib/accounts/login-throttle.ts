@@ -53,8 +53,8 @@ interface Failures {
 }
 
 /**
- * Back-off for logins. It lives in memory and unlocks by itself. Unknown accounts are counted like known ones, so that the
- * answer says nothing of which exist.
+ * Back-off for logins. It lives in memory and unlocks by itself. Unknown accounts are counted like known ones, so that
+ * the answer says nothing of which exist.
  */
 export class LoginThrottle {
   readonly #failures = new Map<string, Failures>()
@@ -68,8 +68,8 @@ export class LoginThrottle {
   /**
    * Asks to try a password. The try counts as failed until `takeBack` or `succeed` says otherwise, so that many at once
    * are no way around the wait.
-   * @param isKnown whether the account is logged in from this address; then strangers elsewhere, in the same wider network
-   *   too, do not matter. Asked only when it makes a difference.
+   * @param isKnown whether the account is logged in from this address; then strangers elsewhere, in the same wider
+   *   network too, do not matter. Asked only when it makes a difference.
    * @returns seconds to wait, or 0 when the password may be looked at now
    */
   attempt (username: string, address: string, isKnown: () => boolean): number {

@@ -3,7 +3,8 @@ import { availableParallelism } from 'node:os'
 import { promisify } from 'node:util'
 import { Gate } from '../util/gate.ts'
 
-const scrypt = promisify<string, Buffer, number, { N: number, r: number, p: number, maxmem: number }, Buffer>(scryptCallback)
+const scrypt =
+  promisify<string, Buffer, number, { N: number, r: number, p: number, maxmem: number }, Buffer>(scryptCallback)
 
 export const passwordLength = { minimum: 8, maximum: 1024 } as const
 
@@ -11,7 +12,7 @@ const hashBytes = 32
 const saltBytes = 16
 const blockSize = 8
 
-/** Hashes at once. At least half of the processors, and of the four threads that files and name lookups share, stay free. */
+/** Hashes at once. At least half of the processors, and of the four threads for files and name lookups, stay free. */
 const concurrency = Math.min(2, Math.max(1, Math.floor(availableParallelism() / 2)))
 
 /** Hashes that may wait for each that runs, at half a second each: none waits longer than a client does. */
@@ -44,7 +45,8 @@ export class PasswordHasher {
     if (match === null) throw new Error('A stored password is not a scrypt PHC string')
     const [, cost, size, parallel, salt, hash] = match as unknown as [string, string, string, string, string, string]
     const expected = Buffer.from(hash, 'base64')
-    const actual = await this.#derive(password, Buffer.from(salt, 'base64'), Number(cost), Number(size), Number(parallel))
+    const actual = await this.#derive(
+      password, Buffer.from(salt, 'base64'), Number(cost), Number(size), Number(parallel))
     return timingSafeEqual(actual, expected) && phc != null
   }
 
@@ -55,7 +57,8 @@ export class PasswordHasher {
   #derive (password: string, salt: Buffer, cost: number, r: number, p: number): Promise<Buffer> {
     const N = 2 ** cost
     // NFKC, so that a password typed on another keyboard or system gives the same bytes (RFC 8265).
-    return this.#gate.run('', () => scrypt(password.normalize('NFKC'), salt, hashBytes, { N, r, p, maxmem: 256 * N * r }))
+    return this.#gate.run('', () =>
+      scrypt(password.normalize('NFKC'), salt, hashBytes, { N, r, p, maxmem: 256 * N * r }))
   }
 }
 

@@ -1,4 +1,6 @@
-import { accountRoles, permissions, rolePermissions, type AccountRole, type AuthMethod, type Permission } from '../options/permissions.ts'
+import {
+  accountRoles, permissions, rolePermissions, type AccountRole, type AuthMethod, type Permission
+} from '../options/permissions.ts'
 
 /** Who a request acts for and what that one may do. */
 
@@ -31,7 +33,7 @@ export interface Principal {
   keyExpiresAt?: number | null
 }
 
-/** Whether it is an API key that may do less than its owner. Such a key must not reach what manages the account itself. */
+/** Whether it is an API key that may do less than its owner. Such a key must not reach what manages the account. */
 export function isNarrowKey ({ via, role, permissions: held }: Principal): boolean {
   return via === 'api-key' && rolePermissions[role as AccountRole].some(permission => !held.includes(permission))
 }

@@ -7,16 +7,19 @@ import { CommandError, exitCodes } from '../../errors.ts'
 const minimumBytes = 32
 
 /**
- * The secret that signs access tokens: given, read from a file, or made once and kept in `folder` with mode 0600, so that
- * sessions survive a restart.
+ * The secret that signs access tokens: given, read from a file, or made once and kept in `folder` with mode 0600, so
+ * that sessions survive a restart.
  * @throws {CommandError} when it is too short, or its file can't be read or is readable by others.
  */
-export function tokenSecret ({ jwtSecret, jwtSecretFile }: { jwtSecret?: string, jwtSecretFile?: string }, folder: string): string {
+export function tokenSecret (
+  { jwtSecret, jwtSecretFile }: { jwtSecret?: string, jwtSecretFile?: string }, folder: string
+): string {
   if (jwtSecret !== undefined && jwtSecretFile !== undefined) {
     throw new CommandError(exitCodes.usage, 'Expected one of --jwt-secret and --jwt-secret-file but received both')
   }
   if (jwtSecret !== undefined) return longEnough(jwtSecret, '--jwt-secret')
-  if (jwtSecretFile !== undefined) return longEnough(readSecret(jwtSecretFile), jwtSecretFile) // its mode is its owner's business
+  // The mode of a file that was named is the business of its owner.
+  if (jwtSecretFile !== undefined) return longEnough(readSecret(jwtSecretFile), jwtSecretFile)
 
   const kept = join(folder, 'jwt-secret')
   try {
@@ -24,7 +27,8 @@ export function tokenSecret ({ jwtSecret, jwtSecretFile }: { jwtSecret?: string,
     writeFileSync(kept, randomBytes(48).toString('base64url'), { flag: 'wx', mode: 0o600 })
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
-      throw new CommandError(exitCodes.storage, `The token secret ${kept} cannot be written: ${(error as Error).message}`)
+      throw new CommandError(exitCodes.storage,
+        `The token secret ${kept} cannot be written: ${(error as Error).message}`)
     }
   }
   return keptSecret(kept)
@@ -34,7 +38,9 @@ export function tokenSecret ({ jwtSecret, jwtSecretFile }: { jwtSecret?: string,
  * Says what `tokenSecret` would of a secret that was kept, and makes none.
  * @throws {CommandError} as `tokenSecret`
  */
-export function checkKeptSecret ({ jwtSecret, jwtSecretFile }: { jwtSecret?: string, jwtSecretFile?: string }, folder: string): void {
+export function checkKeptSecret (
+  { jwtSecret, jwtSecretFile }: { jwtSecret?: string, jwtSecretFile?: string }, folder: string
+): void {
   const kept = join(folder, 'jwt-secret')
   const isThere = lstatSync(kept, { throwIfNoEntry: false }) !== undefined
   if (jwtSecret === undefined && jwtSecretFile === undefined && isThere) keptSecret(kept)
@@ -61,12 +67,15 @@ function longEnough (secret: string, source: string): string {
   const bytes = Buffer.byteLength(secret)
   if (bytes < minimumBytes) {
     throw new CommandError(exitCodes.usage,
-      `Expected at least ${minimumBytes} bytes for ${source} but received ${bytes}; "openssl rand -base64 48" makes a good one`)
+      `Expected at least ${minimumBytes} bytes for ${source} but received ${bytes}; ` +
+      '"openssl rand -base64 48" makes a good one')
   }
-  // A key pair or certificate is half public, and the library would take it for something else than the bytes of a secret.
+  // A key pair or certificate is half public, and the library would not take it for the bytes of a secret.
   if (bytes > maximumBytes || secret.includes('-----BEGIN') || /^[[{]/.test(secret)) {
     throw new CommandError(exitCodes.usage,
-      `Expected at most ${maximumBytes} random bytes for ${source} but received ${bytes > maximumBytes ? bytes : 'a key pair, certificate or JSON'}; "openssl rand -base64 48" makes a good one`)
+      `Expected at most ${maximumBytes} random bytes for ${source} ` +
+      `but received ${bytes > maximumBytes ? bytes : 'a key pair, certificate or JSON'}; ` +
+      '"openssl rand -base64 48" makes a good one')
   }
   return secret
 }

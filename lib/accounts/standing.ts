@@ -7,9 +7,9 @@ import { rolePermissions, type AccountRole, type Permission } from '../options/p
 export type Actor = Pick<Principal, 'id' | 'role' | 'sessionId' | 'keyId'>
 
 /**
- * Requires that an actor may still do what its request was let in for: the session or key lives, the account is not disabled
- * and its role has the permission. To be called in the transaction that stores the change, because the request may have
- * waited since for its body, or for a password to be hashed.
+ * Requires that an actor may still do what its request was let in for: the session or key lives, the account is not
+ * disabled and its role has the permission. To be called in the transaction that stores the change, because the request
+ * may have waited since for its body, or for a password to be hashed.
  * @throws SDR_INVALID_TOKEN, SDR_FORBIDDEN
  */
 export function requireStanding (database: Database, actor: Actor | undefined, permission?: Permission): void {
@@ -18,11 +18,14 @@ export function requireStanding (database: Database, actor: Actor | undefined, p
   if (sessionId === null && keyId === null) return // --auth none: there is nothing that could have ended
   const found = database.prepare(`
     SELECT role FROM users WHERE id = $id AND disabled = 0
-      AND ($session IS NULL OR EXISTS (SELECT 1 FROM sessions WHERE id = $session AND user_id = $id AND expires_at > $now))
-      AND ($key IS NULL OR EXISTS (SELECT 1 FROM api_keys WHERE id = $key AND user_id = $id AND ifnull(expires_at, $now + 1) > $now))`)
+      AND ($session IS NULL OR EXISTS (` +
+      `SELECT 1 FROM sessions WHERE id = $session AND user_id = $id AND expires_at > $now))
+      AND ($key IS NULL OR EXISTS (` +
+      'SELECT 1 FROM api_keys WHERE id = $key AND user_id = $id AND ifnull(expires_at, $now + 1) > $now))')
     .get({ id, session: sessionId, key: keyId, now: Date.now() }) as { role: AccountRole } | undefined
   if (found === undefined) throw apiError('SDR_INVALID_TOKEN', 'The session or key of this request has ended.')
   if (permission !== undefined && !rolePermissions[found.role].includes(permission)) {
-    throw apiError('SDR_FORBIDDEN', `This needs the permission ${permission}, which this account does not have any more.`)
+    throw apiError('SDR_FORBIDDEN',
+      `This needs the permission ${permission}, which this account does not have any more.`)
   }
 }

@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { apiError } from '../../errors.ts'
 import {
   findAuthAddon, loadAuthAddon,
-  type AuthAddon, type PamRequest, type SystemAccount, type SystemGroup, type UnixRequest, type Verdict, type VerdictCode
+  type AuthAddon, type PamRequest, type SystemAccount, type SystemGroup, type UnixRequest, type Verdict,
+  type VerdictCode
 } from '../../native/index.ts'
 
 /** Milliseconds before which no refusal is given: the age of an account's hash method must not show in the time. */

@@ -19,7 +19,7 @@ interface SystemLoginParts {
 
 type Refusal = Exclude<AccountCheck, { ok: true }>['code']
 
-/** What the caller is told. All but the first are given only to those who know the password, or say nothing of the account. */
+/** What the caller is told. All but the first go only to those who know the password, or say nothing of the account. */
 const refusals: Record<Refusal, ErrorCode | undefined> = {
   denied: undefined,
   account_locked: 'SDR_ACCOUNT_UNAVAILABLE',
@@ -31,7 +31,7 @@ const refusals: Record<Refusal, ErrorCode | undefined> = {
   unavailable: 'SDR_UNAVAILABLE'
 }
 
-/** Logins with the accounts of the operating system. The system checks the password, the options say who may come in as what. */
+/** Logins with the accounts of the operating system. The system checks passwords, options say who comes in as what. */
 export class SystemLogin {
   readonly #parts: SystemLoginParts
   /** Ids of accounts that hold a session or a key, and that the system would not let in any more. */
@@ -50,7 +50,7 @@ export class SystemLogin {
     // A directory may know one account under several spellings, of which one is its name.
     const listed = await this.#lookup(typed)
     const username = listed?.name ?? typed
-    // Who may not come in is asked for a password that no account has: how long the answer takes must not tell a right one.
+    // Who may not come in is checked against a password that no account has: the time must not tell a right one.
     const mayTry = await this.#roleOf(username) !== undefined && users.find(username, source)?.disabled !== true
     const check = await this.#check(username, mayTry ? password : randomBytes(32).toString('hex'), remoteHost)
     if (!check.ok) {
@@ -62,7 +62,10 @@ export class SystemLogin {
     }
     // PAM may know the account under another name than the one that was typed.
     const [role, confusion] = [await this.#roleOf(check.user), await this.#confusion(check.user)]
-    if (confusion !== undefined) logger.warn(printable({ username: check.user, reason: confusion }), 'The system let an account in that is refused here')
+    if (confusion !== undefined) {
+      logger.warn(
+        printable({ username: check.user, reason: confusion }), 'The system let an account in that is refused here')
+    }
     if (role === undefined || confusion !== undefined) return undefined
     const user = await whenFree(() => users.external(source, check.user, role))
     this.#barred.delete(user.id)
@@ -70,8 +73,8 @@ export class SystemLogin {
   }
 
   /**
-   * Why the name that PAM answered could be a second spelling of an account: the account database of this machine, which
-   * would say its one name, does not know it.
+   * Why the name that PAM answered could be a second spelling of an account: the account database of this machine,
+   * which would say its one name, does not know it.
    */
   async #confusion (name: string): Promise<string | undefined> {
     if (!isLoginName(name)) return 'its name has characters that no name may have'
@@ -88,7 +91,10 @@ export class SystemLogin {
       try {
         const role = await this.#roleOf(username)
         if (role === undefined) {
-          if (!this.#barred.has(id)) logger.warn({ username }, 'The system does not let this account in any more: its sessions and keys do not count')
+          if (!this.#barred.has(id)) {
+            logger.warn(
+              { username }, 'The system does not let this account in any more: its sessions and keys do not count')
+          }
           this.#barred.add(id)
         } else {
           this.#barred.delete(id)
@@ -120,7 +126,7 @@ export class SystemLogin {
     })
   }
 
-  /** What an account would come in as; undefined when not at all, as root and a name that is another's second spelling. */
+  /** What an account would come in as; undefined when not at all, as root and the second spelling of another name. */
   async #roleOf (username: string): Promise<AccountRole | undefined> {
     const { source, accounts, options: { adminUsers, adminGroups, allowedGroups } } = this.#parts
     const listed = await this.#lookup(username)
@@ -131,7 +137,8 @@ export class SystemLogin {
     })
     // PAM may let in a user whom the account database of this machine does not list.
     if (groups === null && source === 'unix') return undefined
-    const isIn = (wanted: readonly string[]) => groups?.some(({ name }) => name !== null && wanted.includes(name)) ?? false
+    const isIn = (wanted: readonly string[]) =>
+      groups?.some(({ name }) => name !== null && wanted.includes(name)) ?? false
     if (adminUsers.includes(username) || isIn(adminGroups)) return 'admin'
     return allowedGroups.length === 0 || isIn(allowedGroups) ? 'user' : undefined
   }

@@ -30,16 +30,16 @@ interface Claims {
   exp: number
 }
 
-/** Seconds that an access token lives on after its end, or may come from the future, for clocks that differ a little. */
+/** Seconds that an access token lives on after its end, or may come from the future: clocks differ a little. */
 export const clockTolerance = 5
 
 /** Characters of an HS256 signature. */
 const signatureLength = 43
 
-/** Tokens found good that are remembered, under a megabyte of them: computing a signature at each request costs half of its time. */
+/** Good tokens that are remembered, in under a megabyte: to compute the signature takes half the time of a request. */
 const mostVerified = 2000
 
-/** Access tokens: short-lived JWTs that count only while their session lives. The role is read from the store at each request. */
+/** Access tokens: short-lived JWTs that count only while their session lives. Each request reads the role anew. */
 export class AccessTokens {
   readonly #jwt: Jwt
   readonly #sessions: SessionStore
@@ -102,10 +102,11 @@ export class AccessTokens {
       const isExpired = (error as { code?: string }).code === 'FAST_JWT_EXPIRED'
       throw apiError(isExpired ? 'SDR_TOKEN_EXPIRED' : 'SDR_INVALID_TOKEN', undefined, { cause: error })
     }
-    // What the library leaves open: a token made for another purpose, times that are no whole seconds, and a life that is
+    // What the library leaves open: a token made for another purpose, times that are no whole seconds, and a life
     // longer than any that is given here.
     const { sub, sid, jti, typ, iat, exp } = claims
-    const isWellFormed = typ === 'access' && [sub, sid, jti].every(text => typeof text === 'string' && text !== '') && [iat, exp].every(Number.isSafeInteger)
+    const isWellFormed = typ === 'access' &&
+      [sub, sid, jti].every(text => typeof text === 'string' && text !== '') && [iat, exp].every(Number.isSafeInteger)
     const isOfThisServer = exp - iat <= this.#lifetime && iat <= Date.now() / 1000 + clockTolerance
     if (!isWellFormed || !isOfThisServer) throw apiError('SDR_INVALID_TOKEN')
     return claims

@@ -35,7 +35,7 @@ interface UserRow {
   last_login_at: number | null
 }
 
-/** An account whose password was found right, and what it was compared with: null for one that the system has checked. */
+/** An account whose password was right, and what it was compared with: null for one that the system has checked. */
 export interface CheckedAccount {
   user: User
   hash: string | null
@@ -87,9 +87,12 @@ export class UserStore {
 
   /**
    * @param by who must still be allowed to when the account is stored
-   * @throws SDR_INVALID_REQUEST for a bad name or password, SDR_CONFLICT when the name is taken; what `requireStanding` throws.
+   * @throws SDR_INVALID_REQUEST for a bad name or password, SDR_CONFLICT when the name is taken; what `requireStanding`
+   * throws.
    */
-  async create ({ username, password, role }: { username: string, password: string, role: AccountRole }, by?: Actor): Promise<User> {
+  async create (
+    { username, password, role }: { username: string, password: string, role: AccountRole }, by?: Actor
+  ): Promise<User> {
     checkUsername(username)
     checkPassword(password)
     const hash = await this.#hasher.hash(password)
@@ -108,7 +111,8 @@ export class UserStore {
     return transaction(this.#database, () => {
       this.#database.prepare(`
         INSERT INTO users (id, username, source, role, created_at) VALUES (?, ?, ?, ?, ?)
-        ON CONFLICT (source, username) WHERE source <> 'local' DO UPDATE SET role = excluded.role`).run(uuidv7(), username, source, role, Date.now())
+        ON CONFLICT (source, username) WHERE source <> 'local' DO UPDATE SET role = excluded.role`)
+        .run(uuidv7(), username, source, role, Date.now())
       return this.find(username, source)!
     })
   }
@@ -116,7 +120,8 @@ export class UserStore {
   /** The name of another account of that system that differs in nothing but spelling. */
   spelledLike (source: 'unix' | 'pam', username: string): string | undefined {
     const folded = foldedName(username)
-    for (const { username: other } of this.#database.prepare('SELECT username FROM users WHERE source = ?').iterate(source) as Iterable<{ username: string }>) {
+    for (const { username: other } of this.#database.prepare('SELECT username FROM users WHERE source = ?')
+      .iterate(source) as Iterable<{ username: string }>) {
       if (other !== username && foldedName(other) === folded) return other
     }
     return undefined
@@ -125,7 +130,8 @@ export class UserStore {
   /** The accounts of a system that could come in without a new login: with a session or a key. */
   externalWithAccess (source: 'unix' | 'pam'): User[] {
     const rows = this.#database.prepare(`
-      SELECT * FROM users WHERE source = ? AND (id IN (SELECT user_id FROM sessions) OR id IN (SELECT user_id FROM api_keys))`)
+      SELECT * FROM users WHERE source = ? AND ` +
+      '(id IN (SELECT user_id FROM sessions) OR id IN (SELECT user_id FROM api_keys))')
       .all(source) as unknown as UserRow[]
     return rows.map(toUser)
   }
@@ -134,7 +140,8 @@ export class UserStore {
   list ({ limit, cursor }: PageQuery = {}): UserPage {
     const most = boundedLimit(limit)
     const [username = '', source = ''] = cursor === undefined ? [] : decodeCursor(cursor, cursorShape)
-    const found = this.#database.prepare('SELECT * FROM users WHERE (username, source) > (?, ?) ORDER BY username, source LIMIT ?')
+    const found = this.#database.prepare(
+      'SELECT * FROM users WHERE (username, source) > (?, ?) ORDER BY username, source LIMIT ?')
       .all(username, source, most + 1) as unknown as UserRow[]
     const { rows, next_cursor } = pageOf(found, most, last => encodeCursor(last.username, last.source))
     return { users: rows.map(toUser), next_cursor }
@@ -163,8 +170,8 @@ export class UserStore {
   }
 
   /**
-   * The local account of that name when the password is right and it is not disabled; all else is the same undefined. It is
-   * as it was before the check, so what follows from it has to be stored on condition of the hash.
+   * The local account of that name when the password is right and it is not disabled; all else is the same undefined.
+   * It is as it was before the check, so what follows from it has to be stored on condition of the hash.
    */
   async verify (username: string, password: string): Promise<CheckedAccount | undefined> {
     const row = this.#row(username, 'local')
@@ -173,8 +180,8 @@ export class UserStore {
   }
 
   /**
-   * Whether an account of that id was disabled or removed here. An id that this database never had is not gone: the folder of
-   * accounts may be a wrong one, or an older copy.
+   * Whether an account of that id was disabled or removed here. An id that this database never had is not gone: the
+   * folder of accounts may be a wrong one, or an older copy.
    */
   isGone (id: string): boolean {
     return this.#database.prepare(`
@@ -183,8 +190,8 @@ export class UserStore {
   }
 
   /**
-   * Changes the password of an account whose old one was right, unless that has been changed meanwhile; ends every session
-   * but that of the actor.
+   * Changes the password of an account whose old one was right, unless that has been changed meanwhile; ends every
+   * session but that of the actor.
    * @throws SDR_INVALID_CREDENTIALS, SDR_INVALID_REQUEST; what `requireStanding` throws.
    */
   async changePassword ({ user: { id }, hash: checked }: CheckedAccount, next: string, by: Actor): Promise<void> {
@@ -192,7 +199,8 @@ export class UserStore {
     const hash = await this.#hasher.hash(next)
     await whenFree(() => transaction(this.#database, () => {
       requireStanding(this.#database, by)
-      const { changes } = this.#database.prepare('UPDATE users SET password = ? WHERE id = ? AND password = ? AND disabled = 0').run(hash, id, checked)
+      const { changes } = this.#database.prepare(
+        'UPDATE users SET password = ? WHERE id = ? AND password = ? AND disabled = 0').run(hash, id, checked)
       if (changes === 0) throw apiError('SDR_INVALID_CREDENTIALS')
       this.#database.prepare('DELETE FROM sessions WHERE user_id = ? AND id IS NOT ?').run(id, by.sessionId ?? null)
     }))
@@ -201,20 +209,26 @@ export class UserStore {
   /**
    * Changes an account: all of it or nothing. A new password and disabling end every session.
    * @param by who must still be allowed to when the change is stored
-   * @throws SDR_USER_NOT_FOUND; SDR_CONFLICT for the last administrator, and for what the system decides of its accounts;
-   * what `requireStanding` throws.
+   * @throws SDR_USER_NOT_FOUND; SDR_CONFLICT for the last administrator, and for what the system decides of its
+   * accounts; what `requireStanding` throws.
    */
   async update (id: string, { role, disabled, password }: AccountChanges, by?: Actor): Promise<User> {
     if (password !== undefined) checkPassword(password)
     if (this.get(id).source !== 'local') {
-      if (password !== undefined) throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
-      if (role !== undefined) throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; --admin-users and --admin-groups decide its role.')
+      if (password !== undefined) {
+        throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
+      }
+      if (role !== undefined) {
+        throw apiError('SDR_CONFLICT',
+          'This account belongs to the operating system; --admin-users and --admin-groups decide its role.')
+      }
     }
     const hash = password === undefined ? null : await this.#hasher.hash(password)
     return await whenFree(() => this.#guardLastAdmin(id, by, () => {
       if (disabled === true || hash !== null) this.#database.prepare('DELETE FROM sessions WHERE user_id = ?').run(id)
       return toUser(this.#database.prepare(`
-        UPDATE users SET role = ifnull(?, role), disabled = ifnull(?, disabled), password = ifnull(?, password) WHERE id = ? RETURNING *`)
+        UPDATE users SET role = ifnull(?, role), disabled = ifnull(?, disabled), password = ifnull(?, password) ` +
+        'WHERE id = ? RETURNING *')
         .get(role ?? null, disabled === undefined ? null : Number(disabled), hash, id) as unknown as UserRow)
     }))
   }
@@ -236,7 +250,8 @@ export class UserStore {
       const { role, disabled } = this.get(id)
       const changed = change()
       const admin = this.#database.prepare(`
-        SELECT 1 FROM users WHERE role = 'admin' AND disabled = 0 AND source IN (SELECT value FROM json_each(?)) LIMIT 1`)
+        SELECT 1 FROM users WHERE role = 'admin' AND disabled = 0 AND ` +
+        'source IN (SELECT value FROM json_each(?)) LIMIT 1')
         .get(JSON.stringify(this.#sources))
       if (role === 'admin' && !disabled && admin === undefined) {
         throw apiError('SDR_CONFLICT', 'This is the last administrator; make another one first.')
@@ -256,10 +271,16 @@ function checkUsername (username: string): void {
 function checkPassword (password: string): void {
   const { minimum, maximum } = passwordLength
   if (password.length < minimum || password.length > maximum) {
-    throw apiError('SDR_INVALID_REQUEST', `Expected ${minimum} to ${maximum} characters for password but received ${password.length}`)
+    throw apiError('SDR_INVALID_REQUEST',
+      `Expected ${minimum} to ${maximum} characters for password but received ${password.length}`)
   }
 }
 
 function toUser ({ password: _, disabled, created_at, last_login_at, ...rest }: UserRow): User {
-  return { ...rest, disabled: disabled !== 0, created_at: isoTime(created_at), last_login_at: last_login_at === null ? null : isoTime(last_login_at) }
+  return {
+    ...rest,
+    disabled: disabled !== 0,
+    created_at: isoTime(created_at),
+    last_login_at: last_login_at === null ? null : isoTime(last_login_at)
+  }
 }

@@ -18,8 +18,8 @@ export function namedOrFirst (
 }
 
 /**
- * The model for a request that names none: the loaded one, else the first in the order of types and ids. What can't do the
- * request is passed over, unless nothing else is there.
+ * The model for a request that names none: the loaded one, else the first in the order of types and ids. What can't do
+ * the request is passed over, unless nothing else is there.
  * @throws {ApiError} SDR_MODEL_NOT_FOUND
  */
 export function loadedOrFirst (
@@ -29,7 +29,9 @@ export function loadedOrFirst (
   return models.find(canDoIt) ?? models[0] ?? refuseWithout('model', types[0]!, catalog)
 }
 
-function * candidates (types: readonly ModelType[], catalog: ModelCatalog, loadedModel: string | null): Generator<Model> {
+function * candidates (
+  types: readonly ModelType[], catalog: ModelCatalog, loadedModel: string | null
+): Generator<Model> {
   const all = catalog.all()
   const loaded = all.filter(({ id, type }) => id === loadedModel && types.includes(type))
   for (const model of [...loaded, ...types.flatMap(type => all.filter(model => model.type === type))]) {
@@ -41,5 +43,6 @@ function refuseWithout (field: string, type: ModelType, catalog: ModelCatalog): 
   const unusable = catalog.all().some(({ blocked, error }) => (blocked ?? error) !== undefined)
   const advice = unusable ? ' GET /api/models shows why files that are there can\'t be used.' : ''
   throw apiError('SDR_MODEL_NOT_FOUND', `${field}: There is no usable model of type ${type}. ` +
-    `Put one into a models folder, then POST /api/models/refresh.${advice}${catalog.skippedHint}`, { details: { field } })
+    `Put one into a models folder, then POST /api/models/refresh.${advice}${catalog.skippedHint}`,
+  { details: { field } })
 }

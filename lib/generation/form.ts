@@ -43,10 +43,12 @@ const decimal = /^\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
 const longestNumber = 40
 
 /**
- * What the parser of forms hands over as a file. Parts that say they are JSON are among them: of any other it would make
- * objects before their values are counted.
+ * What the parser of forms hands over as a file. Parts that say they are JSON are among them: of any other it would
+ * make objects before their values are counted.
  */
-export function isPartAFile (_name: string | undefined, type: string | undefined, fileName: string | undefined): boolean {
+export function isPartAFile (
+  _name: string | undefined, type: string | undefined, fileName: string | undefined
+): boolean {
   return fileName !== undefined || type === 'application/octet-stream' || isJson(type)
 }
 
@@ -95,13 +97,18 @@ export async function readForm (
       } else {
         if (part.valueTruncated === true) throw tooLarge(name, 'as the field of a form; send it as a file')
         if (isReplaced(name) || isReplaced(part.value)) {
-          throw badValue(name, 'text in UTF-8', `bytes that are none, or the character ${replacement} that stands for such`)
+          throw badValue(name,
+            'text in UTF-8', `bytes that are none, or the character ${replacement} that stands for such`)
         }
         const text = String(part.value)
         if ((characters += text.length) > mostCharacters) throw tooLarge(name, 'together with the fields before it')
         const sentValue = isTyped ? parse(name, text) : text
-        if (isTyped && sentValue === undefined) throw badValue('the form', 'JSON where a part says it is', 'something else')
-        const value = name === manyFields ? readMany(sentValue, parse) : readValue(name, sentValue, parameters[name], parse)
+        if (isTyped && sentValue === undefined) {
+          throw badValue('the form', 'JSON where a part says it is', 'something else')
+        }
+        const value = name === manyFields
+          ? readMany(sentValue, parse)
+          : readValue(name, sentValue, parameters[name], parse)
         fields.set(name, fields.has(name) ? [fields.get(name), value].flat() : value)
       }
     }
@@ -109,7 +116,9 @@ export async function readForm (
     const { statusCode, code = '' } = error as { statusCode?: number, code?: string }
     if (code === 'FST_PROTO_VIOLATION') throw badValue('the form', 'names of parameters', 'one that every object has')
     const [, what] = /^FST_(FILES|FIELDS|PARTS)_LIMIT$/.exec(code) ?? []
-    if (what !== undefined) throw apiError('SDR_BODY_TOO_LARGE', `The form has too many ${what.toLowerCase()}.`, { cause: error })
+    if (what !== undefined) {
+      throw apiError('SDR_BODY_TOO_LARGE', `The form has too many ${what.toLowerCase()}.`, { cause: error })
+    }
     // What the parser says about a form that is none has no status of its own.
     if (statusCode !== undefined) throw error
     throw apiError('SDR_INVALID_REQUEST', `The form can't be read: ${(error as Error).message}`, { cause: error })
@@ -189,7 +198,8 @@ function fromJson (name: string, text: string): unknown {
 
 /** Of a value that is not nested more deeply than `checkDepth` allows. */
 function hasHalfCharacter (value: unknown): boolean {
-  return findFault(Buffer.from(JSON.stringify(value)), { ...jsonBounds, structure: Infinity, values: Infinity }) === 'half'
+  return findFault(
+    Buffer.from(JSON.stringify(value)), { ...jsonBounds, structure: Infinity, values: Infinity }) === 'half'
 }
 
 function tooLarge (field: string, where: string): Error {

@@ -55,7 +55,9 @@ export async function unpackImages (
 }
 
 /** `ref_images.0`, `ref_images.1`… */
-async function unpackLists (lists: Partial<Record<ImageListName, InputImage[]>>, decoder: Decoder): Promise<Attachments> {
+async function unpackLists (
+  lists: Partial<Record<ImageListName, InputImage[]>>, decoder: Decoder
+): Promise<Attachments> {
   const attachments: Attachments = {}
   for (const images of Object.values(lists)) {
     for (const image of images) attachments[image.field] = await whole(image, decoder)

@@ -82,14 +82,17 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
       webhook_url: Type.String({
         minLength: 1,
         maxLength: longestUrl,
-        description: 'Where the end of the job is posted to, on one of the hosts that --webhook-hosts allows; docs/queue.md says what and how it is signed',
+        description: 'Where the end of the job is posted to, on one of the hosts that --webhook-hosts allows; ' +
+          'docs/queue.md says what and how it is signed',
         examples: ['https://hooks.example/images']
       })
     }),
     ...ofTypes(drawing, {
       components: settings(
-        'A model of several files for this job: each of them in the place of what `model` has, or beside a diffusion model',
-        Object.fromEntries(componentNames.map(name => [name, modelName(`${components[name].description}: id or name`)])))
+        'A model of several files for this job: ' +
+        'each of them in the place of what `model` has, or beside a diffusion model',
+        Object.fromEntries(componentNames.map(name =>
+          [name, modelName(`${components[name].description}: id or name`)])))
     }),
     ...ofTypes(drawing, drawingSchemas(limits, engine)),
     ...ofFeatures(drawing, featureSchemas(limits)),
@@ -136,7 +139,8 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
 
 /** PNG images of 64 × 64 pixels. */
 const [orange, white] = [
-  'iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAMAAACdt4HsAAAAA1BMVEXMiES9JMU0AAAAG0lEQVRYw+3BgQAAAADDoPlT3+AEVQEAAAB8AxBAAAEZszF2AAAAAElFTkSuQmCC',
+  'iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAMAAACdt4HsAAAAA1BMVEXMiES9JMU0AAAAG0lEQVRYw+3BgQAAAADDoPlT3+AEVQEAAAB8' +
+    'AxBAAAEZszF2AAAAAElFTkSuQmCC',
   'iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAAA1BMVEX///+nxBvIAAAAD0lEQVQoz2NgGAWjgHwAAAJAAAGMxat3AAAAAElFTkSuQmCC'
 ]
 

@@ -70,7 +70,9 @@ interface Prepared {
 async function prepareUpscaling (
   { model: wanted, repeats = 1 }: ImageRequest, uploads: Uploads, setting: Setting
 ): Promise<Prepared> {
-  const model = wanted === undefined ? loadedOrFirst(['upscaler'], setting) : namedOrFirst('model', wanted, 'upscaler', setting.catalog)
+  const model = wanted === undefined
+    ? loadedOrFirst(['upscaler'], setting)
+    : namedOrFirst('model', wanted, 'upscaler', setting.catalog)
   const image = openImages(uploads, setting).init_image!
   const { width, height } = image
   const most = Math.floor(setting.limits.maxUpscaledPixels / upscaleFactor ** (2 * repeats))
@@ -101,12 +103,18 @@ async function prepareDrawing (request: ImageRequest, uploads: Uploads, setting:
   return { model: model.id, parameters, attachments: await unpackImages(images, parameters, setting.decoder) }
 }
 
-function chooseDrawingModel ({ model: wanted, components = {} }: ImageRequest, images: GivenImages, setting: Setting): ComposedModel {
+function chooseDrawingModel (
+  { model: wanted, components = {} }: ImageRequest, images: GivenImages, setting: Setting
+): ComposedModel {
   const { catalog, engine } = setting
   const choose = () => loadedOrFirst(drawingTypes, setting, model =>
     objectionToImages(images, model) === undefined && lackOfParts(model, engine) === undefined)
   if (Object.keys(components).length > 0) return composeModel(wanted, components, catalog, choose)
-  return { model: wanted === undefined ? choose() : aboutField('model', () => catalog.resolve(wanted, { types: drawingTypes })) }
+  return {
+    model: wanted === undefined
+      ? choose()
+      : aboutField('model', () => catalog.resolve(wanted, { types: drawingTypes }))
+  }
 }
 
 function chooseControlNet (wanted: string | undefined, { parts }: Model, { catalog }: Setting): string | undefined {
@@ -127,7 +135,9 @@ function checkImages ({ strength, model: wanted, components }: ImageRequest, ima
   if (objection === undefined) return
   const { field, reason } = objection
   const isNamed = wanted !== undefined || components?.diffusion !== undefined
-  const advice = isNamed ? '' : ' No other model here can do it either: put one that can into a models folder, then POST /api/models/refresh.'
+  const advice = isNamed
+    ? ''
+    : ' No other model here can do it either: put one that can into a models folder, then POST /api/models/refresh.'
   throw apiError('SDR_UNSUPPORTED_MODEL', `${field}: ${reason}${advice}`, { details: { field } })
 }
 

@@ -35,7 +35,8 @@ function chooseIpAdapter (
   }
   const adapter = namedOrFirst('ip_adapter', wanted, 'ip_adapter', catalog)
   if (adapter.architecture !== null && model.architecture !== null && adapter.architecture !== model.architecture) {
-    throw unsupported('ip_adapter', `${adapter.id} is made for ${adapter.architecture}, and ${model.id} is ${model.architecture}.`)
+    throw unsupported('ip_adapter',
+      `${adapter.id} is made for ${adapter.architecture}, and ${model.id} is ${model.architecture}.`)
   }
   if (model.parts?.clip_vision === undefined) namedOrFirst('ip_adapter_image', undefined, 'clip_vision', catalog)
   return adapter
@@ -55,7 +56,8 @@ function choosePhotoMaker (
   const maker = namedOrFirst('photo_maker', wanted, 'photo_maker', catalog)
   // This is how the library tells the versions apart.
   if (maker.path.includes('v2')) {
-    throw unsupported('photo_maker', `${maker.id} is of version 2 (or lies in a folder with v2 in its name), which needs ` +
+    throw unsupported('photo_maker',
+      `${maker.id} is of version 2 (or lies in a folder with v2 in its name), which needs ` +
       'more of the faces than their pictures. Use version 1.')
   }
   return maker

@@ -7,7 +7,8 @@ const [longest, longestPause] = [60_000, 5000]
 
 /** Whether the client is still sending the body of its request. */
 export function isBodyUnderWay ({ headers, complete }: IncomingMessage): boolean {
-  return complete === false && (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0)
+  return complete === false &&
+    (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0)
 }
 
 /**
@@ -20,9 +21,9 @@ export function failBody (request: IncomingMessage, error: Error): boolean {
 }
 
 /**
- * Reads the rest of a body and drops it. Many clients read the answer only when they have sent everything, and a connection
- * that is closed before takes the answer with it.
- * @returns whether the whole body came: fulfilled when it did, when the client has gone, or when the bounds are reached.
+ * Reads the rest of a body and drops it. Many clients read the answer only when they have sent everything, and a
+ * connection that is closed before takes the answer with it.
+ * @returns whether the whole body came: fulfilled when it did, when the client has gone, or at the bounds.
  */
 export async function discardBody (request: IncomingMessage): Promise<boolean> {
   return await new Promise(resolve => {

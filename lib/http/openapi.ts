@@ -59,8 +59,8 @@ interface Schema {
 }
 
 /**
- * How the running method lets callers prove who they are. HTTP Basic is left out: it is for clients that know nothing else, and a
- * generated one would send it over the token.
+ * How the running method lets callers prove who they are. HTTP Basic is left out: it is for clients that know nothing
+ * else, and a generated one would send it over the token.
  */
 export function securitySchemesOf (auth: AuthMethod): Record<string, SecurityScheme> {
   if (auth === 'none') return {}
@@ -78,9 +78,13 @@ export function securitySchemesOf (auth: AuthMethod): Record<string, SecuritySch
 
 /** The errors that a route can answer, by status; the description lists the codes. */
 export function errorResponses ({ method, config }: Route, { body, errors = [] }: Schema): Record<string, object> {
-  const canBeForbidden = config?.permission !== undefined || config?.needsAccount === true || ![method].flat().every(one => safeMethods.includes(one))
+  const canBeForbidden = config?.permission !== undefined || config?.needsAccount === true ||
+    ![method].flat().every(one => safeMethods.includes(one))
   const codes = new Set([
-    ...commonErrors, ...(body === undefined ? [] : bodyErrors), ...(canBeForbidden ? ['SDR_FORBIDDEN' as const] : []), ...errors
+    ...commonErrors,
+    ...(body === undefined ? [] : bodyErrors),
+    ...(canBeForbidden ? ['SDR_FORBIDDEN' as const] : []),
+    ...errors
   ])
   const byStatus = new Map<number, string[]>()
   for (const code of codes) {
@@ -104,7 +108,7 @@ export interface Document {
   paths?: Record<string, Record<string, Operation>>
 }
 
-/** Most routes refuse with the same few answers: each stands once among the components, named by what is special about it. */
+/** Most routes refuse with the same few answers: each stands once among the components, named by what sets it apart. */
 export function shareErrors (document: Document): Document {
   const responses: Record<string, object> = {}
   for (const { responses: own } of Object.values(document.paths ?? {}).flatMap(Object.values<Operation>)) {

@@ -19,7 +19,9 @@ export function originMatcher (entries: readonly string[]): (origin: string) => 
     const scheme = extensionSchemes.find(scheme => entry === `${scheme}://*`)
     const isWeb = webOrigin.test(entry)
     if (scheme !== undefined) schemes.push(`${scheme}://`)
-    else if (isWeb ? URL.canParse(entry) && new URL(entry).origin === entry : otherOrigin.test(entry) && !entry.startsWith('http')) exact.add(entry)
+    else if (isWeb
+      ? URL.canParse(entry) && new URL(entry).origin === entry
+      : otherOrigin.test(entry) && !entry.startsWith('http')) exact.add(entry)
     else {
       throw new CommandError(exitCodes.usage, `Expected origins such as https://ui.example, app://name or ${extensionSchemes[1]}://* for --cors-origins ` +
         `but received ${JSON.stringify(entry)}; only ${extensionSchemes.join(', ')} may have a *`)
@@ -28,7 +30,7 @@ export function originMatcher (entries: readonly string[]): (origin: string) => 
   return origin => exact.has(origin) || schemes.some(scheme => origin.startsWith(scheme) && otherOrigin.test(origin))
 }
 
-/** Whether a page of this origin was loaded from this host, as the Host header names it: case and the default port of the scheme do not count. */
+/** Whether this host, as the Host header names it, served the page of this origin; case and default port aside. */
 export function isOriginOfHost (origin: string, host: string): boolean {
   if (!webOrigin.test(origin) || !/^[^\s/?#@\\]+$/.test(host)) return false
   const own = `${origin.slice(0, origin.indexOf(':'))}://${host}`
@@ -37,8 +39,8 @@ export function isOriginOfHost (origin: string, host: string): boolean {
 
 /**
  * @param names under which a server may be asked, besides every address
- * @returns whether a Host header is one of them. A page that rebinds its own name to 127.0.0.1 reaches an open server from a
- * visitor's browser; its Host gives it away.
+ * @returns whether a Host header is one of them. A page that rebinds its own name to 127.0.0.1 reaches an open server
+ * from a visitor's browser; its Host gives it away.
  */
 export function hostMatcher (names: readonly string[]): (host: string) => boolean {
   const known = new Set(names.map(name => name.toLowerCase()))

@@ -39,13 +39,15 @@ export function decodeCursor (cursor: string, shape: RegExp): string[] {
 export function wrongCursor (cursor: string): ApiError {
   const expected = 'the next_cursor of a page of this list'
   const received = JSON.stringify(shortened(cursor))
-  return apiError('SDR_INVALID_REQUEST', `Expected ${expected} for cursor but received ${received}; start again without it`, {
-    details: [{ field: 'cursor', expected, received }]
-  })
+  return apiError('SDR_INVALID_REQUEST',
+    `Expected ${expected} for cursor but received ${received}; start again without it`,
+    { details: [{ field: 'cursor', expected, received }] })
 }
 
 /** The page of `rows`, of which one more than `limit` was asked for, to see whether there is a next one. */
-export function pageOf<Row> (rows: readonly Row[], limit: number, cursorOf: (last: Row) => string): { rows: Row[], next_cursor: string | null } {
+export function pageOf<Row> (
+  rows: readonly Row[], limit: number, cursorOf: (last: Row) => string
+): { rows: Row[], next_cursor: string | null } {
   const page = rows.slice(0, limit)
   return { rows: page, next_cursor: rows.length > limit ? cursorOf(page.at(-1)!) : null }
 }

@@ -18,7 +18,9 @@ export function requireFeature (feature: Capability, engine: EngineInfo, field?:
 }
 
 /** What `requireFeature` throws, if it does. */
-export function lackOf (feature: Capability, { engine, capabilities }: EngineInfo, field?: string): ApiError | undefined {
+export function lackOf (
+  feature: Capability, { engine, capabilities }: EngineInfo, field?: string
+): ApiError | undefined {
   if (capabilities.includes(feature)) return undefined
   const why = field === undefined ? '' : `, which ${field} needs`
   const advice = engine === 'portable' ? ' The native engine has it; `stable-diffusion-rest doctor` tells of it.' : ''

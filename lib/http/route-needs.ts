@@ -6,7 +6,7 @@ export interface Declaration {
   public?: boolean
   /** A permission that the caller needs; of several, one is enough. */
   permission?: Permission | readonly Permission[]
-  /** Works on accounts: never public, never for guests, and without `permission` never for keys that may do less than their owner. */
+  /** Works on accounts: never public, never for guests, and without `permission` never with `isNarrowKey`. */
   needsAccount?: boolean
   /** Any valid credentials will do, even a key without permissions. Where guests are let in, they may call it too. */
   anyCaller?: boolean
@@ -20,12 +20,22 @@ const flags = ['public', 'needsAccount', 'anyCaller', 'neverPublic', 'carriesCre
 
 /** Each alone decides who may call. */
 const deciders = [
-  'public', 'public carriesCredentials', 'permission', 'permission neverPublic', 'permission needsAccount', 'needsAccount', 'anyCaller', 'anyCaller neverPublic'
+  'public',
+  'public carriesCredentials',
+  'permission',
+  'permission neverPublic',
+  'permission needsAccount',
+  'needsAccount',
+  'anyCaller',
+  'anyCaller neverPublic'
 ]
 
-const help = 'Write one of: schema.public (no credentials; with config.carriesCredentials if the body proves the caller), config.permission ' +
-  '(with needsAccount if it works on accounts, neverPublic if --public-paths must not open it), config.needsAccount (any account, of itself), ' +
-  'config.anyCaller (any valid credentials, and guests where they are let in; with neverPublic if --public-paths must not open it)'
+const help = 'Write one of: ' +
+  'schema.public (no credentials; with config.carriesCredentials if the body proves the caller), ' +
+  'config.permission (with needsAccount if it works on accounts, neverPublic if --public-paths must not open it), ' +
+  'config.needsAccount (any account, of itself), ' +
+  'config.anyCaller (any valid credentials, and guests where they are let in; ' +
+  'with neverPublic if --public-paths must not open it)'
 
 const readMethods = ['GET', 'HEAD', 'OPTIONS']
 
@@ -41,18 +51,25 @@ export function isAdministration (declaration: Declaration): boolean {
 }
 
 /**
- * What a route needs, in words that are the same for the same need: `public`, `generate or jobs:all`, `users:manage, needsAccount`.
- * @throws for a route that does not say who may call it, or says what contradicts itself, so that no route is open by omission.
+ * What a route needs, in words that are the same for the same need: `public`, `generate or jobs:all`,
+ * `users:manage, needsAccount`.
+ * @throws for a route that does not say who may call it, or says what contradicts itself: none is open by omission.
  */
 export function needOf (method: string, pattern: string, declaration: Declaration): string {
   const refuse = (why: string) => new Error(`The route ${method} ${pattern} ${why}. ${help}.`)
   const isWrong = flags.find(flag => ![undefined, false, true].includes(declaration[flag]))
-  if (isWrong !== undefined) throw refuse(`has ${isWrong}: ${JSON.stringify(declaration[isWrong])}, which is neither true nor false`)
+  if (isWrong !== undefined) {
+    throw refuse(`has ${isWrong}: ${JSON.stringify(declaration[isWrong])}, which is neither true nor false`)
+  }
 
   const needed = permissionsOf(declaration)
-  if (declaration.permission !== undefined && (!Array.isArray(needed) || needed.length === 0)) throw refuse('names no permission')
+  if (declaration.permission !== undefined && (!Array.isArray(needed) || needed.length === 0)) {
+    throw refuse('names no permission')
+  }
   const unknown = needed.find(permission => !permissions.includes(permission))
-  if (unknown !== undefined) throw refuse(`needs ${JSON.stringify(unknown)}, which is not one of the permissions ${permissions.join(', ')}`)
+  if (unknown !== undefined) {
+    throw refuse(`needs ${JSON.stringify(unknown)}, which is not one of the permissions ${permissions.join(', ')}`)
+  }
   if (!readMethods.includes(method) && needed.some(permission => permission.endsWith(':read'))) {
     throw refuse(`lets ${needed.join(' or ')} call ${method}: a permission to read must not change anything`)
   }

@@ -13,8 +13,8 @@ export function named<Schema extends TSchema> (id: string, schema: Schema): Sche
 }
 
 /**
- * Makes all named schemas known to the whole application. Not where they are used: a plugin that adds schemas of its own gets
- * a validator of its own from Fastify, without what plugins/validation.ts says.
+ * Makes all named schemas known to the whole application. Not where they are used: a plugin that adds schemas of its
+ * own gets a validator of its own from Fastify, without what plugins/validation.ts says.
  */
 export function addSchemas (app: { addSchema: (schema: TSchema) => unknown }): void {
   for (const schema of shared.sort((a, b) => a.$id < b.$id ? -1 : 1)) app.addSchema(schema)
@@ -27,7 +27,11 @@ export function OneOf<const Values extends readonly string[]> (values: Values, o
 /** As a list of types: for a union the first answer of each route would wait for a validator to be compiled. */
 export function Nullable<Schema extends TSchema> (schema: Schema) {
   const { type, enum: values } = schema as { type?: string, enum?: readonly unknown[] }
-  return Type.Unsafe<Static<Schema> | null>({ ...schema, type: [type, 'null'], ...(values !== undefined && { enum: [...values, null] }) })
+  return Type.Unsafe<Static<Schema> | null>({
+    ...schema,
+    type: [type, 'null'],
+    ...(values !== undefined && { enum: [...values, null] })
+  })
 }
 
 export const Time = (description: string) => Type.String({ format: 'date-time', description })
@@ -51,9 +55,13 @@ export const None = Type.Null({ description: 'Nothing' })
 
 export const ErrorResponse = named('Error', Type.Object({
   error: Type.Object({
-    code: OneOf(Object.keys(errorTable), { description: 'For programs; more may come, so treat an unknown one by its status' }),
+    code: OneOf(Object.keys(errorTable), {
+      description: 'For programs; more may come, so treat an unknown one by its status'
+    }),
     message: Type.String({ description: 'For people: what was expected, what came, what to do next' }),
-    details: Type.Optional(Type.Unsafe<unknown>({ description: 'For programs, for example the field that was refused' })),
+    details: Type.Optional(Type.Unsafe<unknown>({
+      description: 'For programs, for example the field that was refused'
+    })),
     request_id: Type.String({ description: 'Stands in the log of the server too' })
   })
 }, {

@@ -2,8 +2,8 @@ import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import type * as TypeBox from 'typebox'
 
 /*
- * TypeBox's types over builders of our own: its 340 modules would take a quarter of the time from start to listening, and
- * of what they can do only these builders are needed here.
+ * TypeBox's types over builders of our own: its 340 modules would take a quarter of the time from start to listening,
+ * and of what they can do only these builders are needed here.
  */
 
 export type { Static, TSchema } from 'typebox'
@@ -39,14 +39,17 @@ const builders = {
   Literal: (value: unknown, options: Schema = {}) => ({ type: typeof value, const: value, ...options }),
   Enum: (values: unknown[], options: Schema = {}) => ({ enum: values, ...options }),
   Array: (items: Schema, options: Schema = {}) => ({ type: 'array', items, ...options }),
-  Tuple: (items: Schema[], options: Schema = {}) => ({ type: 'array', additionalItems: false, items, minItems: items.length, ...options }),
+  Tuple: (items: Schema[], options: Schema = {}) =>
+    ({ type: 'array', additionalItems: false, items, minItems: items.length, ...options }),
   Union: (anyOf: Schema[], options: Schema = {}) => ({ anyOf, ...options }),
   Intersect: (allOf: Schema[], options: Schema = {}) => ({ allOf, ...options }),
-  Record: (_key: Schema, value: Schema, options: Schema = {}) => ({ type: 'object', patternProperties: { '^.*$': value }, ...options }),
+  Record: (_key: Schema, value: Schema, options: Schema = {}) =>
+    ({ type: 'object', patternProperties: { '^.*$': value }, ...options }),
   Object: objectOf,
   Optional: asOptional,
   Partial: ({ properties }: Schema, options: Schema = {}) => objectOf(
-    Object.fromEntries(Object.entries(properties as Record<string, Schema>).map(([name, schema]) => [name, asOptional(schema)])), options)
+    Object.fromEntries(Object.entries(properties as Record<string, Schema>)
+      .map(([name, schema]) => [name, asOptional(schema)])), options)
 }
 
 /** Builds JSON schemas; what one allows is `Static<typeof schema>`. */

@@ -49,14 +49,16 @@ interface Explanation {
 }
 
 /**
- * A validator that also refuses the character NUL in texts and in names of fields. The database and the engines end texts
- * there, so that two different ones would be the same to them.
+ * A validator that also refuses the character NUL in texts and in names of fields. The database and the engines end
+ * texts there, so that two different ones would be the same to them.
  */
 export function withoutNul (validate: Validate): Validate {
   const check: Validate = data => {
     const isValid = validate(data)
     const field = isValid ? fieldWithNul(data) : undefined // what is valid is of a bounded depth and size
-    check.errors = field === undefined ? validate.errors : [{ keyword: 'nul', params: {}, instancePath: field, schemaPath: '', message: '' }]
+    check.errors = field === undefined
+      ? validate.errors
+      : [{ keyword: 'nul', params: {}, instancePath: field, schemaPath: '', message: '' }]
     return isValid && field === undefined
   }
   return check
@@ -73,8 +75,13 @@ function fieldWithNul (data: unknown): string | undefined {
   return undefined
 }
 
-/** Says what was expected of the field that `problem` is about. @param part of the request, for what is no field of it. */
-export function explain ({ keyword, params, instancePath, data, parentSchema = {} }: Problem, part: string): Explanation {
+/**
+ * Says what was expected of the field that `problem` is about.
+ * @param part of the request, for what is no field of it.
+ */
+export function explain (
+  { keyword, params, instancePath, data, parentSchema = {} }: Problem, part: string
+): Explanation {
   const path = instancePath.split('/').slice(1)
   const at = (...more: string[]) => [...path, ...more].join('.') || part
   // A secret is not repeated, not even to the one who sent it: answers end up in logs too.
@@ -121,7 +128,9 @@ function range (least: number | undefined, most: number | undefined): string {
 }
 
 /** `of 1 to 64 characters`, `of at least 1 entry` */
-function count (least: number | undefined, most: number | undefined, [one, several]: readonly [string, string]): string {
+function count (
+  least: number | undefined, most: number | undefined, [one, several]: readonly [string, string]
+): string {
   if (least === undefined && most === undefined) return ''
   const unit = (most ?? least) === 1 ? one : several
   if (most === undefined) return `of at least ${least} ${unit}`

@@ -21,7 +21,7 @@ export interface Outcome {
 
 /** One attempt to do a job, as its executor sees it. */
 export interface Attempt {
-  /** Aborted when the job is cancelled, or the server stops. Then the executor throws, soon, and leaves nothing behind. */
+  /** Aborted when the job is cancelled or the server stops: then the executor soon throws and leaves nothing behind. */
   signal: AbortSignal
   /** Tells how far it is. */
   progress: (progress: JobProgress) => void
@@ -36,8 +36,8 @@ export interface EngineAttempt extends Attempt {
 }
 
 /**
- * How jobs of one type are done, and in which lane. Decides nothing about the state of the job: what it throws fails the
- * job, unless the engine is to blame; the code of an ApiError becomes that of the job.
+ * How jobs of one type are done, and in which lane. Decides nothing about the state of the job: what it throws fails
+ * the job, unless the engine is to blame; the code of an ApiError becomes that of the job.
  */
 export type Executor = {
   /** Deletes what a job has left to go on with later; called when it was cancelled after it had begun. */

@@ -15,12 +15,15 @@ export function isUnavailable (error: unknown): boolean {
 
 /** A text of the system or of an engine, with the names of files but not where they lie. */
 function withoutFolders (text: string): string {
-  return text.replace(/(?<![\w/.])(?:\/[^\s/'"]+)+\/(?=[^\s/'"])/g, '').replace(/(?<!\w)[a-z]:\\(?:[^\s\\'"]+\\)*/gi, '')
+  return text.replace(/(?<![\w/.])(?:\/[^\s/'"]+)+\/(?=[^\s/'"])/g, '')
+    .replace(/(?<!\w)[a-z]:\\(?:[^\s\\'"]+\\)*/gi, '')
 }
 
 /** What a client is told of a failure. Anything can be thrown; what is not meant for clients is only logged. */
 export function toJobError (error: unknown): JobError {
-  if (isStorageFull(error)) return { code: 'storage_full', message: 'There is no room left to store what the job makes.' }
+  if (isStorageFull(error)) {
+    return { code: 'storage_full', message: 'There is no room left to store what the job makes.' }
+  }
   const { code, message } = Object(error) as { code?: unknown, message: string }
   if (error instanceof EngineError) return { code: error.code, message: withoutFolders(message) }
   if (error instanceof DownloadError) return { code: 'download_failed', message: withoutFolders(message) }

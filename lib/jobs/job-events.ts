@@ -65,7 +65,8 @@ class Places {
   /** Why this caller gets no place. */
   lack (caller: string): ApiError | undefined {
     if (this.#of(caller) >= this.#mostForOne) {
-      return apiError('SDR_RATE_LIMITED', `You follow jobs ${this.#mostForOne} times already; end some of that first.`, { retryAfter })
+      return apiError('SDR_RATE_LIMITED',
+        `You follow jobs ${this.#mostForOne} times already; end some of that first.`, { retryAfter })
     }
     if (this.#taken < this.#most) return undefined
     return apiError('SDR_UNAVAILABLE',
@@ -150,7 +151,9 @@ export class JobEvents {
    * @throws {ApiError} SDR_RATE_LIMITED when this caller has too many, SDR_UNAVAILABLE when all together have,
    * SDR_DRAINING when all streams have ended.
    */
-  subscribe (job: Job, { lastEventId, signal, caller = job.owner, kind = 'stream' }: SubscribeOptions = {}): JobEventStream {
+  subscribe (
+    job: Job, { lastEventId, signal, caller = job.owner, kind = 'stream' }: SubscribeOptions = {}
+  ): JobEventStream {
     const now: JobEvent = { id: ++this.#lastId, name: isEnded(job.status) ? 'done' : 'state', data: job }
     if (now.name === 'done') return new Subscriber([now])
     if (this.#isClosed) throw apiError('SDR_DRAINING')

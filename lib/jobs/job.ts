@@ -33,7 +33,7 @@ export interface JobError {
   message: string
 }
 
-/** What a job is busy with: what engines tell, and the work on files, whose steps are mebibytes (tensors of a conversion). */
+/** What a job is busy with: what engines tell, and work on files, in steps of a mebibyte (a tensor in conversions). */
 export const jobPhases = [...phases, 'hashing', 'downloading', 'converting'] as const
 
 export interface JobProgress extends Omit<Progress, 'index' | 'phase'> {

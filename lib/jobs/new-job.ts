@@ -47,7 +47,9 @@ export function bytesOf (attachments: Attachments): number {
 export function withSeed ({ type, parameters }: NewJob): Record<string, unknown> {
   const { seed } = parameters
   const isGiven = seed !== undefined && seed !== null && seed !== -1
-  return type === 'upscale' || !imageTypes.some(drawn => drawn === type) || isGiven ? parameters : { ...parameters, seed: randomInt(maximumSeed + 1) }
+  return type === 'upscale' || !imageTypes.some(drawn => drawn === type) || isGiven
+    ? parameters
+    : { ...parameters, seed: randomInt(maximumSeed + 1) }
 }
 
 export function toIdempotency (job: NewJob, attachments: Attachments): Idempotency | undefined {

@@ -21,9 +21,11 @@ import { Outputs, type OpenImage } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
 import { Scheduler, type SchedulerParts, type SchedulerStatus } from './schedule/scheduler.ts'
 
-type SchedulerOptions = Pick<SchedulerParts, 'devices' | 'idleUnload' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
+type SchedulerOptions =
+  Pick<SchedulerParts, 'devices' | 'idleUnload' | 'logger' | 'observer' | 'backOff' | 'abortTimeout'>
 
-export interface JobQueueOptions extends Omit<JobStoreOptions, 'laneOf'>, JobEventsOptions, RetentionOptions, SchedulerOptions {
+export interface JobQueueOptions
+  extends Omit<JobStoreOptions, 'laneOf'>, JobEventsOptions, RetentionOptions, SchedulerOptions {
   /** Holds `jobs.db`, `inputs/` and `outputs/`; made with mode 0700. */
   dataDir: string
   /** How jobs are done, by type. */
@@ -99,13 +101,15 @@ export class JobQueue {
     } catch (error) {
       if (!isStorageFull(error)) throw error
       throw new CommandError(exitCodes.storage,
-        `There is no room left in the data folder (${(error as Error).message}). Make room, then start again.`, { cause: error })
+        `There is no room left in the data folder (${(error as Error).message}). Make room, then start again.`,
+        { cause: error })
     }
     this.#scheduler.start()
     this.#retention.start()
     this.#webhooks?.wake()
     this.#positionTimer = setInterval(
-      guarded(this.#logger, 'The positions of waiting jobs cannot be read', () => this.#publishPositions()), positionInterval).unref()
+      guarded(this.#logger, 'The positions of waiting jobs cannot be read', () => this.#publishPositions()),
+      positionInterval).unref()
   }
 
   async #recover (): Promise<void> {
@@ -205,10 +209,13 @@ export class JobQueue {
       if (!answers.has(owner)) answers.set(owner, isGone(owner))
       if (answers.get(owner) === false) continue
       const job = await this.cancel(id).catch((error: ApiError) => {
-        if (error.code === 'SDR_JOB_NOT_CANCELLABLE' || error.code === 'SDR_JOB_NOT_FOUND') return undefined // it ended meanwhile
+        // It ended meanwhile.
+        if (error.code === 'SDR_JOB_NOT_CANCELLABLE' || error.code === 'SDR_JOB_NOT_FOUND') return undefined
         throw error
       })
-      if (job !== undefined) this.#logger.info({ job: id, owner }, 'A job was cancelled, because its owner was disabled or removed')
+      if (job !== undefined) {
+        this.#logger.info({ job: id, owner }, 'A job was cancelled, because its owner was disabled or removed')
+      }
     }
   }
 
@@ -255,8 +262,8 @@ export class JobQueue {
 
   /**
    * What happens to a job, until its end. The job goes on when its listener leaves.
-   * @throws {ApiError} SDR_JOB_NOT_FOUND; SDR_RATE_LIMITED when this caller has too many streams, SDR_UNAVAILABLE when all
-   *   together have.
+   * @throws {ApiError} SDR_JOB_NOT_FOUND; SDR_RATE_LIMITED when this caller has too many streams, SDR_UNAVAILABLE when
+   *   all together have.
    */
   subscribe (id: string, { owner, ...options }: Viewer & SubscribeOptions = {}): JobEventStream {
     return this.#events.subscribe(this.get(id, { owner }), options)

@@ -69,7 +69,9 @@ export class Retention {
   }
 
   async #sweep (): Promise<void> {
-    const { store, logger, keepJobs = 10_000, keepJobsPerOwner, keepBytes = Infinity, keepBytesPerOwner = Infinity } = this.#parts
+    const {
+      store, logger, keepJobs = 10_000, keepJobsPerOwner, keepBytes = Infinity, keepBytesPerOwner = Infinity
+    } = this.#parts
     // Callers that wait for the job that has just ended are told first.
     await nextTurn()
     while (!this.#isStopped) {

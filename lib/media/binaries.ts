@@ -26,7 +26,7 @@ export function sharpVersion (): string {
 }
 
 /**
- * sharp comes with a package for each platform, which npm leaves out when it is told so, or was run on another platform.
+ * sharp has a package for each platform; npm leaves it out when told so, or when run on another platform.
  * @throws {CommandError} when there is none that could be loaded.
  */
 export function requireSharp (): void {
@@ -40,7 +40,10 @@ export function requireSharp (): void {
       }
     }
     // Or it was built where it is.
-    if (existsSync(join(folder, 'src', 'build', 'Release')) || Object.keys(sharp.optionalDependencies ?? {}).some(isThere)) return
+    if (
+      existsSync(join(folder, 'src', 'build', 'Release')) ||
+      Object.keys(sharp.optionalDependencies ?? {}).some(isThere)
+    ) return
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'MODULE_NOT_FOUND') throw error
   }

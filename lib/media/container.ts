@@ -182,8 +182,9 @@ function cleanWebp (bytes: Buffer): CleanImage {
     if (type === 'ICCP' && length > largestProfile) {
       throw new RangeError(`its colour profile has more than ${largestProfile} bytes`)
     }
-    if (type === 'EXIF') orientation ??= readOrientation(startsWith(data, exifName) ? data.subarray(exifName.length) : data)
-    else if (webpChunks.has(type) && !found.has(type)) found.set(type, data)
+    if (type === 'EXIF') {
+      orientation ??= readOrientation(startsWith(data, exifName) ? data.subarray(exifName.length) : data)
+    } else if (webpChunks.has(type) && !found.has(type)) found.set(type, data)
     at += 8 + length + length % 2
   }
   const [type = '', first = Buffer.alloc(0)] = [...found][0] ?? []

@@ -25,7 +25,9 @@ const largest = 8192 * 8192
  * image, and black, which is "leave it", in a grey one (a mask).
  * @throws {RangeError} when the bytes are no such image, are damaged, or have too many pixels.
  */
-export async function decodeImage (bytes: Uint8Array, { channels, width, height }: DecodeOptions): Promise<DecodedImage> {
+export async function decodeImage (
+  bytes: Uint8Array, { channels, width, height }: DecodeOptions
+): Promise<DecodedImage> {
   try {
     const format = formatOf(bytes) ?? 'unknown'
     if (!formats.includes(format)) throw new Error(`its format is ${format}`)
@@ -39,7 +41,8 @@ export async function decodeImage (bytes: Uint8Array, { channels, width, height 
       .toBuffer({ resolveWithObject: true })
     return { width: info.width, height: info.height, channels, data }
   } catch (error) {
-    throw new RangeError(`Expected a PNG, JPEG or WebP image of at most ${largest / 1e6} megapixels: ${(error as Error).message}`,
+    throw new RangeError(
+      `Expected a PNG, JPEG or WebP image of at most ${largest / 1e6} megapixels: ${(error as Error).message}`,
       { cause: error })
   }
 }

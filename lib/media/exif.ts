@@ -1,8 +1,8 @@
 import { riffHeaderLength, webpFile } from './riff.ts'
 
 /**
- * EXIF: how the camera was held, of images that come in, and a text in JPEG and WebP images that go out, where tools for
- * generated images look for it. That is the UserComment, which sharp can write in ASCII only.
+ * EXIF: how the camera was held, of images that come in, and a text in JPEG and WebP images that go out, where tools
+ * for generated images look for it. That is the UserComment, which sharp can write in ASCII only.
  */
 
 /** What fits into one segment of a JPEG file beside its own header. */

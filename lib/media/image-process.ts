@@ -37,7 +37,7 @@ export class ImageProcess {
   constructor (script: string, onEnd: () => void) {
     this.#process = spawn(process.execPath, [`--max-old-space-size=${heap}`, script], {
       stdio: ['pipe', 'pipe', 'pipe'],
-      // The pool has one thread for the image. glibc gives each thread a heap of its own, and keeps what was freed in it.
+      // The pool has one thread for the image. glibc gives each thread a heap of its own, and keeps what was freed.
       env: { ...engineEnvironment(process.env), UV_THREADPOOL_SIZE: '1', MALLOC_ARENA_MAX: '2' },
       // In a session of its own, so that a Ctrl-C in the terminal lets the server finish its requests.
       detached: process.platform !== 'win32',
@@ -62,7 +62,9 @@ export class ImageProcess {
         onEnd()
         resolve()
       }
-      if (pid === undefined) this.#process.once('error', error => gone(unavailable(`The image process cannot be started: ${error.message}`)))
+      if (pid === undefined) {
+        this.#process.once('error', error => gone(unavailable(`The image process cannot be started: ${error.message}`)))
+      }
       this.#process.once('close', (code, signal) => gone(this.#whyItEnded(code, signal)))
     })
     if (pid !== undefined) leaveToServer(pid, { niceness: 5, outOfMemoryScore: 800 })
@@ -85,7 +87,8 @@ export class ImageProcess {
     const { stdin, pid } = this.#process
     return await new Promise((resolve, reject) => {
       this.#current = { resolve, reject }
-      this.#timer = setTimeout(() => this.#fail(new ImageError(`it takes longer than ${seconds} s to decode`)), seconds * 1000)
+      this.#timer = setTimeout(
+        () => this.#fail(new ImageError(`it takes longer than ${seconds} s to decode`)), seconds * 1000)
       if (pid !== undefined) sendMessage(stdin!, task, bytes) // else its error event is on the way
     })
   }
@@ -125,5 +128,6 @@ export class ImageProcess {
 }
 
 export function unavailable (reason: string): Error {
-  return apiError('SDR_UNAVAILABLE', 'Images cannot be decoded at the moment; try again.', { retryAfter: 2, cause: new Error(reason) })
+  return apiError('SDR_UNAVAILABLE',
+    'Images cannot be decoded at the moment; try again.', { retryAfter: 2, cause: new Error(reason) })
 }

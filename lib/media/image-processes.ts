@@ -53,7 +53,9 @@ export class ImageProcesses {
    * @throws {ImageError} when the image is damaged or takes too much.
    * @throws {ApiError} SDR_UNAVAILABLE, SDR_DRAINING when it is not to blame.
    */
-  async make ({ bytes, width, height }: Pick<CleanImage, 'bytes' | 'width' | 'height'>, task: ImageTask): Promise<CleanImage> {
+  async make (
+    { bytes, width, height }: Pick<CleanImage, 'bytes' | 'width' | 'height'>, task: ImageTask
+  ): Promise<CleanImage> {
     const { seconds, memory: { base, pixel, byte } } = this.#settings
     const pixels = width * height
     if (this.#isClosed) throw apiError('SDR_DRAINING')

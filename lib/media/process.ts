@@ -3,9 +3,9 @@ import { MessageReader, sendMessage } from './message.ts'
 import type { BoundedTask, TaskResult } from './task.ts'
 
 /**
- * The process that decodes images: `node process.js`. It takes a task from its standard input and answers on its standard
- * output, one after the other, and ends when the input closes. A decoder is C code that reads bytes of strangers; here it
- * has no secrets, and whatever it does costs one request.
+ * The process that decodes images: `node process.js`. It takes a task from its standard input and answers on its
+ * standard output, one after the other, and ends when the input closes. A decoder is C code that reads bytes of
+ * strangers; here it has no secrets, and whatever it does costs one request.
  */
 
 /** Bytes of an image that is sent: what --max-upload-size allows at most, or an image that an engine made. */
@@ -13,11 +13,15 @@ const mostBytes = 512 * 1024 * 1024
 /** Milliseconds between two looks at the memory. The decoder runs on another thread, so this one is always free. */
 const watchInterval = 20
 
-async function make ({ part, resize, background, format, quality, compressionLevel, pixels }: BoundedTask, bytes: Buffer): Promise<Buffer> {
+async function make (
+  { part, resize, background, format, quality, compressionLevel, pixels }: BoundedTask, bytes: Buffer
+): Promise<Buffer> {
   const image = sharp(bytes, { failOn: 'error', limitInputPixels: pixels }).autoOrient()
   if (part !== undefined) image.extract(part)
   // Both sides are kept as they are wanted; of one the other follows.
-  if (resize !== undefined) image.resize(resize.width, resize.height, { fit: resize.height === undefined ? 'cover' : 'fill' })
+  if (resize !== undefined) {
+    image.resize(resize.width, resize.height, { fit: resize.height === undefined ? 'cover' : 'fill' })
+  }
   if (background !== undefined) image.flatten({ background }).toColourspace(background === 'black' ? 'b-w' : 'srgb')
   return await image.toFormat(format, { quality, compressionLevel }).toBuffer()
 }

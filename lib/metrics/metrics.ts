@@ -33,18 +33,31 @@ export class Metrics {
   readonly #requests = new RequestMetrics(this.#registry, 'sdrest_', requestTimes)
   /** By credential, then by outcome. */
   readonly #decisions = new Map<string, Map<string, number>>()
-  readonly #events = this.#counter('audit_events_total', 'Lines of the audit log, by event (login, access, key.create…) and outcome (success, failure)', ['event', 'outcome'])
-  readonly #recordsLost = this.#counter('records_lost_total', 'Records that could not be written and were given up, by record (audit, last_use)', ['record'])
+  readonly #events = this.#counter('audit_events_total',
+    'Lines of the audit log, by event (login, access, key.create…) and outcome (success, failure)',
+    ['event', 'outcome'])
+
+  readonly #recordsLost = this.#counter('records_lost_total',
+    'Records that could not be written and were given up, by record (audit, last_use)', ['record'])
+
   readonly #jobs = this.#counter('jobs_ended_total', 'Jobs that ended, by type and status', ['type', 'status'])
-  readonly #waitTime = this.#histogram('job_wait_seconds', 'From the acceptance of a job to its last start, by type', jobTimes, ['type'])
-  readonly #runTime = this.#histogram('job_run_seconds', 'From the last start of a job to its end, by type and status', jobTimes, ['type', 'status'])
+  readonly #waitTime = this.#histogram('job_wait_seconds',
+    'From the acceptance of a job to its last start, by type', jobTimes, ['type'])
+
+  readonly #runTime = this.#histogram('job_run_seconds',
+    'From the last start of a job to its end, by type and status', jobTimes, ['type', 'status'])
+
   readonly #stepTime = this.#histogram('step_seconds', 'One sampling step', stepTimes)
-  readonly #loadTime = this.#histogram('model_load_seconds', 'Loading another model into the engine; its count is that of the swaps', jobTimes)
+  readonly #loadTime = this.#histogram('model_load_seconds',
+    'Loading another model into the engine; its count is that of the swaps', jobTimes)
 
   /** @param about what this server is, for example its version. @param state is called at each scrape. */
   constructor (about: Record<string, string>, state: () => ServerState) {
-    this.#gauge('build_info', 'Always 1; its labels are the version and the authentication method', Object.keys(about), gauge => gauge.set(about, 1))
-    this.#collected('auth_decisions_total', 'What the guard decided, by credential (token, api-key, none) and outcome (allowed, or the error code); nothing with --auth none', ['credential', 'outcome'], add => {
+    this.#gauge('build_info', 'Always 1; its labels are the version and the authentication method',
+      Object.keys(about), gauge => gauge.set(about, 1))
+    const decisions = 'What the guard decided, by credential (token, api-key, none) and outcome ' +
+      '(allowed, or the error code); nothing with --auth none'
+    this.#collected('auth_decisions_total', decisions, ['credential', 'outcome'], add => {
       for (const [credential, outcomes] of this.#decisions) {
         for (const [outcome, count] of outcomes) add({ credential, outcome }, count)
       }
@@ -63,7 +76,9 @@ export class Metrics {
   }
 
   /** @param route its pattern, undefined for an unknown URL. @param milliseconds until the end of the answer. */
-  answered ({ method, route = 'unknown', status }: { method: string, route?: string, status: number }, milliseconds: number): void {
+  answered (
+    { method, route = 'unknown', status }: { method: string, route?: string, status: number }, milliseconds: number
+  ): void {
     this.#requests.answered(methods.includes(method) ? method : 'other', route, status, milliseconds / 1000)
   }
 
@@ -100,23 +115,28 @@ export class Metrics {
       gauge.set({ status: 'running' }, running)
     })
     this.#gauge('queue_capacity', 'Jobs that may wait', [], gauge => gauge.set(state().queue.capacity))
-    this.#gauge('engine_up', '1 while the engine can work, 0 while it starts or waits to be started again, by device', ['device'], gauge => {
-      for (const { device, state: engine } of state().engines) gauge.set({ device }, Number(engine === 'idle' || engine === 'busy'))
+    const up = '1 while the engine can work, 0 while it starts or waits to be started again, by device'
+    this.#gauge('engine_up', up, ['device'], gauge => {
+      for (const { device, state: engine } of state().engines) {
+        gauge.set({ device }, Number(engine === 'idle' || engine === 'busy'))
+      }
     })
-    this.#collected('engine_restarts_total', 'How often an engine process had to be started again, by device', ['device'], add => {
+    const restarted = 'How often an engine process had to be started again, by device'
+    this.#collected('engine_restarts_total', restarted, ['device'], add => {
       for (const { device, restarts } of state().engines) add({ device }, restarts)
     })
     this.#gauge('models', 'Models found, by type', ['type'], gauge => {
       for (const { type, count } of state().models) gauge.set({ type }, count)
     })
-    this.#collected('model_headers_total', 'Headers of model files that scans needed, by source (cached, read)', ['source'], add => {
+    const needed = 'Headers of model files that scans needed, by source (cached, read)'
+    this.#collected('model_headers_total', needed, ['source'], add => {
       for (const [source, count] of Object.entries(state().headers)) add({ source }, count)
     })
   }
 
   /**
-   * The names that every Prometheus client uses. The library's own set keeps an observer of each garbage collection and a
-   * histogram of the event loop running, which cost all the time and can't be stopped.
+   * The names that every Prometheus client uses. The library's own set keeps an observer of each garbage collection and
+   * a histogram of the event loop running, which cost all the time and can't be stopped.
    */
   #measureProcess (): void {
     const registers = [this.#registry]
@@ -132,7 +152,8 @@ export class Metrics {
     gauge('process_resident_memory_bytes', 'Memory of the server, without the engine', () => process.memoryUsage.rss())
     gauge('nodejs_heap_size_used_bytes', 'JavaScript heap in use', () => process.memoryUsage().heapUsed)
     let last = performance.eventLoopUtilization()
-    gauge('nodejs_eventloop_utilization_ratio', 'Share of the time since the last scrape in which the event loop worked, 0 to 1', () => {
+    const loopShare = 'Share of the time since the last scrape in which the event loop worked, 0 to 1'
+    gauge('nodejs_eventloop_utilization_ratio', loopShare, () => {
       const now = performance.eventLoopUtilization()
       const { utilization } = performance.eventLoopUtilization(now, last)
       last = now
@@ -158,7 +179,10 @@ export class Metrics {
   }
 
   /** A counter whose value comes from elsewhere. */
-  #collected (name: string, help: string, labelNames: string[], collect: (add: (labels: Record<string, string>, value: number) => void) => void, prefix = 'sdrest_'): void {
+  #collected (
+    name: string, help: string, labelNames: string[],
+    collect: (add: (labels: Record<string, string>, value: number) => void) => void, prefix = 'sdrest_'
+  ): void {
     // eslint-disable-next-line no-new -- it registers itself
     new Counter({
       name: prefix + name,

@@ -10,8 +10,8 @@ interface Series {
 }
 
 /**
- * Counts requests and times them, in a way that costs a request next to nothing: the classes of prom-client sort, join and
- * look up the labels at each call, which takes as long as finding out who is asking.
+ * Counts requests and times them, in a way that costs a request next to nothing: the classes of prom-client sort, join
+ * and look up the labels at each call, which takes as long as finding out who is asking.
  */
 export class RequestMetrics {
   readonly #bounds: readonly number[]
@@ -41,7 +41,10 @@ export class RequestMetrics {
       type: 'histogram'
     }
     // A histogram of the library takes one time after the other, and nothing that was counted before.
-    registry.registerMetric({ ...histogram, get: async () => ({ ...histogram, values: this.#times(name) }) } as unknown as Metric)
+    registry.registerMetric({
+      ...histogram,
+      get: async () => ({ ...histogram, values: this.#times(name) })
+    } as unknown as Metric)
   }
 
   /** @param seconds until the end of the answer. */
@@ -59,7 +62,11 @@ export class RequestMetrics {
     if (methods === undefined) this.#routes.set(route, methods = new Map())
     let series = methods.get(method)
     if (series === undefined) {
-      methods.set(method, series = { statuses: new Map(), buckets: Array(this.#bounds.length + 1).fill(0) as number[], sum: 0 })
+      methods.set(method, series = {
+        statuses: new Map(),
+        buckets: Array(this.#bounds.length + 1).fill(0) as number[],
+        sum: 0
+      })
     }
     return series
   }
@@ -77,7 +84,11 @@ export class RequestMetrics {
         count += requests
         return { metricName: `${name}_bucket`, labels: { le: this.#bounds[index] ?? '+Inf', ...labels }, value: count }
       })
-      return [...cumulative, { metricName: `${name}_sum`, labels, value: sum }, { metricName: `${name}_count`, labels, value: count }]
+      return [
+        ...cumulative,
+        { metricName: `${name}_sum`, labels, value: sum },
+        { metricName: `${name}_count`, labels, value: count }
+      ]
     })
   }
 }

@@ -12,10 +12,11 @@ export interface DataFolders {
   auth: string
 }
 
-/** Where the data lives: the options, else the XDG data directory (XDG Base Directory Specification 0.8, which ignores relative ones). */
+/** Where the data lives: the options, else the XDG data directory (specification 0.8, which ignores relative ones). */
 export function dataFolders ({ dataDir, authDataDir }: Pick<Options, 'dataDir' | 'authDataDir'>): DataFolders {
   const xdg = process.env.XDG_DATA_HOME
-  const data = resolve(dataDir ?? join(xdg !== undefined && isAbsolute(xdg) ? xdg : join(homedir(), '.local', 'share'), 'stable-diffusion-rest'))
+  const data = resolve(dataDir ?? join(
+    xdg !== undefined && isAbsolute(xdg) ? xdg : join(homedir(), '.local', 'share'), 'stable-diffusion-rest'))
   return { data, auth: resolve(authDataDir ?? join(data, 'auth')) }
 }
 
@@ -30,13 +31,14 @@ export function prepareFolder (folder: string, option: string, made: string[] = 
     accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (error) {
     throw new CommandError(exitCodes.storage,
-      `The folder ${folder} is not writable: ${(error as Error).message}. Choose another one with ${option}, or give this user the right to write there.${ownershipHint(folder)}`)
+      `The folder ${folder} is not writable: ${(error as Error).message}. Choose another one with ${option}, ` +
+      `or give this user the right to write there.${ownershipHint(folder)}`)
   }
 }
 
 /**
- * Makes the folder, and those above it, with mode 0700 where they are missing. mkdir of Node.js with `recursive` would try
- * for ever where a folder is there and none can be made in it, as in /proc.
+ * Makes the folder, and those above it, with mode 0700 where they are missing. mkdir of Node.js with `recursive` would
+ * try for ever where a folder is there and none can be made in it, as in /proc.
  * @param folder absolute.
  */
 export function makeFolders (folder: string, made: string[] = []): void {
@@ -86,7 +88,8 @@ const typedRoots = {
 } as const satisfies Partial<Record<keyof Options, string>>
 
 /** The options that name folders with models. */
-export const modelFolderOptions: ReadonlyArray<keyof Options> = ['modelsDir', ...Object.keys(typedRoots) as Array<keyof typeof typedRoots>]
+export const modelFolderOptions: ReadonlyArray<keyof Options> =
+  ['modelsDir', ...Object.keys(typedRoots) as Array<keyof typeof typedRoots>]
 
 /**
  * The model folders of the options.

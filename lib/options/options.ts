@@ -26,97 +26,182 @@ interface Definition {
   secret?: boolean
 }
 
+// The table stays short enough to be read: an option takes a line, its description the next one.
+/* eslint-disable @stylistic/object-curly-newline, @stylistic/object-property-newline */
 export const optionTable = {
   host: { kind: 'host', group: 'Server', default: '127.0.0.1', maxLength: 253, describe: 'Address to listen on' },
-  port: { kind: 'integer', group: 'Server', default: 8080, minimum: 0, maximum: 65535, describe: 'Port to listen on; 0 takes a free one' },
-  'tls-cert': { kind: 'path', group: 'Server', describe: 'PEM file with the certificate chain; turns HTTPS on (read again on SIGHUP)' },
+  port: { kind: 'integer', group: 'Server', default: 8080, minimum: 0, maximum: 65535,
+    describe: 'Port to listen on; 0 takes a free one' },
+  'tls-cert': { kind: 'path', group: 'Server',
+    describe: 'PEM file with the certificate chain; turns HTTPS on (read again on SIGHUP)' },
   'tls-key': { kind: 'path', group: 'Server', describe: 'PEM file with the private key of --tls-cert' },
-  'metrics-listen': { kind: 'string', group: 'Server', maxLength: 300, describe: 'host:port where Prometheus finds /metrics without credentials, besides GET /metrics with system:read' },
-  'trust-proxy': { kind: 'list', group: 'Server', default: [], describe: 'Addresses or networks of reverse proxies whose X-Forwarded-* headers count' },
-  'allowed-hosts': { kind: 'list', group: 'Server', default: [], describe: 'Host names this server answers for besides its own address; any when empty and authentication is on' },
-  'cors-origins': { kind: 'list', group: 'Server', default: [], describe: 'Web origins whose pages may call the API, for example https://ui.example' },
-  'shutdown-timeout': { kind: 'integer', group: 'Server', default: 30, minimum: 0, maximum: 3600, describe: 'Seconds that the running job has to finish after SIGTERM' },
+  'metrics-listen': { kind: 'string', group: 'Server', maxLength: 300,
+    describe: 'host:port where Prometheus finds /metrics without credentials, besides GET /metrics with system:read' },
+  'trust-proxy': { kind: 'list', group: 'Server', default: [],
+    describe: 'Addresses or networks of reverse proxies whose X-Forwarded-* headers count' },
+  'allowed-hosts': { kind: 'list', group: 'Server', default: [],
+    describe: 'Host names this server answers for besides its own address; any when empty and authentication is on' },
+  'cors-origins': { kind: 'list', group: 'Server', default: [],
+    describe: 'Web origins whose pages may call the API, for example https://ui.example' },
+  'shutdown-timeout': { kind: 'integer', group: 'Server', default: 30, minimum: 0, maximum: 3600,
+    describe: 'Seconds that the running job has to finish after SIGTERM' },
 
-  auth: { kind: 'string', group: 'Authentication', default: 'none', choices: authMethods, describe: 'How callers prove who they are' },
-  'jwt-secret': { kind: 'string', group: 'Authentication', secret: true, maxLength: 1024, describe: 'Secret that signs access tokens, at least 32 bytes; better given by --jwt-secret-file or SDREST_JWT_SECRET' },
-  'jwt-secret-file': { kind: 'path', group: 'Authentication', describe: 'File that holds the secret; without either one is made and kept in --auth-data-dir' },
-  'jwt-expiration': { kind: 'integer', group: 'Authentication', default: 60, minimum: 1, maximum: 43200, describe: 'Lifetime of an access token in minutes' },
-  'refresh-expiration': { kind: 'integer', group: 'Authentication', default: 30, minimum: 1, maximum: 365, describe: 'Days after which an unused session ends' },
-  'session-days': { kind: 'integer', group: 'Authentication', default: 90, minimum: 1, maximum: 3650, describe: 'Days after the login when a session ends, however often it is refreshed' },
-  'public-paths': { kind: 'list', group: 'Authentication', default: [], describe: 'Paths that need no credentials, and what lies below them; METHOD:/path opens another method than GET, !/path closes one' },
-  'enable-guest-access': { kind: 'boolean', group: 'Authentication', default: false, describe: 'Callers without credentials act as the guest' },
-  'guest-permissions': { kind: 'list', group: 'Authentication', default: ['models:read', 'queue:read'], choices: permissions, describe: 'What the guest may do' },
-  'pam-service-name': { kind: 'string', group: 'Authentication', default: 'stable-diffusion-rest', maxLength: 64, describe: 'PAM service of --auth pam' },
-  'admin-users': { kind: 'list', group: 'Authentication', default: [], describe: 'System accounts that are administrators (unix, pam)' },
-  'admin-groups': { kind: 'list', group: 'Authentication', default: [], describe: 'System groups whose members are administrators (unix, pam)' },
-  'allowed-groups': { kind: 'list', group: 'Authentication', default: [], describe: 'System groups whose members may log in (unix, pam); all users when empty' },
-  'allow-insecure-bind': { kind: 'boolean', group: 'Authentication', default: false, describe: 'Let --auth none listen on an address that others can reach' },
-  'rate-limit': { kind: 'integer', group: 'Authentication', default: 600, minimum: 1, maximum: 1_000_000, describe: 'Requests a minute for each principal or address' },
-  'login-rate-limit': { kind: 'integer', group: 'Authentication', default: 20, minimum: 1, maximum: 100_000, describe: 'Logins, refreshes and unknown URLs a minute for each address' },
+  auth: { kind: 'string', group: 'Authentication', default: 'none', choices: authMethods,
+    describe: 'How callers prove who they are' },
+  'jwt-secret': { kind: 'string', group: 'Authentication', secret: true, maxLength: 1024,
+    describe: 'Secret that signs access tokens, at least 32 bytes; ' +
+      'better given by --jwt-secret-file or SDREST_JWT_SECRET' },
+  'jwt-secret-file': { kind: 'path', group: 'Authentication',
+    describe: 'File that holds the secret; without either one is made and kept in --auth-data-dir' },
+  'jwt-expiration': { kind: 'integer', group: 'Authentication', default: 60, minimum: 1, maximum: 43200,
+    describe: 'Lifetime of an access token in minutes' },
+  'refresh-expiration': { kind: 'integer', group: 'Authentication', default: 30, minimum: 1, maximum: 365,
+    describe: 'Days after which an unused session ends' },
+  'session-days': { kind: 'integer', group: 'Authentication', default: 90, minimum: 1, maximum: 3650,
+    describe: 'Days after the login when a session ends, however often it is refreshed' },
+  'public-paths': { kind: 'list', group: 'Authentication', default: [],
+    describe: 'Paths that need no credentials, and what lies below them; ' +
+      'METHOD:/path opens another method than GET, !/path closes one' },
+  'enable-guest-access': { kind: 'boolean', group: 'Authentication', default: false,
+    describe: 'Callers without credentials act as the guest' },
+  'guest-permissions': { kind: 'list', group: 'Authentication', default: ['models:read', 'queue:read'],
+    choices: permissions, describe: 'What the guest may do' },
+  'pam-service-name': { kind: 'string', group: 'Authentication', default: 'stable-diffusion-rest', maxLength: 64,
+    describe: 'PAM service of --auth pam' },
+  'admin-users': { kind: 'list', group: 'Authentication', default: [],
+    describe: 'System accounts that are administrators (unix, pam)' },
+  'admin-groups': { kind: 'list', group: 'Authentication', default: [],
+    describe: 'System groups whose members are administrators (unix, pam)' },
+  'allowed-groups': { kind: 'list', group: 'Authentication', default: [],
+    describe: 'System groups whose members may log in (unix, pam); all users when empty' },
+  'allow-insecure-bind': { kind: 'boolean', group: 'Authentication', default: false,
+    describe: 'Let --auth none listen on an address that others can reach' },
+  'rate-limit': { kind: 'integer', group: 'Authentication', default: 600, minimum: 1, maximum: 1_000_000,
+    describe: 'Requests a minute for each principal or address' },
+  'login-rate-limit': { kind: 'integer', group: 'Authentication', default: 20, minimum: 1, maximum: 100_000,
+    describe: 'Logins, refreshes and unknown URLs a minute for each address' },
 
-  'models-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with models, searched with its subfolders; may be given more than once' },
+  'models-dir': { kind: 'paths', group: 'Models', default: [],
+    describe: 'Folder with models, searched with its subfolders; may be given more than once' },
   'checkpoints-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with checkpoints only' },
-  'diffusion-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with diffusion models only (no text encoder, no VAE inside)' },
+  'diffusion-dir': { kind: 'paths', group: 'Models', default: [],
+    describe: 'Folder with diffusion models only (no text encoder, no VAE inside)' },
   'lora-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with LoRAs only' },
   'vae-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with VAEs only' },
   'controlnet-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with ControlNets only' },
   'upscaler-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with ESRGAN upscalers only' },
   'embeddings-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with embeddings only' },
   'text-encoders-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with text encoders only' },
-  'pull-hosts': { kind: 'list', group: 'Models', default: [], describe: 'Hosts (host or host:port) that models may be pulled from over http, and addresses that may be private; any public host over https without being listed' },
-  'max-pull-size': { kind: 'integer', group: 'Models', default: 102_400, minimum: 1, maximum: 10_000_000, describe: 'Largest file that may be pulled, in MiB' },
-  'hf-endpoint': { kind: 'string', group: 'Models', default: 'https://huggingface.co', maxLength: 1024, describe: 'Address of the Hugging Face hub, or of its mirror: where hf:owner/repository/file is' },
-  'hf-token': { kind: 'string', group: 'Models', secret: true, describe: 'Token that is sent to --hf-endpoint, and nowhere else; better given by SDREST_HF_TOKEN' },
-  'pull-tokens-file': { kind: 'path', group: 'Models', describe: 'File with lines "host: token" for other hosts that models are pulled from, readable by its owner alone' },
+  'pull-hosts': { kind: 'list', group: 'Models', default: [],
+    describe: 'Hosts (host or host:port) that models may be pulled from over http, ' +
+      'and addresses that may be private; any public host over https without being listed' },
+  'max-pull-size': { kind: 'integer', group: 'Models', default: 102_400, minimum: 1, maximum: 10_000_000,
+    describe: 'Largest file that may be pulled, in MiB' },
+  'hf-endpoint': { kind: 'string', group: 'Models', default: 'https://huggingface.co', maxLength: 1024,
+    describe: 'Address of the Hugging Face hub, or of its mirror: where hf:owner/repository/file is' },
+  'hf-token': { kind: 'string', group: 'Models', secret: true,
+    describe: 'Token that is sent to --hf-endpoint, and nowhere else; better given by SDREST_HF_TOKEN' },
+  'pull-tokens-file': { kind: 'path', group: 'Models',
+    describe: 'File with lines "host: token" for other hosts that models are pulled from, ' +
+      'readable by its owner alone' },
 
-  'idle-unload': { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 10_080, describe: 'Minutes without a job after which an engine frees the memory of its model; 0 is never' },
-  engine: { kind: 'string', group: 'Engine', default: 'auto', choices: ['auto', 'native', 'portable'], describe: 'Which engine draws: native is the addon built for this machine, portable the prebuilt package' },
-  'engine-user': { kind: 'string', group: 'Engine', maxLength: 64, describe: 'User of the system that the engine runs as, so that it cannot read the accounts and the queue (Linux; the server needs the right to switch)' },
-  threads: { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 256, describe: 'CPU threads of the engine; 0 leaves the choice to it' },
-  device: { kind: 'string', group: 'Engine', default: 'auto', maxLength: 64, describe: 'Device of the engine: auto, cpu, gpu or a name that doctor lists' },
-  devices: { kind: 'list', group: 'Engine', default: [], maxLength: 64, describe: 'Several devices instead of --device, for example cuda0,cuda1: an engine process runs on each, and they share the queue' },
-  'flash-attention': { kind: 'boolean', group: 'Engine', default: false, describe: 'Attention that needs less memory; faster on most graphics cards, slower on some' },
-  'offload-to-cpu': { kind: 'boolean', group: 'Engine', default: false, describe: 'Keep the weights in main memory and bring them to the graphics card while they are needed: slower, for models that it is too small for' },
-  'vae-on-cpu': { kind: 'boolean', group: 'Engine', default: false, describe: 'Decode images on the processor: slower, and leaves memory of the graphics card to the rest of the model' },
-  'clip-on-cpu': { kind: 'boolean', group: 'Engine', default: false, describe: 'Read prompts on the processor: slower, and leaves memory of the graphics card to the rest of the model' },
-  'engine-timeout': { kind: 'integer', group: 'Engine', default: 600, minimum: 5, maximum: 86400, describe: 'Seconds without a sign of life after which a running engine counts as hung' },
-  'cancel-grace': { kind: 'integer', group: 'Engine', default: 5, minimum: 0, maximum: 600, describe: 'Seconds an engine has to obey a cancel before it is killed' },
+  'idle-unload': { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 10_080,
+    describe: 'Minutes without a job after which an engine frees the memory of its model; 0 is never' },
+  engine: { kind: 'string', group: 'Engine', default: 'auto', choices: ['auto', 'native', 'portable'],
+    describe: 'Which engine draws: native is the addon built for this machine, portable the prebuilt package' },
+  'engine-user': { kind: 'string', group: 'Engine', maxLength: 64,
+    describe: 'User of the system that the engine runs as, so that it cannot read the accounts and the queue ' +
+      '(Linux; the server needs the right to switch)' },
+  threads: { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 256,
+    describe: 'CPU threads of the engine; 0 leaves the choice to it' },
+  device: { kind: 'string', group: 'Engine', default: 'auto', maxLength: 64,
+    describe: 'Device of the engine: auto, cpu, gpu or a name that doctor lists' },
+  devices: { kind: 'list', group: 'Engine', default: [], maxLength: 64,
+    describe: 'Several devices instead of --device, for example cuda0,cuda1: ' +
+      'an engine process runs on each, and they share the queue' },
+  'flash-attention': { kind: 'boolean', group: 'Engine', default: false,
+    describe: 'Attention that needs less memory; faster on most graphics cards, slower on some' },
+  'offload-to-cpu': { kind: 'boolean', group: 'Engine', default: false,
+    describe: 'Keep the weights in main memory and bring them to the graphics card while they are needed: ' +
+      'slower, for models that it is too small for' },
+  'vae-on-cpu': { kind: 'boolean', group: 'Engine', default: false,
+    describe: 'Decode images on the processor: ' +
+      'slower, and leaves memory of the graphics card to the rest of the model' },
+  'clip-on-cpu': { kind: 'boolean', group: 'Engine', default: false,
+    describe: 'Read prompts on the processor: ' +
+      'slower, and leaves memory of the graphics card to the rest of the model' },
+  'engine-timeout': { kind: 'integer', group: 'Engine', default: 600, minimum: 5, maximum: 86400,
+    describe: 'Seconds without a sign of life after which a running engine counts as hung' },
+  'cancel-grace': { kind: 'integer', group: 'Engine', default: 5, minimum: 0, maximum: 600,
+    describe: 'Seconds an engine has to obey a cancel before it is killed' },
 
-  'queue-capacity': { kind: 'integer', group: 'Jobs', default: 1000, minimum: 1, maximum: 1_000_000, describe: 'Jobs that may wait' },
-  'queue-per-owner': { kind: 'integer', group: 'Jobs', default: 100, minimum: 1, maximum: 1_000_000, describe: 'Jobs that may wait for one owner; guests are counted by address' },
-  'queue-inputs-size': { kind: 'integer', group: 'Jobs', default: 8192, minimum: 1, maximum: 1_000_000_000, describe: 'MiB of images on the disk that came with jobs which have not ended' },
-  'queue-inputs-per-owner': { kind: 'integer', group: 'Jobs', default: 1024, minimum: 1, maximum: 1_000_000_000, describe: 'MiB of such images for one owner' },
-  'overtake-limit': { kind: 'integer', group: 'Jobs', default: 8, minimum: 0, maximum: 1000, describe: 'Jobs for the model in memory that may overtake a waiting one' },
-  'keep-jobs': { kind: 'integer', group: 'Jobs', default: 10_000, minimum: 1, maximum: 10_000_000, describe: 'Ended jobs that are kept with their images; beyond that the owner who has most loses the oldest' },
-  'keep-jobs-per-owner': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 10_000_000, describe: 'Ended jobs that are kept for one owner, 0 for all of --keep-jobs' },
-  'keep-days': { kind: 'integer', group: 'Jobs', default: 30, minimum: 1, maximum: 36_500, describe: 'Days for which an ended job is kept with its images' },
-  'keep-outputs-size': { kind: 'integer', group: 'Jobs', default: 20_480, minimum: 0, maximum: 1_000_000_000, describe: 'MiB of all kept images, 0 for any; beyond that the owner who has most loses the oldest images, and their jobs stay' },
-  'keep-outputs-per-owner': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 1_000_000_000, describe: 'MiB of the kept images of one owner, 0 for all of --keep-outputs-size' },
-  'webhook-hosts': { kind: 'list', group: 'Jobs', default: [], describe: 'Hosts (host or host:port) that jobs may have told of their end; names must lead to public addresses, private ones are listed as addresses. None when empty' },
-  'webhook-secret': { kind: 'string', group: 'Jobs', secret: true, maxLength: 1024, describe: 'Secret that signs webhooks, at least 32 characters; better given by SDREST_WEBHOOK_SECRET' },
-  'max-width': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192, describe: 'Widest image in pixels' },
-  'max-height': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192, describe: 'Highest image in pixels' },
-  'max-pixels': { kind: 'integer', group: 'Jobs', default: 2048 * 2048, minimum: 64 * 64, maximum: 4096 * 4096, describe: 'Most pixels of one image that is drawn' },
-  'max-steps': { kind: 'integer', group: 'Jobs', default: 150, minimum: 1, maximum: 1000, describe: 'Most sampling steps' },
-  'max-batch': { kind: 'integer', group: 'Jobs', default: 8, minimum: 1, maximum: 64, describe: 'Most images of one job' },
-  'max-work': { kind: 'integer', group: 'Jobs', default: 1000, minimum: 1, maximum: 1_000_000, describe: 'Most work of one job in megapixel steps: width × height × steps × images / 1,000,000' },
-  'max-prompt-length': { kind: 'integer', group: 'Jobs', default: 8000, minimum: 1, maximum: 16_000, describe: 'Longest prompt in characters' },
-  'max-loras': { kind: 'integer', group: 'Jobs', default: 8, minimum: 0, maximum: 64, describe: 'Most LoRAs of one job' },
-  'max-upload-size': { kind: 'integer', group: 'Jobs', default: 20, minimum: 1, maximum: 64, describe: 'Largest image that may be sent, in MiB' },
-  'max-upload-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 4096, minimum: 64 * 64, maximum: 16384 * 16384, describe: 'Most pixels of an image that is sent' },
-  'max-upscaled-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 8192, minimum: 64 * 64, maximum: 8192 * 8192, describe: 'Most pixels of an upscaled image' },
+  'queue-capacity': { kind: 'integer', group: 'Jobs', default: 1000, minimum: 1, maximum: 1_000_000,
+    describe: 'Jobs that may wait' },
+  'queue-per-owner': { kind: 'integer', group: 'Jobs', default: 100, minimum: 1, maximum: 1_000_000,
+    describe: 'Jobs that may wait for one owner; guests are counted by address' },
+  'queue-inputs-size': { kind: 'integer', group: 'Jobs', default: 8192, minimum: 1, maximum: 1_000_000_000,
+    describe: 'MiB of images on the disk that came with jobs which have not ended' },
+  'queue-inputs-per-owner': { kind: 'integer', group: 'Jobs', default: 1024, minimum: 1, maximum: 1_000_000_000,
+    describe: 'MiB of such images for one owner' },
+  'overtake-limit': { kind: 'integer', group: 'Jobs', default: 8, minimum: 0, maximum: 1000,
+    describe: 'Jobs for the model in memory that may overtake a waiting one' },
+  'keep-jobs': { kind: 'integer', group: 'Jobs', default: 10_000, minimum: 1, maximum: 10_000_000,
+    describe: 'Ended jobs that are kept with their images; beyond that the owner who has most loses the oldest' },
+  'keep-jobs-per-owner': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 10_000_000,
+    describe: 'Ended jobs that are kept for one owner, 0 for all of --keep-jobs' },
+  'keep-days': { kind: 'integer', group: 'Jobs', default: 30, minimum: 1, maximum: 36_500,
+    describe: 'Days for which an ended job is kept with its images' },
+  'keep-outputs-size': { kind: 'integer', group: 'Jobs', default: 20_480, minimum: 0, maximum: 1_000_000_000,
+    describe: 'MiB of all kept images, 0 for any; ' +
+      'beyond that the owner who has most loses the oldest images, and their jobs stay' },
+  'keep-outputs-per-owner': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 1_000_000_000,
+    describe: 'MiB of the kept images of one owner, 0 for all of --keep-outputs-size' },
+  'webhook-hosts': { kind: 'list', group: 'Jobs', default: [],
+    describe: 'Hosts (host or host:port) that jobs may have told of their end; ' +
+      'names must lead to public addresses, private ones are listed as addresses. None when empty' },
+  'webhook-secret': { kind: 'string', group: 'Jobs', secret: true, maxLength: 1024,
+    describe: 'Secret that signs webhooks, at least 32 characters; better given by SDREST_WEBHOOK_SECRET' },
+  'max-width': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192,
+    describe: 'Widest image in pixels' },
+  'max-height': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192,
+    describe: 'Highest image in pixels' },
+  'max-pixels': { kind: 'integer', group: 'Jobs', default: 2048 * 2048, minimum: 64 * 64, maximum: 4096 * 4096,
+    describe: 'Most pixels of one image that is drawn' },
+  'max-steps': { kind: 'integer', group: 'Jobs', default: 150, minimum: 1, maximum: 1000,
+    describe: 'Most sampling steps' },
+  'max-batch': { kind: 'integer', group: 'Jobs', default: 8, minimum: 1, maximum: 64,
+    describe: 'Most images of one job' },
+  'max-work': { kind: 'integer', group: 'Jobs', default: 1000, minimum: 1, maximum: 1_000_000,
+    describe: 'Most work of one job in megapixel steps: width × height × steps × images / 1,000,000' },
+  'max-prompt-length': { kind: 'integer', group: 'Jobs', default: 8000, minimum: 1, maximum: 16_000,
+    describe: 'Longest prompt in characters' },
+  'max-loras': { kind: 'integer', group: 'Jobs', default: 8, minimum: 0, maximum: 64,
+    describe: 'Most LoRAs of one job' },
+  'max-upload-size': { kind: 'integer', group: 'Jobs', default: 20, minimum: 1, maximum: 64,
+    describe: 'Largest image that may be sent, in MiB' },
+  'max-upload-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 4096, minimum: 64 * 64, maximum: 16384 * 16384,
+    describe: 'Most pixels of an image that is sent' },
+  'max-upscaled-pixels': { kind: 'integer', group: 'Jobs', default: 8192 * 8192, minimum: 64 * 64, maximum: 8192 * 8192,
+    describe: 'Most pixels of an upscaled image' },
 
-  'data-dir': { kind: 'path', group: 'Data', describe: 'Folder of the queue and the images (default: stable-diffusion-rest in the XDG data directory)' },
-  'auth-data-dir': { kind: 'path', group: 'Data', describe: 'Folder of accounts and secrets (default: auth in --data-dir)' },
+  'data-dir': { kind: 'path', group: 'Data',
+    describe: 'Folder of the queue and the images (default: stable-diffusion-rest in the XDG data directory)' },
+  'auth-data-dir': { kind: 'path', group: 'Data',
+    describe: 'Folder of accounts and secrets (default: auth in --data-dir)' },
 
   verbose: { kind: 'boolean', group: 'Output', default: false, describe: 'Log the decision made for each request' },
-  'log-level': { kind: 'string', group: 'Output', default: 'info', choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], describe: 'Least severe log line that is written' }
+  'log-level': { kind: 'string', group: 'Output', default: 'info',
+    choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
+    describe: 'Least severe log line that is written' }
 } as const satisfies Record<string, Definition>
+/* eslint-enable @stylistic/object-curly-newline, @stylistic/object-property-newline */
 
 export type OptionName = keyof typeof optionTable
 export const optionNames = Object.keys(optionTable) as OptionName[]
 
-type CamelCase<Name extends string> = Name extends `${infer Head}-${infer Tail}` ? `${Head}${Capitalize<CamelCase<Tail>>}` : Name
+type CamelCase<Name extends string> = Name extends `${infer Head}-${infer Tail}`
+  ? `${Head}${Capitalize<CamelCase<Tail>>}`
+  : Name
 type ValueOf<D> = D extends { kind: 'integer' } ? number
   : D extends { kind: 'boolean' } ? boolean
     : D extends { kind: 'list' | 'paths' } ? readonly string[]
@@ -159,12 +244,14 @@ export function resolveOptions (sources: OptionSources): Options {
 
 /**
  * As `resolveOptions`.
- * @returns also where each value came from, in words (`--port`, `SDREST_PORT`, `port in server.yaml`); undefined is the default
+ * @returns also where each value came from, in words (`--port`, `SDREST_PORT`, `port in server.yaml`); undefined is the
+ *   default
  */
 export function traceOptions ({ commandLine = {}, environment = {}, file }: OptionSources): TracedOptions {
   refuseUnknown(Object.keys(commandLine), optionNames, name => `--${name}`)
   refuseUnknown(
-    Object.keys(environment).filter(name => name.startsWith('SDREST_') && !environmentNotOptions.includes(name) && !name.startsWith('SDREST_TEST_')),
+    Object.keys(environment).filter(name =>
+      name.startsWith('SDREST_') && !environmentNotOptions.includes(name) && !name.startsWith('SDREST_TEST_')),
     optionNames.map(environmentName), name => `the environment variable ${name}`)
   const fileValues = checkFile(file)
 
@@ -214,7 +301,8 @@ function parse (definition: Definition, given: unknown, source: string): string 
   const isList = definition.kind === 'list' || definition.kind === 'paths'
   const value: unknown = Array.isArray(given) && !isList && source.startsWith('--') ? given.at(-1) : given
   const refuse = (expected: string): never => {
-    throw usage(`Expected ${expected} for ${source} but received ${definition.secret === true ? 'something else' : shown(value)}`)
+    throw usage(`Expected ${expected} for ${source} ` +
+      `but received ${definition.secret === true ? 'something else' : shown(value)}`)
   }
   switch (definition.kind) {
     case 'boolean':
@@ -239,21 +327,28 @@ function parse (definition: Definition, given: unknown, source: string): string 
       const separator = definition.kind === 'paths' ? delimiter : ','
       const parts = (Array.isArray(value) ? value : [value]).flatMap(part =>
         // A folder may have a comma or a colon in its name, so folders are split in the environment only.
-        typeof part === 'string' && (definition.kind === 'list' || source.startsWith('SDREST_')) ? part.split(separator) : [part])
+        typeof part === 'string' && (definition.kind === 'list' || source.startsWith('SDREST_'))
+          ? part.split(separator)
+          : [part])
       if (parts.length > 1000) return refuse('at most 1000 entries')
-      return parts.map(part => oneString(definition, typeof part === 'string' ? part.trim() : part, refuse)).filter(part => part !== '')
+      return parts.map(part => oneString(definition, typeof part === 'string' ? part.trim() : part, refuse))
+        .filter(part => part !== '')
     }
   }
 }
 
 function oneString (definition: Definition, value: unknown, refuse: (expected: string) => never): string {
   const { choices, maxLength = 4096 } = definition
-  if (typeof value !== 'string' || value.length > maxLength || value.includes('\0')) return refuse(`a text of at most ${maxLength} characters`)
+  if (typeof value !== 'string' || value.length > maxLength || value.includes('\0')) {
+    return refuse(`a text of at most ${maxLength} characters`)
+  }
   if (choices !== undefined && value !== '' && !choices.includes(value)) return refuse(`one of ${choices.join(', ')}`)
   switch (definition.kind) {
     case 'path':
-    case 'paths': return inHome(value) ?? refuse('a path without the home folder of another user (./~name for a file of that name)')
-    case 'host': return hostIn(value) ?? refuse(`an address or a host name, without scheme and port (${likelyHost(value)})`)
+    case 'paths':
+      return inHome(value) ?? refuse('a path without the home folder of another user (./~name for a file of that name)')
+    case 'host':
+      return hostIn(value) ?? refuse(`an address or a host name, without scheme and port (${likelyHost(value)})`)
     default: return value
   }
 }

@@ -17,7 +17,8 @@ export function trustedProxies (entries: readonly string[]): string[] | false {
     const isNetwork = prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) > 0 && Number(prefix) <= bits)
     if (networks.includes(entry) || (bits > 0 && isNetwork && rest.length === 0)) continue
     throw new CommandError(exitCodes.usage,
-      `Expected addresses, networks such as 10.0.0.0/8, or one of ${networks.join(', ')} for --trust-proxy but received ${JSON.stringify(entry)}`)
+      `Expected addresses, networks such as 10.0.0.0/8, or one of ${networks.join(', ')} for --trust-proxy ` +
+      `but received ${JSON.stringify(entry)}`)
   }
   return entries.length > 0 && [...entries]
 }

@@ -3,8 +3,8 @@ import type { Database } from './database.ts'
 import type { Versioned } from '../util/remembered.ts'
 
 /**
- * Milliseconds that a process trusts its last look at what others wrote. A look costs as much as all the rest of a small
- * answer, so a busy server must not take one for each request.
+ * Milliseconds that a process trusts its last look at what others wrote. A look costs as much as all the rest of a
+ * small answer, so a busy server must not take one for each request.
  */
 const trust = 5
 
@@ -24,7 +24,9 @@ export class DatabaseChanges implements Versioned {
    * @param now milliseconds of a monotonic clock
    */
   constructor (
-    database: Database, { tables, observer, now = () => performance.now() }: { tables: readonly string[], observer: Database, now?: () => number }
+    database: Database,
+    { tables, observer, now = () => performance.now() }:
+    { tables: readonly string[], observer: Database, now?: () => number }
   ) {
     this.#look = observer.prepare('PRAGMA data_version')
     this.#now = now
@@ -34,7 +36,8 @@ export class DatabaseChanges implements Versioned {
     })
     for (const table of tables) {
       for (const change of ['INSERT', 'UPDATE', 'DELETE']) {
-        database.exec(`CREATE TEMP TRIGGER ${table}_${change} AFTER ${change} ON main.${table} BEGIN SELECT changed(); END`)
+        database.exec(`CREATE TEMP TRIGGER ${table}_${change} AFTER ${change} ON main.${table} ` +
+          'BEGIN SELECT changed(); END')
       }
     }
   }

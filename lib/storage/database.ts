@@ -9,8 +9,9 @@ import { isDamaged, isStorageTrouble } from './storage-errors.ts'
 export type Database = InstanceType<typeof DatabaseSync>
 
 /**
- * Milliseconds that a statement waits for another process (the command line beside the server) to release the lock. SQLite
- * waits without giving other work of this process a turn, so a server stops that once it has started: see `yieldWhenBusy`.
+ * Milliseconds that a statement waits for another process (the command line beside the server) to release the lock.
+ * SQLite waits without giving other work of this process a turn, so a server stops that once it has started: see
+ * `yieldWhenBusy`.
  */
 const busyTimeout = 5000
 
@@ -36,8 +37,8 @@ export function openDatabase (file: string, migrations: readonly string[]): Data
 }
 
 /**
- * Says what `openDatabase` would, as far as that can be told without changing anything: what is in the WAL alone is not seen.
- * A file that is missing is a good one.
+ * Says what `openDatabase` would, as far as that can be told without changing anything: what is in the WAL alone is not
+ * seen. A file that is missing is a good one.
  * @throws {CommandError} as `openDatabase`
  */
 export function checkDatabase (file: string, migrations: readonly string[]): void {
@@ -64,12 +65,14 @@ function cannotOpen (file: string, error: unknown): CommandError {
   const advice = isDamaged(error)
     ? 'Restore it from a backup, or move it away to begin with an empty one'
     : 'Check that its folder exists and is writable'
-  return new CommandError(exitCodes.storage, `The database ${file} cannot be opened: ${(error as Error).message}. ${advice}.${ownershipHint(file)}`, { cause: error })
+  return new CommandError(exitCodes.storage,
+    `The database ${file} cannot be opened: ${(error as Error).message}. ${advice}.${ownershipHint(file)}`,
+    { cause: error })
 }
 
 /**
- * SQLite's binding ends a text at its first NUL: `alice\0x` would be stored, and found, as `alice`. So statements refuse
- * such a text. Routes refuse it before, by the name of its field.
+ * SQLite's binding ends a text at its first NUL: `alice\0x` would be stored, and found, as `alice`. So statements
+ * refuse such a text. Routes refuse it before, by the name of its field.
  */
 function refuseNul (database: Database): void {
   const prepare = database.prepare.bind(database)
@@ -113,20 +116,21 @@ function refuseNewer (database: Database, file: string, migrations: readonly str
   const { user_version: version } = database.prepare('PRAGMA user_version').get() as { user_version: number }
   if (version <= migrations.length) return version
   throw new CommandError(exitCodes.storage,
-    `The database ${file} has schema version ${version}, and this release knows ${migrations.length}: it was written by a newer release.`)
+    `The database ${file} has schema version ${version}, and this release knows ${migrations.length}: ` +
+    'it was written by a newer release.')
 }
 
 /**
- * From here on a statement that meets a lock throws at once. What must be written waits with `whenFree`, and the event loop
- * goes on meanwhile.
+ * From here on a statement that meets a lock throws at once. What must be written waits with `whenFree`, and the event
+ * loop goes on meanwhile.
  */
 export function yieldWhenBusy (database: Database): void {
   database.exec('PRAGMA busy_timeout = 0')
 }
 
 /**
- * Closes a database and brings what its WAL holds into the file, unless another process is at work on it. SQLite would do it
- * by itself if no statement were left, and statements last until their memory is collected.
+ * Closes a database and brings what its WAL holds into the file, unless another process is at work on it. SQLite would
+ * do it by itself if no statement were left, and statements last until their memory is collected.
  */
 export function closeDatabase (database: Database): void {
   try {

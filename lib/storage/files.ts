@@ -34,10 +34,12 @@ export async function writeWhole (file: string, bytes: Uint8Array): Promise<void
 }
 
 /**
- * Puts files into a new folder that nothing refers to yet. They are durable when the promise is fulfilled; before that a
- * power failure may leave them at any length, but half of one never has its name.
+ * Puts files into a new folder that nothing refers to yet. They are durable when the promise is fulfilled; before that
+ * a power failure may leave them at any length, but half of one never has its name.
  */
-export async function fillFolder (folder: string, files: ReadonlyArray<readonly [name: string, bytes: Uint8Array]>): Promise<void> {
+export async function fillFolder (
+  folder: string, files: ReadonlyArray<readonly [name: string, bytes: Uint8Array]>
+): Promise<void> {
   const handles: FileHandle[] = []
   try {
     await allEnded(files.map(async ([name, bytes]) => {

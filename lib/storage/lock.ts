@@ -42,7 +42,8 @@ export function checkLock (file: string): void {
 function cannotTake (file: string, error: unknown): CommandError {
   return new CommandError(exitCodes.storage, isBusy(error)
     ? `Another server works on this queue (${file} is locked). Stop it, or give this one a --data-dir of its own.`
-    : `The lock ${file} cannot be taken: ${(error as Error).message}. Check that there is room for it and that it is writable.`,
+    : `The lock ${file} cannot be taken: ${(error as Error).message}. ` +
+      'Check that there is room for it and that it is writable.',
   { cause: error })
 }
 

@@ -48,13 +48,16 @@ export function actAsOwnerOf (folder: string): void {
     accessSync(packageRoot, constants.R_OK | constants.X_OK)
   } catch {
     throw new CommandError(exitCodes.storage,
-      `${nearestExisting(folder)} belongs to the user with the id ${uid}, who cannot read this program in ${packageRoot}. ` +
+      `${nearestExisting(folder)} belongs to the user with the id ${uid}, ` +
+      `who cannot read this program in ${packageRoot}. ` +
       'Install it where that user can, or choose a folder of root.')
   }
 }
 
 /** Gives what root has made in a folder of another user to that user, as far as the file system knows owners. */
-export async function leaveToOwner (chown: (uid: number, gid: number) => Promise<void>, { uid, gid }: { uid: number, gid: number }): Promise<void> {
+export async function leaveToOwner (
+  chown: (uid: number, gid: number) => Promise<void>, { uid, gid }: { uid: number, gid: number }
+): Promise<void> {
   if (!isRoot() || uid === 0) return
   await chown(uid, gid).catch((error: NodeJS.ErrnoException) => {
     // FAT, a share that makes root a guest, a container without that right: then owners are chosen elsewhere.

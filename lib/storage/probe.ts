@@ -27,7 +27,8 @@ export class StorageProbe {
   async #look (): Promise<string | undefined> {
     let timer: NodeJS.Timeout | undefined
     const tooLong = new Promise<string>(resolve => {
-      timer = setTimeout(resolve, timeout, `It took longer than ${timeout / 1000} s to write to ${this.#folder}`).unref()
+      timer = setTimeout(
+        resolve, timeout, `It took longer than ${timeout / 1000} s to write to ${this.#folder}`).unref()
     })
     const written = this.#write().then(() => undefined, (error: unknown) => (error as Error).message)
     return await Promise.race([written, tooLong]).finally(() => clearTimeout(timer))

@@ -9,6 +9,7 @@ const loaded: Sqlite | Error = await import('@photostructure/sqlite').catch((err
 /** @throws {CommandError} when SQLite cannot be loaded. */
 export function sqlite (): Sqlite {
   if (!(loaded instanceof Error)) return loaded
-  throw new CommandError(exitCodes.storage, 'The package @photostructure/sqlite, which keeps accounts and jobs, is not installed for ' +
+  throw new CommandError(exitCodes.storage,
+    'The package @photostructure/sqlite, which keeps accounts and jobs, is not installed for ' +
     `${process.platform}-${process.arch}. Type \`npm install\` in ${packageRoot}.`, { cause: loaded })
 }

@@ -48,7 +48,8 @@ export function isStorageTrouble (error: unknown): boolean {
 export function storageError (error: unknown): ApiError | undefined {
   if (isStorageFull(error)) return apiError('SDR_STORAGE_FULL', undefined, { cause: error })
   if (!isStorageTrouble(error)) return undefined
-  return apiError('SDR_UNAVAILABLE', 'The database cannot be used at the moment; try again.', { retryAfter, cause: error })
+  return apiError('SDR_UNAVAILABLE',
+    'The database cannot be used at the moment; try again.', { retryAfter, cause: error })
 }
 
 /**

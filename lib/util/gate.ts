@@ -25,8 +25,8 @@ interface Share {
 }
 
 /**
- * Bounds expensive work: some of it runs, some waits, the rest is refused. A caller can hold neither all places nor all of
- * the line, and the caller with least running goes first.
+ * Bounds expensive work: some of it runs, some waits, the rest is refused. A caller can hold neither all places nor all
+ * of the line, and the caller with least running goes first.
  */
 export class Gate {
   readonly #bounds: Required<GateBounds>
@@ -41,8 +41,8 @@ export class Gate {
   /**
    * @param caller whose share the work counts to.
    * @param weight units that it takes, at most `runningForOne`.
-   * @throws {ApiError} SDR_RATE_LIMITED when too many of this caller wait, SDR_UNAVAILABLE when too many of all do; both
-   *   with Retry-After.
+   * @throws {ApiError} SDR_RATE_LIMITED when too many of this caller wait, SDR_UNAVAILABLE when too many of all do;
+   *   both with Retry-After.
    */
   async run<T> (caller: string, work: () => Promise<T>, weight?: number): Promise<T> {
     const leave = await this.enter(caller, weight)
@@ -63,7 +63,8 @@ export class Gate {
         throw apiError('SDR_UNAVAILABLE', `Too many ${what} at once; try again in a moment.`, { retryAfter: 2 })
       }
       if (share.waiting >= waitingForOne) {
-        throw apiError('SDR_RATE_LIMITED', `Too many ${what} of this caller at once; try again in a moment.`, { retryAfter: 2 })
+        throw apiError('SDR_RATE_LIMITED',
+          `Too many ${what} of this caller at once; try again in a moment.`, { retryAfter: 2 })
       }
       share.waiting++
       this.#shares.set(caller, share)

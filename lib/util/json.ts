@@ -14,7 +14,13 @@ export interface JsonBounds {
 }
 
 /** Several times what the longest valid request has; most routes have a much smaller body limit. */
-export const jsonBounds: JsonBounds = { structure: 256 * 1024, values: 20_000, depth: 8, text: Infinity, longFields: [] }
+export const jsonBounds: JsonBounds = {
+  structure: 256 * 1024,
+  values: 20_000,
+  depth: 8,
+  text: Infinity,
+  longFields: []
+}
 
 /** What is wrong with a text in JSON; without `field` it is the text as a whole. */
 export interface JsonFault {
@@ -49,7 +55,9 @@ export function findFault (json: Buffer, bounds: JsonBounds): JsonFault | 'half'
       if (++outside > structure) return fault(`at most ${structure} bytes outside of strings`)
       if (byte === comma || byte === openList || byte === openObject) {
         if (++values > mostValues) return fault(`at most ${mostValues} values`)
-        if (byte !== comma && ++depth > deepest + 1) return fault(`at most ${deepest} lists and objects within each other`)
+        if (byte !== comma && ++depth > deepest + 1) {
+          return fault(`at most ${deepest} lists and objects within each other`)
+        }
       } else if (byte === closeList || byte === closeObject) {
         depth--
       }

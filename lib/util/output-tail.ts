@@ -7,7 +7,7 @@ const longestLine = 500
 /** What marks a line as the reason of a crash: a place in C++ sources, words of assertions, errors and exceptions. */
 const complaint = /\.(?:c|cc|cpp|cu|cuh|h|hpp|m|mm):\d+: |assert|fatal|abort|terminate called|what\(\)|exception|error/i
 
-/** The folders before the name of a source file: those of the machine that built the engine. A name has 255 characters. */
+/** The folders before the name of a source file, on the machine that built the engine. A name has 255 characters. */
 const buildFolders = /(?:[A-Za-z]:)?(?:[\\/][^\\/\s:]{1,255}){1,50}[\\/](?=[^\\/\s:]{1,255}:\d)/
 
 /** The end of what a process writes: however much it is, little of it stays in memory. */

@@ -20,5 +20,6 @@ export function visibleRow (fields: readonly string[]): string {
 
 /** A character beyond U+FFFF is two of these. */
 function escape (character: string): string {
-  return shortEscapes[character] ?? character.replace(/[^]/g, unit => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return shortEscapes[character] ??
+    character.replace(/[^]/g, unit => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }

@@ -19,7 +19,7 @@ interface Errand {
 
 const mostErrands = 10
 
-/** Work that waits to be done on an engine between two jobs. If a caller's wait times out, its work is guaranteed never to run. */
+/** Work to be done on an engine between two jobs. If a caller's wait times out, its work is guaranteed never to run. */
 export class Errands {
   readonly #errands: Errand[] = []
 
@@ -42,7 +42,8 @@ export class Errands {
         reject(reason)
       }
       const timer = setTimeout(() => withdraw(apiError('SDR_UNAVAILABLE',
-        `Nothing was done, because within ${timeout / 1000} s its turn did not come: ${obstacle()}. Try again later.`, { retryAfter: 30 })), timeout)
+        `Nothing was done, because within ${timeout / 1000} s its turn did not come: ${obstacle()}. Try again later.`,
+        { retryAfter: 30 })), timeout)
       const abort = () => withdraw(signal!.reason as Error)
       signal?.addEventListener('abort', abort)
       const keep = () => {

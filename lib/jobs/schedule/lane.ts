@@ -70,7 +70,7 @@ export interface LaneStatus {
   /** Id of the model that the engine holds; with a digest behind it when a job has put it together. */
   loaded_model: string | null
   residency: Residency | null
-  /** Why jobs have to wait, though none runs, and when that is tried again; null when the engine sees to that itself. */
+  /** Why jobs have to wait, though none runs, and when that is tried again; null when the engine does so itself. */
   blocked: { reason: string, retry_at: string | null } | null
 }
 
@@ -180,7 +180,10 @@ export class Lane {
     const since = this.#loadedModel?.since
     if (since === undefined) return null
     const isIdle = this.#run === undefined && this.#errands.isEmpty
-    return { loaded_at: isoTime(since), idle_since: isIdle ? isoTime(Date.now() - (this.#now() - this.#idleSince)) : null }
+    return {
+      loaded_at: isoTime(since),
+      idle_since: isIdle ? isoTime(Date.now() - (this.#now() - this.#idleSince)) : null
+    }
   }
 
   get #isReady (): boolean {
@@ -198,7 +201,10 @@ export class Lane {
     if (this.#device === undefined) return null
     const { state, last_crash: crash } = this.#device.engine.status
     if (state !== 'backing_off' || this.#parts.store.waiting(this.kind) === 0) return null
-    return { reason: `The engine crashed and is about to be started again. ${crash?.reason ?? ''}`.trimEnd(), retry_at: null }
+    return {
+      reason: `The engine crashed and is about to be started again. ${crash?.reason ?? ''}`.trimEnd(),
+      retry_at: null
+    }
   }
 
   async #work (): Promise<void> {
@@ -323,7 +329,8 @@ export class Lane {
   /** Waits for the running job, keeps the next one waiting, and leaves the engine to `work` meanwhile. */
   async #between (work: () => Promise<void>, patience: Patience): Promise<void> {
     if (this.#isDraining || this.#loop === undefined) throw apiError('SDR_DRAINING')
-    const done = this.#errands.add(work, patience, () => this.#run === undefined ? 'the engine is not ready' : 'a job is running')
+    const done = this.#errands.add(work, patience, () =>
+      this.#run === undefined ? 'the engine is not ready' : 'a job is running')
     this.#parts.onChange(this)
     this.wake()
     await done

@@ -46,7 +46,9 @@ export class Run {
     }
     try {
       if (executor?.lane === 'files') return await executor.execute(this.job, attempt)
-      if (executor !== undefined && engine !== undefined) return await executor.execute(this.job, { ...attempt, ...engine })
+      if (executor !== undefined && engine !== undefined) {
+        return await executor.execute(this.job, { ...attempt, ...engine })
+      }
       throw apiError('SDR_UNSUPPORTED_FEATURE', `This server does no jobs of type ${this.job.type}.`)
     } finally {
       this.#isOver = true
@@ -62,6 +64,10 @@ export class Run {
 
   #show ({ png, ...preview }: Preview): void {
     if (this.#isOver || !this.#events.isWatched(this.job.id)) return
-    this.#events.publish(this.job.id, 'preview', { ...preview, format: 'png', image: Buffer.from(png).toString('base64') })
+    this.#events.publish(this.job.id, 'preview', {
+      ...preview,
+      format: 'png',
+      image: Buffer.from(png).toString('base64')
+    })
   }
 }

@@ -89,11 +89,12 @@ export class Scheduler {
    * @param toLoad what an engine is told, once it is known on which device.
    * @param device the one where it is there already, or that has nothing to lose by it, unless named.
    * @throws {EngineError}
-   * @throws {ApiError} SDR_INVALID_REQUEST for a device that there is not, SDR_DRAINING; SDR_UNAVAILABLE when the running job does
-   * not end in time: then it is never done
+   * @throws {ApiError} SDR_INVALID_REQUEST for a device that there is not, SDR_DRAINING; SDR_UNAVAILABLE when the
+   * running job does not end in time: then it is never done
    */
   async load (
-    model: string, toLoad: (device: Device) => Promise<{ files: ModelFiles, options: LoadOptions }>, device?: string, patience: Patience = {}
+    model: string, toLoad: (device: Device) => Promise<{ files: ModelFiles, options: LoadOptions }>, device?: string,
+    patience: Patience = {}
   ): Promise<void> {
     const lanes = this.#onDevice(device)
     const lane = lanes.find(({ loadedModel }) => loadedModel === model) ??

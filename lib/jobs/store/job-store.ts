@@ -4,7 +4,9 @@ import { closeDatabase, openDatabase, transaction, yieldWhenBusy, type Database 
 import { isoTime } from '../../util/iso-time.ts'
 import { wrongCursor } from '../../http/paging.ts'
 import type { LaneKind, Outcome } from '../executor.ts'
-import { residentOf, type Job, type JobError, type JobFilter, type JobPage, type JobStatus, type JobType, type NewJob } from '../job.ts'
+import {
+  residentOf, type Job, type JobError, type JobFilter, type JobPage, type JobStatus, type JobType, type NewJob
+} from '../job.ts'
 import { Line, type Choice } from '../schedule/line.ts'
 import { lock } from '../../storage/lock.ts'
 import { migrations } from './migrations.ts'
@@ -81,7 +83,7 @@ type Statement = ReturnType<Database['prepare']>
 
 /** Engine crashes after which a job has failed: the second one shows that the job causes them. */
 const mostEngineCrashes = 2
-/** Deaths of the server under a job after which it has failed: most have other causes, but a job may kill servers too. */
+/** Deaths of the server under a job after which it fails: most have other causes, but a job may kill servers too. */
 const mostServerDeaths = 5
 /** Characters of `error.message`: an engine's last words can be a long log. */
 const longestMessage = 2000
@@ -141,7 +143,9 @@ export class JobStore {
     this.#lines = { engine: new Line(options.overtakeLimit ?? 8), files: new Line(0) }
     this.#service = (this.#statements.lastService.get() as { service: number | null }).service ?? 0
     for (const row of this.#statements.waiting.iterate()) this.#joinLine(row as unknown as JobRow)
-    for (const { caller, bytes } of this.#statements.inputs.all() as Array<{ caller: string, bytes: number }>) this.#inputs.set(caller, bytes)
+    for (const { caller, bytes } of this.#statements.inputs.all() as Array<{ caller: string, bytes: number }>) {
+      this.#inputs.set(caller, bytes)
+    }
   }
 
   get capacity (): number {
@@ -201,7 +205,8 @@ export class JobStore {
 
   /**
    * @param inputBytes of the attachments of a new job.
-   * @throws {ApiError} SDR_QUEUE_FULL when no such job of this caller would be accepted now, SDR_BODY_TOO_LARGE when never.
+   * @throws {ApiError} SDR_QUEUE_FULL when no such job of this caller would be accepted now, SDR_BODY_TOO_LARGE when
+   *   never.
    */
   checkRoom (caller: string, inputBytes = 0): void {
     const { engine, files } = this.#lines
@@ -220,7 +225,8 @@ export class JobStore {
   #checkRoomForInputs (caller: string, bytes: number): void {
     const most = Math.min(this.#inputBytes, this.#inputBytesPerOwner)
     if (bytes > most) {
-      throw apiError('SDR_BODY_TOO_LARGE', `The images of one job may have ${most} bytes together; these have ${bytes}.`)
+      throw apiError('SDR_BODY_TOO_LARGE',
+        `The images of one job may have ${most} bytes together; these have ${bytes}.`)
     }
     const own = this.#inputs.get(caller) ?? 0
     if (own + bytes > this.#inputBytesPerOwner) {
@@ -232,8 +238,8 @@ export class JobStore {
     for (const kept of this.#inputs.values()) all += kept
     if (all + bytes > this.#inputBytes) {
       throw apiError('SDR_QUEUE_FULL',
-        `The images of all jobs that have not ended may take ${this.#inputBytes} bytes, and there is no room for these ${bytes}; ` +
-        'try again later.', { retryAfter })
+        `The images of all jobs that have not ended may take ${this.#inputBytes} bytes, ` +
+        `and there is no room for these ${bytes}; try again later.`, { retryAfter })
     }
   }
 
@@ -241,11 +247,13 @@ export class JobStore {
     const { own, all } = this.#statements.pendingWebhooks.get({ caller }) as { own: number, all: number }
     if (own >= this.#webhooksPerOwner) {
       throw apiError('SDR_QUEUE_FULL',
-        `${own} webhooks of your jobs are not delivered yet, and one caller may not have more; ask without webhook_url, or try again later.`,
+        `${own} webhooks of your jobs are not delivered yet, and one caller may not have more; ` +
+        'ask without webhook_url, or try again later.',
         { retryAfter })
     }
     if (all >= this.#webhooksPerOwner * callersWithWebhooks) {
-      throw apiError('SDR_QUEUE_FULL', `${all} webhooks are not delivered yet; ask without webhook_url, or try again later.`, { retryAfter })
+      throw apiError('SDR_QUEUE_FULL',
+        `${all} webhooks are not delivered yet; ask without webhook_url, or try again later.`, { retryAfter })
     }
   }
 
@@ -297,7 +305,9 @@ export class JobStore {
       SELECT * FROM ${source} ${conditions.length > 0 ? `WHERE ${conditions.join(' AND ')}` : ''}
       ORDER BY sequence DESC LIMIT $limit
     `).iterate({
-      ...Object.fromEntries([...given, ...times]), ...(cursor === undefined ? {} : { before: parseCursor(cursor) }), limit: limit + 1
+      ...Object.fromEntries([...given, ...times]),
+      ...(cursor === undefined ? {} : { before: parseCursor(cursor) }),
+      limit: limit + 1
     }) as Iterable<unknown> as Iterable<JobRow>
     const page: JobRow[] = []
     let bytes = 0
@@ -377,7 +387,8 @@ export class JobStore {
       }
       return result === undefined
         ? completed
-        : this.#statements.setResult.get({ sequence: completed.sequence, result: JSON.stringify(result) }) as unknown as JobRow
+        : this.#statements.setResult
+          .get({ sequence: completed.sequence, result: JSON.stringify(result) }) as unknown as JobRow
     })
     return this.#ended(row)
   }
@@ -438,11 +449,12 @@ export class JobStore {
   }
 
   /**
-   * Ended jobs that are too old or too many, at most `limit`: those that ended before `keepAfter`, then those of a caller
-   * beyond `keepJobsPerOwner`, then, beyond `keepJobs`, those of the callers who have most.
+   * Ended jobs that are too old or too many, at most `limit`: those that ended before `keepAfter`, then those of a
+   * caller beyond `keepJobsPerOwner`, then, beyond `keepJobs`, those of the callers who have most.
    */
   expired (
-    { keepJobs, keepJobsPerOwner = Infinity, keepAfter, limit }: { keepJobs: number, keepJobsPerOwner?: number, keepAfter: number, limit: number }
+    { keepJobs, keepJobsPerOwner = Infinity, keepAfter, limit }:
+    { keepJobs: number, keepJobsPerOwner?: number, keepAfter: number, limit: number }
   ): Removable[] {
     const { endedBefore, keptUnits, mostUnits } = this.#statements
     // Asked whenever a job has ended, mostly for nothing: then not a row is read beyond the first.
@@ -454,7 +466,8 @@ export class JobStore {
     }
     const excess = Math.min((keptUnits.get() as { amount: number }).amount - keepJobs, limit)
     if (excess <= 0) return []
-    return ofLargest(mostUnits, 'units', excess, share => this.#leastWanted(share, share.take, limit)).slice(0, limit).map(toRemovable)
+    return ofLargest(mostUnits, 'units', excess, share => this.#leastWanted(share, share.take, limit))
+      .slice(0, limit).map(toRemovable)
   }
 
   /**
@@ -468,29 +481,34 @@ export class JobStore {
     const rest = excess - bare.reduce((sum, { units }) => sum + units, 0)
     if (rest <= 0 || bare.length >= limit) return bare
     const isTaken = new Set(bare.map(({ id }) => id))
-    const oldest = [...withImages.all({ caller, limit }), ...withoutImages.all({ caller, limit: limit + bare.length })] as unknown as EndedRow[]
+    const oldest = [
+      ...withImages.all({ caller, limit }), ...withoutImages.all({ caller, limit: limit + bare.length })
+    ] as unknown as EndedRow[]
     oldest.sort((a, b) => a.finished_at - b.finished_at || a.sequence - b.sequence)
     return [...bare, ...firstOf(oldest.filter(({ id }) => !isTaken.has(id)), 'units', rest)].slice(0, limit)
   }
 
   /**
-   * Ended jobs whose images are beyond what may be kept, those that ended first; at most `limit`. Beyond `keepBytes` the
-   * callers who have most lose theirs. The last job of a caller, and that of all, keeps its images however large they are.
+   * Ended jobs whose images are beyond what may be kept, those that ended first; at most `limit`. Beyond `keepBytes`
+   * the callers who have most lose theirs. The last job of a caller, and that of all, keeps its images, however large.
    */
   crowdedOut (
     { keepBytes, keepBytesPerOwner, limit }: { keepBytes: number, keepBytesPerOwner: number, limit: number }
   ): Removable[] {
     const { keptAbove, kept, mostBytes, withImages, keptOfAll } = this.#statements
     const oldestBeyond = (rows: unknown[], excess: number) => firstOf(rows.slice(0, -1), 'bytes', excess)
-    for (const { caller, amount } of keptAbove.iterate({ most: keepBytesPerOwner }) as Iterable<unknown> as Iterable<Share>) {
+    for (const { caller, amount } of keptAbove
+      .iterate({ most: keepBytesPerOwner }) as Iterable<unknown> as Iterable<Share>) {
       const jobs = oldestBeyond(withImages.all({ caller, limit: limit + 1 }), amount - keepBytesPerOwner)
       if (jobs.length > 0) return jobs.map(toRemovable)
     }
     const excess = (kept.get() as { amount: number }).amount - keepBytes
     if (excess <= 0) return []
-    const jobs = ofLargest(mostBytes, 'bytes', excess, ({ caller, take }) => oldestBeyond(withImages.all({ caller, limit: limit + 1 }), take))
+    const jobs = ofLargest(mostBytes, 'bytes', excess, ({ caller, take }) =>
+      oldestBeyond(withImages.all({ caller, limit: limit + 1 }), take))
     // Where nothing was found, each caller has one job.
-    return (jobs.length > 0 ? jobs.slice(0, limit) : oldestBeyond(keptOfAll.all({ limit: limit + 1 }), excess)).map(toRemovable)
+    return (jobs.length > 0 ? jobs.slice(0, limit) : oldestBeyond(keptOfAll.all({ limit: limit + 1 }), excess))
+      .map(toRemovable)
   }
 
   /** Whether images of this job are kept. */
@@ -516,7 +534,8 @@ export class JobStore {
 
   /** The callers with webhooks whose time has come, those who wait longest first. */
   callersWithDueWebhooks (now: number): string[] {
-    return (this.#statements.callersWithDueWebhooks.all({ now }) as Array<{ caller: string }>).map(({ caller }) => caller)
+    return (this.#statements.callersWithDueWebhooks.all({ now }) as Array<{ caller: string }>)
+      .map(({ caller }) => caller)
   }
 
   /** Webhooks of a caller whose time has come, at most `limit`. */
@@ -644,8 +663,10 @@ export class JobStore {
 
 function prepareAll (database: Database) {
   const all = {
-    insert: `INSERT INTO jobs (id, type, status, owner, caller, model, priority, parameters, units, input_bytes, created_at)
-      VALUES ($id, $type, 'queued', $owner, $caller, $model, $priority, $parameters, $units, $input_bytes, $created_at) RETURNING *`,
+    insert: 'INSERT INTO jobs ' +
+      `(id, type, status, owner, caller, model, priority, parameters, units, input_bytes, created_at)
+      VALUES ($id, $type, 'queued', $owner, $caller, $model, $priority, $parameters, $units, $input_bytes, ` +
+      '$created_at) RETURNING *',
     has: 'SELECT 1 FROM jobs WHERE id = $id',
     get: 'SELECT * FROM jobs WHERE id = $id',
     waiting: "SELECT * FROM jobs WHERE status = 'queued'",
@@ -671,7 +692,8 @@ function prepareAll (database: Database) {
       WHERE id = $id AND status = 'running' RETURNING *`,
     retry: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL, engine_crashes = engine_crashes + 1
       WHERE id = $id AND status = 'running' AND engine_crashes + 1 < $most RETURNING *`,
-    retryAfterDeath: `UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL, server_deaths = server_deaths + 1
+    retryAfterDeath: "UPDATE jobs SET status = 'queued', returned = 1, started_at = NULL, " +
+      `server_deaths = server_deaths + 1
       WHERE id = $id AND status = 'running' AND server_deaths + 1 < $most RETURNING *`,
 
     images: `SELECT job, number AS "index", width, height, bytes, seed FROM images
@@ -712,9 +734,11 @@ function prepareAll (database: Database) {
     // From one caller to the next in the index, however many webhooks each has.
     callersWithDueWebhooks: `WITH RECURSIVE callers (caller) AS (
         SELECT min(caller) FROM webhooks
-        UNION ALL SELECT (SELECT min(caller) FROM webhooks WHERE caller > callers.caller) FROM callers WHERE caller IS NOT NULL
+        UNION ALL SELECT (SELECT min(caller) FROM webhooks WHERE caller > callers.caller) ` +
+        `FROM callers WHERE caller IS NOT NULL
       ), first (caller, due_at) AS (
-        SELECT caller, (SELECT min(due_at) FROM webhooks WHERE webhooks.caller = callers.caller AND due_at IS NOT NULL) FROM callers
+        SELECT caller, (` +
+        `SELECT min(due_at) FROM webhooks WHERE webhooks.caller = callers.caller AND due_at IS NOT NULL) FROM callers
         WHERE caller IS NOT NULL
       ) SELECT caller FROM first WHERE due_at <= $now ORDER BY due_at`,
     dueWebhooks: `SELECT sequence, id, url, tries FROM webhooks JOIN jobs ON sequence = job
@@ -766,7 +790,8 @@ function fairShares (shares: Iterable<Share>, excess: number): Array<Share & { t
 
 /** What `pick` takes of the callers who have most, until `excess` is gone. */
 function ofLargest (
-  largestFirst: Statement, what: 'units' | 'bytes', excess: number, pick: (share: Share & { take: number }) => EndedRow[]
+  largestFirst: Statement, what: 'units' | 'bytes', excess: number,
+  pick: (share: Share & { take: number }) => EndedRow[]
 ): EndedRow[] {
   const picked: EndedRow[] = []
   for (const share of fairShares(largestFirst.iterate() as Iterable<unknown> as Iterable<Share>, excess)) {

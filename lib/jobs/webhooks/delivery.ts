@@ -26,14 +26,22 @@ interface Receiver {
  */
 export function checkUrl (url: string, hosts: AllowList): URL {
   const parsed = url.length <= longestUrl && URL.canParse(url) ? new URL(url) : undefined
-  if (parsed === undefined || !['http:', 'https:'].includes(parsed.protocol) || parsed.username !== '' || parsed.password !== '') {
+  if (
+    parsed === undefined || !['http:', 'https:'].includes(parsed.protocol) ||
+    parsed.username !== '' || parsed.password !== ''
+  ) {
     const expected = `an http or https URL of at most ${longestUrl} characters without a user name`
-    throw apiError('SDR_INVALID_REQUEST', `Expected ${expected} for webhook_url`, { details: [{ field: 'webhook_url', expected }] })
+    throw apiError('SDR_INVALID_REQUEST',
+      `Expected ${expected} for webhook_url`, { details: [{ field: 'webhook_url', expected }] })
   }
   const details = { field: 'webhook_url' }
-  if (hosts.isEmpty) throw apiError('SDR_FORBIDDEN', 'webhook_url: this server calls no hosts; its operator may name some with --webhook-hosts.', { details })
+  if (hosts.isEmpty) {
+    throw apiError('SDR_FORBIDDEN',
+      'webhook_url: this server calls no hosts; its operator may name some with --webhook-hosts.', { details })
+  }
   if (!hosts.has(hostOf(parsed), portOf(parsed))) {
-    throw apiError('SDR_FORBIDDEN', `webhook_url: ${parsed.host} is not one of the hosts that this server calls (--webhook-hosts).`, { details })
+    throw apiError('SDR_FORBIDDEN',
+      `webhook_url: ${parsed.host} is not one of the hosts that this server calls (--webhook-hosts).`, { details })
   }
   return parsed
 }

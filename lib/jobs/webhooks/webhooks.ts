@@ -25,7 +25,7 @@ const minute = 60 * second
 const standardDelays = [5 * second, 30 * second, 2 * minute, 10 * minute, 30 * minute, 120 * minute, 300 * minute]
 /** Milliseconds for one try, from the look-up of the name to the status. */
 const timeout = 10 * second
-/** Messages on their way at once, of all callers, of one, and to one host: a receiver that is silent keeps its places for long. */
+/** Messages on their way at once, of all callers, of one, and to one host: a silent receiver holds its places long. */
 const mostAtOnce = 16
 const mostForOne = 2
 const mostToOneHost = 8
@@ -144,7 +144,8 @@ export class Webhooks {
       problem = (error as Error).message
     }
     const delay = delays[tries]
-    logger.warn({ ...about, problem, retry_in: delay }, delay === undefined ? 'Webhook given up' : 'Webhook not delivered')
+    logger.warn({ ...about, problem, retry_in: delay },
+      delay === undefined ? 'Webhook given up' : 'Webhook not delivered')
     await this.#persist(about, () => {
       if (delay === undefined) store.forgetWebhook(sequence)
       else store.postponeWebhook(sequence, this.#now() + delay)
@@ -159,7 +160,8 @@ export class Webhooks {
       } catch (error) {
         this.#parts.logger.error({ ...about, err: error }, 'The state of a webhook cannot be stored')
       }
-      await delayed(minute, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {}) // ends with the server
+      // Rejected when the server ends.
+      await delayed(minute, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {})
     }
   }
 }
