@@ -52,7 +52,7 @@ const authMethods = {
   none: authNone, jwt: authJwt, 'api-key': authApiKey, unix: authUnix, pam: authPam, optional: authOptional
 } as const
 
-/** Bytes of a body, where the route does not say: twice the longest that is valid, so that a refusal can name the field. */
+/** Bytes of a body, where the route does not say: twice the longest valid one, so that a refusal can name the field. */
 const bodyLimit = 16 * 1024
 
 export interface AppParts extends StoreOptions, SchemaOptions, EngineOptions {
@@ -64,7 +64,7 @@ export interface AppParts extends StoreOptions, SchemaOptions, EngineOptions {
 }
 
 /**
- * Builds the server without letting it listen. The order of registration is the order in which a request meets the parts.
+ * Builds the server without letting it listen. The order of registration is the order in which a request meets them.
  * @throws {CommandError} when something that the options name is missing, unreadable or wrong.
  */
 export async function buildApp (
@@ -85,7 +85,10 @@ export async function buildApp (
 
 function bareApp (
   options: Options,
-  { logger, https, times }: Pick<AppParts, 'logger'> & { https: NonNullable<AppParts['https']> | null, times: ConnectionTimes }
+  { logger, https, times }: Pick<AppParts, 'logger'> & {
+    https: NonNullable<AppParts['https']> | null
+    times: ConnectionTimes
+  }
 ): FastifyInstance {
   const app = Fastify({
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
@@ -98,8 +101,8 @@ function bareApp (
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     connectionTimeout: times.idle,
     requestTimeout: 0, // plugins/connections.ts bounds bodies by their progress; headers have 60 seconds
-    // Not ten seconds for each plugin and each hook: a cold scan of many models, an engine whose driver wakes up and the
-    // drain of --shutdown-timeout take what they take, and bound themselves.
+    // Not ten seconds for each plugin and each hook: a cold scan of many models, an engine whose driver wakes up and
+    // the drain of --shutdown-timeout take what they take, and bound themselves.
     pluginTimeout: 0,
     // Clients that follow the running job keep their streams while the server drains; /api/ready tells load balancers.
     return503OnClosing: false,
@@ -118,7 +121,9 @@ function bareApp (
 
 async function registerParts (
   app: FastifyInstance, options: Options,
-  { times, compileAtOnce, engines, ...storeOptions }: StoreOptions & SchemaOptions & EngineOptions & { times: ConnectionTimes }
+  { times, compileAtOnce, engines, ...storeOptions }: StoreOptions & SchemaOptions & EngineOptions & {
+    times: ConnectionTimes
+  }
 ): Promise<void> {
   const schemas = { compileAtOnce }
   await app.register(config, { config: options })

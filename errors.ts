@@ -14,7 +14,8 @@ export const errorTable = {
   SDR_TOKEN_EXPIRED: [401, 'The token has expired.'],
   SDR_PASSWORD_EXPIRED: [403, 'The password has expired; change it on the system first.'],
   SDR_ACCOUNT_UNAVAILABLE: [403, 'The account is locked or has expired.'],
-  SDR_SECOND_FACTOR_REQUIRED: [403, 'The system asks this account for more than a password, which cannot be given here.'],
+  SDR_SECOND_FACTOR_REQUIRED: [403,
+    'The system asks this account for more than a password, which cannot be given here.'],
   SDR_FORBIDDEN: [403, 'This account may not do that.'],
   SDR_NOT_FOUND: [404, 'There is nothing here.'],
   SDR_JOB_NOT_FOUND: [404, 'There is no such job.'],
@@ -62,7 +63,7 @@ const constructors = new Map(Object.entries(errorTable).map(
   ([code, [status]]) => [code, createError(code, '%s', status)]
 ))
 
-/** Makes the error that `errorTable` lists under `code`; `message` says more than the default when there is more to say. */
+/** Makes the error that `errorTable` lists under `code`; `message` replaces the default when there is more to say. */
 export function apiError (code: ErrorCode, message: string = errorTable[code][1], extra: ErrorExtra = {}): ApiError {
   const ErrorOfCode = constructors.get(code)!
   return Object.assign(new ErrorOfCode(message), extra)
@@ -71,7 +72,8 @@ export function apiError (code: ErrorCode, message: string = errorTable[code][1]
 /** A value is not what it has to be; every such error names the field, what was expected and what came. */
 export function unexpected (details: { field: string, expected: string, received: string }): ApiError {
   const { field, expected, received } = details
-  return apiError('SDR_INVALID_REQUEST', `Expected ${expected} for ${field} but received ${received}`, { details: [details] })
+  return apiError('SDR_INVALID_REQUEST',
+    `Expected ${expected} for ${field} but received ${received}`, { details: [details] })
 }
 
 /** Exit codes of the command line, in docs/errors.md too. */

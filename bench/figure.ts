@@ -39,7 +39,9 @@ export function isMet (measured: number, budget: Budget): boolean {
   return 'atLeast' in budget ? measured >= budget.atLeast : measured <= budget.atMost
 }
 
-const inWords = ({ unit, ...budget }: Budget) => 'atLeast' in budget ? `≥ ${budget.atLeast} ${unit}` : `≤ ${budget.atMost} ${unit}`
+const inWords = ({ unit, ...budget }: Budget) => 'atLeast' in budget
+  ? `≥ ${budget.atLeast} ${unit}`
+  : `≤ ${budget.atMost} ${unit}`
 
 /** The figures as a table in Markdown. */
 export function tableOf (figures: readonly Figure[]): string {
@@ -48,7 +50,11 @@ export function tableOf (figures: readonly Figure[]): string {
     const value = `${rounded(measured)} ${budget.unit}${details === undefined ? '' : ` (${details})`}`
     return `| ${title} | ${value} | ${base} | ${inWords(budget)} | ${isMet(measured, budget) ? 'met' : '**missed**'} |`
   })
-  return ['| what | measured | base, in the same run | budget | |', '| --- | --- | --- | --- | --- |', ...rows].join('\n')
+  return [
+    '| what | measured | base, in the same run | budget | |',
+    '| --- | --- | --- | --- | --- |',
+    ...rows
+  ].join('\n')
 }
 
 /** Never so few digits that a missed budget looks met. */

@@ -21,7 +21,12 @@ function misuse (message: string): never {
 
 function readArguments () {
   const { values, positionals } = parseArgs({
-    options: { check: { type: 'boolean' }, write: { type: 'boolean' }, scale: { type: 'string' }, help: { type: 'boolean' } },
+    options: {
+      check: { type: 'boolean' },
+      write: { type: 'boolean' },
+      scale: { type: 'string' },
+      help: { type: 'boolean' }
+    },
     allowPositionals: true
   })
   if (values.help === true) {
@@ -31,11 +36,18 @@ function readArguments () {
   const scale = Number(values.scale ?? 1)
   const unknown = positionals.find(name => !(name in measures))
   if (unknown !== undefined) misuse(`Expected the name of a figure but received ${JSON.stringify(unknown)}`)
-  if (!(scale >= 0.001 && scale <= 1)) misuse(`Expected a number from 0.001 to 1 for --scale but received ${JSON.stringify(values.scale)}`)
+  if (!(scale >= 0.001 && scale <= 1)) {
+    misuse(`Expected a number from 0.001 to 1 for --scale but received ${JSON.stringify(values.scale)}`)
+  }
   const write = values.write === true
   if (write && (scale < 1 || positionals.length > 0)) misuse('--write takes all figures at full scale')
   if (process.platform !== 'linux') misuse('The benchmark reads processor time and memory from /proc: it takes Linux.')
-  return { names: positionals.length > 0 ? positionals : Object.keys(measures), check: values.check === true, write, scale }
+  return {
+    names: positionals.length > 0 ? positionals : Object.keys(measures),
+    check: values.check === true,
+    write,
+    scale
+  }
 }
 
 function writePage (text: string): void {
@@ -65,9 +77,11 @@ for (const name of names) {
   console.error(`${name}: ${((performance.now() - began) / 1000).toFixed(1)} s`)
 }
 
-const machine = `${new Date().toISOString().slice(0, 10)}, Node.js ${process.version}, Linux, ${availableParallelism()} processors ` +
+const machine = `${new Date().toISOString().slice(0, 10)}, Node.js ${process.version}, Linux, ` +
+  `${availableParallelism()} processors ` +
   `(${cpus()[0]?.model.trim() ?? 'unknown'}), ${Math.round(totalmem() / 2 ** 30)} GiB of memory; ` +
-  `load average ${loads[0]!.toFixed(1)} before, ${Math.max(...loads).toFixed(1)} at most during the run, which makes some of it itself.`
+  `load average ${loads[0]!.toFixed(1)} before, ${Math.max(...loads).toFixed(1)} at most during the run, ` +
+  'which makes some of it itself.'
 const table = tableOf(figures)
 console.log(`${machine}\n\n${table}`)
 

@@ -94,7 +94,14 @@ async function probeOnce (path: string, timeout: number): Promise<Probe | undefi
 
 /** Processors by the number that an ELF file has for them. */
 const elfMachines = new Map([
-  [3, 'ia32'], [21, 'ppc64'], [22, 's390x'], [40, 'arm'], [62, 'x64'], [183, 'arm64'], [243, 'riscv64'], [258, 'loong64']
+  [3, 'ia32'],
+  [21, 'ppc64'],
+  [22, 's390x'],
+  [40, 'arm'],
+  [62, 'x64'],
+  [183, 'arm64'],
+  [243, 'riscv64'],
+  [258, 'loong64']
 ])
 
 async function tryAddon (path: string, timeout: number): Promise<Probe> {

@@ -10,8 +10,8 @@ const streamed = 128 * 1024
 const [mostUnread, mostUnreadForOne] = [512 * 1024 * 1024, 64 * 1024 * 1024]
 
 /**
- * What clients ask for and do not read stays in the memory of the server until they do, or their connections end. A caller
- * that reads never notices the bound.
+ * What clients ask for and do not read stays in the memory of the server until they do, or their connections end. A
+ * caller that reads never notices the bound.
  */
 export default fp(async (app) => {
   const unread = new Gate({
@@ -40,6 +40,11 @@ function sizeOf (payload: unknown): number {
 
 /** Nothing of an answer that is not sent may be kept under its name. */
 function forget (reply: FastifyReply, payload: unknown): void {
-  reply.header('cache-control', 'no-store').removeHeader('etag').removeHeader('content-disposition').removeHeader('location')
-  if (typeof payload === 'object' && payload !== null && 'destroy' in payload) (payload as { destroy: () => void }).destroy()
+  reply.header('cache-control', 'no-store')
+    .removeHeader('etag')
+    .removeHeader('content-disposition')
+    .removeHeader('location')
+  if (typeof payload === 'object' && payload !== null && 'destroy' in payload) {
+    (payload as { destroy: () => void }).destroy()
+  }
 }

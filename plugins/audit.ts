@@ -4,7 +4,9 @@ import { printable, type AuditEntry } from '../lib/accounts/audit.ts'
 declare module 'fastify' {
   interface FastifyInstance {
     /** Records what a request did; actor and address are the request's own unless the entry says otherwise. */
-    audit: (request: FastifyRequest, entry: Omit<AuditEntry, 'actor' | 'address' | 'outcome'> & Partial<AuditEntry>) => void
+    audit: (
+      request: FastifyRequest, entry: Omit<AuditEntry, 'actor' | 'address' | 'outcome'> & Partial<AuditEntry>
+    ) => void
   }
 }
 

@@ -60,15 +60,16 @@ const undecided = apiError('SDR_INTERNAL', 'No method decided about this request
 const recheckInterval = 5000
 
 /**
- * The guard. It decides for each request, in an onRequest hook that a method plugin builds from it: valid credentials with
- * the permission that the route declares, or a public route, or a guest. Whether a route is public is worked out once, at
- * boot, from the route's own pattern; unknown URLs belong to no route and are never public.
+ * The guard. It decides for each request, in an onRequest hook that a method plugin builds from it: valid credentials
+ * with the permission that the route declares, or a public route, or a guest. Whether a route is public is worked out
+ * once, at boot, from the route's own pattern; unknown URLs belong to no route and are never public.
  */
 export default fp(async (app) => {
   await app.register(fastifyAuth)
   const open = new Set<string>()
   if (app.config.guestPermissions.includes('users:manage')) {
-    throw new CommandError(exitCodes.usage, 'With users:manage in --guest-permissions any guest could make an administrator; leave it out')
+    throw new CommandError(exitCodes.usage,
+      'With users:manage in --guest-permissions any guest could make an administrator; leave it out')
   }
   const guest = guestPrincipal(app.config.guestPermissions as Permission[])
 
@@ -131,7 +132,10 @@ export default fp(async (app) => {
   function auditRefusal (request: FastifyRequest, { code }: ApiError): void {
     if (request.credential === undefined && code !== 'SDR_AMBIGUOUS_CREDENTIALS') return
     app.audit(request, {
-      event: 'access', outcome: 'failure', subject: `${request.method} ${routeOf(request) ?? 'unknown URL'}`, reason: code
+      event: 'access',
+      outcome: 'failure',
+      subject: `${request.method} ${routeOf(request) ?? 'unknown URL'}`,
+      reason: code
     })
   }
 
@@ -154,7 +158,8 @@ export default fp(async (app) => {
   function admitAnonymous (admitsGuests: boolean) {
     return function admit (request: FastifyRequest, _reply: FastifyReply, done: (error?: Error) => void): void {
       if (request.credential !== undefined) {
-        return done(request.refusal ?? apiError('SDR_INVALID_TOKEN', `With --auth ${app.config.auth} this server takes no ${request.credential.kind}.`))
+        return done(request.refusal ?? apiError('SDR_INVALID_TOKEN',
+          `With --auth ${app.config.auth} this server takes no ${request.credential.kind}.`))
       }
       if (!isPublic(request) && !(admitsGuests && !request.is404)) return done(apiError('SDR_UNAUTHENTICATED'))
       request.principal = guest
@@ -166,23 +171,31 @@ export default fp(async (app) => {
   function authorize (request: FastifyRequest, principal = request.principal): ApiError | undefined {
     const { is404, routeOptions: { config, schema } } = request
     if (config.isLasting === true && isPassing(principal)) {
-      return apiError('SDR_FORBIDDEN', 'This API key expires, so it changes neither accounts nor passwords: that would outlast it.')
+      return apiError('SDR_FORBIDDEN',
+        'This API key expires, so it changes neither accounts nor passwords: that would outlast it.')
     }
     if (is404 || isPublic(request)) return undefined
     const needed = permissionsOf(config)
     const isPermitted = needed.some(permission => principal.permissions.includes(permission))
     if (config.needsAccount === true) {
-      if (principal.via === 'guest') return apiError('SDR_UNAUTHENTICATED', 'This works on an account, and guests have none.')
+      if (principal.via === 'guest') {
+        return apiError('SDR_UNAUTHENTICATED', 'This works on an account, and guests have none.')
+      }
       if (needed.length === 0) {
         return isNarrowKey(principal)
-          ? apiError('SDR_FORBIDDEN', 'This API key may do less than its owner, so it does not reach the account itself.')
+          ? apiError('SDR_FORBIDDEN',
+            'This API key may do less than its owner, so it does not reach the account itself.')
           : undefined
       }
     }
-    if (isPermitted || config.anyCaller === true || (schema as FastifySchema | undefined)?.public === true) return undefined
+    if (
+      isPermitted || config.anyCaller === true || (schema as FastifySchema | undefined)?.public === true
+    ) return undefined
     if (needed.length === 0) return undecided
     return apiError('SDR_FORBIDDEN',
-      `This needs the permission ${needed.join(' or ')}, which ${principal.username} (${principal.role}) does not have.`, { scope: needed.join(' ') })
+      `This needs the permission ${needed.join(' or ')}, ` +
+      `which ${principal.username} (${principal.role}) does not have.`,
+      { scope: needed.join(' ') })
   }
 
   /** Requests of this turn of the event loop, and those that had no whole answer when theirs was over. */
@@ -230,8 +243,8 @@ export default fp(async (app) => {
   })
 
   /**
-   * Whether the caller of an open answer may not have it any more. That includes a permission it has lost and that the route
-   * does not ask for: it may be why the caller sees the jobs of others. A caller who still may comes back.
+   * Whether the caller of an open answer may not have it any more. It may also have lost a permission that the route
+   * does not ask for but that lets it see the jobs of others. A caller who still may comes back.
    */
   function hasEnded (request: FastifyRequest): boolean {
     const now = principalNow(request)
@@ -239,8 +252,8 @@ export default fp(async (app) => {
       request.principal.permissions.some(permission => !now.permissions.includes(permission))
   }
 
-  // A session, a key or a right that ends takes its open streams with it. What has not begun to answer ends its wait, if it
-  // has one, and is decided by its route.
+  // A session, a key or a right that ends takes its open streams with it. A request that is not answered yet ends its
+  // wait, if it has one, and is decided by its route.
   const timer = setInterval(guarded(app.log, 'Whether callers of long requests may go on cannot be asked', () => {
     for (const reply of unanswered) {
       if (reply.raw.closed) unanswered.delete(reply)
@@ -258,7 +271,9 @@ export default fp(async (app) => {
     // All of it happens at once: nothing waits, so that a request that is let in costs no turn of the event loop.
     function decide (request: FastifyRequest, reply: FastifyReply): ApiError | undefined {
       try {
-        if (request.routeOptions.config.carriesCredentials !== true) request.credential = readCredential(request.raw.rawHeaders)
+        if (request.routeOptions.config.carriesCredentials !== true) {
+          request.credential = readCredential(request.raw.rawHeaders)
+        }
       } catch (error) {
         return error as ApiError
       }

@@ -53,7 +53,8 @@ function watchBody ({ raw }: FastifyRequest, patience: number): void {
     }
     const expected = `the whole body within ${patience / 1000} s and another second for each ${slowestRate} bytes`
     const seconds = ((performance.now() - began) / 1000).toFixed(0)
-    const error = apiError('SDR_REQUEST_TIMEOUT', `Expected ${expected} but received ${received} bytes in ${seconds} s.`)
+    const error = apiError('SDR_REQUEST_TIMEOUT',
+      `Expected ${expected} but received ${received} bytes in ${seconds} s.`)
     failBody(raw, error)
   }
   let timer = setTimeout(look, patience).unref()

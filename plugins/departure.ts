@@ -4,7 +4,7 @@ import { apiError, type ApiError } from '../errors.ts'
 
 declare module 'fastify' {
   interface FastifyReply {
-    /** Aborted when the answer is through, or its caller has gone before. Not `request.signal`: that is when the body has come. */
+    /** Aborted when the answer is through or its caller has gone. Not `request.signal`: that is when the body came. */
     departure: AbortSignal
     /** Aborts `departure`, so that what waits for something ends with `reason`. Work that does not wait goes on. */
     endWait: (reason: ApiError) => void

@@ -4,7 +4,8 @@ import fp from 'fastify-plugin'
 /** Noise on the left becomes a picture on the right. */
 const logo = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 40" height="40">
   <g fill="#8ab4f8">
-    <circle cx="6" cy="10" r="1.5"/><circle cx="9" cy="27" r="1"/><circle cx="13" cy="18" r="2"/><circle cx="16" cy="33" r="1.5"/>
+    <circle cx="6" cy="10" r="1.5"/><circle cx="9" cy="27" r="1"/>` +
+    `<circle cx="13" cy="18" r="2"/><circle cx="16" cy="33" r="1.5"/>
     <circle cx="18" cy="7" r="1"/><circle cx="21" cy="24" r="2.5"/><circle cx="25" cy="13" r="2"/>
   </g>
   <path d="M28 33 L38 14 L45 25 L50 18 L58 33 Z" fill="#fbbc04"/><circle cx="51" cy="9" r="4" fill="#fbbc04"/>
@@ -12,15 +13,23 @@ const logo = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 40" heigh
 </svg>`
 
 /** There is one document, so nothing to explore. */
-const css = '.swagger-ui .topbar .download-url-wrapper { display: none } .swagger-ui .topbar { background: #1f2937; padding: 6px 0 }'
+const css = '.swagger-ui .topbar .download-url-wrapper { display: none } ' +
+  '.swagger-ui .topbar { background: #1f2937; padding: 6px 0 }'
 
 /**
- * Nothing from elsewhere, nothing inline but the one style sheet that Swagger UI makes for itself; images of answers are
- * shown from `blob:`. No `upgrade-insecure-requests`: on a loopback address there is no HTTPS to upgrade to.
+ * Nothing from elsewhere, nothing inline but the one style sheet that Swagger UI makes for itself; `blob:` is for
+ * images of answers. No `upgrade-insecure-requests`: on a loopback address there is no HTTPS to upgrade to.
  */
 const contentSecurityPolicy = [
-  "default-src 'none'", "script-src 'self'", "style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='",
-  "img-src 'self' data: blob:", "font-src 'self'", "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='",
+  "img-src 'self' data: blob:",
+  "font-src 'self'",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'"
 ].join('; ')
 
 /** Swagger UI at /api/docs and the document at /api/openapi.json; like everything else they are behind the guard. */
@@ -39,7 +48,13 @@ export default fp(async (app) => {
       staticCSP: contentSecurityPolicy,
       logo: { type: 'image/svg+xml', content: Buffer.from(logo), href: '/api/docs' },
       theme: { title: 'stable-diffusion-rest', css: [{ filename: 'theme.css', content: css }] },
-      uiConfig: { persistAuthorization: true, displayRequestDuration: true, tryItOutEnabled: true, docExpansion: 'list', validatorUrl: null }
+      uiConfig: {
+        persistAuthorization: true,
+        displayRequestDuration: true,
+        tryItOutEnabled: true,
+        docExpansion: 'list',
+        validatorUrl: null
+      }
     })
     scope.get('/api/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   })

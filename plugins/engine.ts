@@ -24,7 +24,11 @@ export default fp<EngineOptions>(async (app, { engines = startEngines(app.config
   const { devices, ready, stop } = await engines
   app.addHook('onClose', stop)
   const info = await ready
-  app.log.info({ version: info.version, device: info.device, capabilities: info.capabilities }, `The ${info.engine} engine is ready`)
+  app.log.info({
+    version: info.version,
+    device: info.device,
+    capabilities: info.capabilities
+  }, `The ${info.engine} engine is ready`)
   app.decorate('devices', devices)
   app.decorate('engineInfo', info)
 }, { name: 'engine', dependencies: ['config'] })

@@ -113,7 +113,7 @@ function afterBody ({ raw }: FastifyRequest, reply: FastifyReply, answer: object
   })())
 }
 
-/** For what the parser of HTTP refuses before there is a request: the same shape on the bare connection, which ends then. */
+/** Answers what the HTTP parser refuses before there is a request, in the same shape, and ends the bare connection. */
 export function refuseConnection (error: Error & { code?: string, reason?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed) return
   const code = parserCodes[error.code ?? ''] ?? 'SDR_INVALID_REQUEST'
@@ -122,8 +122,12 @@ export function refuseConnection (error: Error & { code?: string, reason?: strin
   const body = JSON.stringify({ error: { code, message, request_id: randomUUID() } })
   if (socket.writable) {
     socket.write([
-      `HTTP/1.1 ${status} ${STATUS_CODES[status]}`, 'Connection: close', 'Content-Type: application/json; charset=utf-8',
-      `Content-Length: ${Buffer.byteLength(body)}`, '', body
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+      'Connection: close',
+      'Content-Type: application/json; charset=utf-8',
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      '',
+      body
     ].join('\r\n'))
   }
   socket.destroy(error)
@@ -134,20 +138,25 @@ function toApiError (error: Error & Partial<ApiError>, request: FastifyRequest):
   const unstored = storageError(error)
   if (unstored !== undefined) return unstored
   if (error instanceof EngineError) {
-    return apiError(engineRefusals.includes(error.code) ? 'SDR_UNSUPPORTED_MODEL' : 'SDR_UNAVAILABLE', error.message, { cause: error })
+    return apiError(engineRefusals.includes(error.code) ? 'SDR_UNSUPPORTED_MODEL' : 'SDR_UNAVAILABLE',
+      error.message, { cause: error })
   }
   if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') return bodyTooLarge(request)
   const status = error.statusCode ?? 500
-  const code = frameworkCodes[error.code ?? ''] ?? statusCodes[status] ?? (status < 500 ? 'SDR_INVALID_REQUEST' : 'SDR_INTERNAL')
-  // The message of an unforeseen error may tell of the inside of the server; some of the framework's say less than the table.
-  const isBetterSaidByTable = code === 'SDR_INTERNAL' || code === 'SDR_UNSUPPORTED_MEDIA_TYPE' || code === 'SDR_INVALID_JSON'
+  const code = frameworkCodes[error.code ?? ''] ?? statusCodes[status] ??
+    (status < 500 ? 'SDR_INVALID_REQUEST' : 'SDR_INTERNAL')
+  // An unforeseen error may tell of the inside of the server; some messages of the framework say less than the table.
+  const isBetterSaidByTable =
+    code === 'SDR_INTERNAL' || code === 'SDR_UNSUPPORTED_MEDIA_TYPE' || code === 'SDR_INVALID_JSON'
   return apiError(code, isBetterSaidByTable ? undefined : error.message, { cause: error })
 }
 
 function bodyTooLarge ({ routeOptions, headers }: FastifyRequest): ApiError {
   const expected = `at most ${routeOptions.bodyLimit} bytes`
   const received = headers['content-length'] ?? 'more' // the length of a chunked body is unknown
-  return apiError('SDR_BODY_TOO_LARGE', `Expected ${expected} for body but received ${received}`, { details: [{ field: 'body', expected, received }] })
+  return apiError('SDR_BODY_TOO_LARGE', `Expected ${expected} for body but received ${received}`, {
+    details: [{ field: 'body', expected, received }]
+  })
 }
 
 /**
@@ -155,7 +164,9 @@ function bodyTooLarge ({ routeOptions, headers }: FastifyRequest): ApiError {
  * RFC 6750 whether other credentials would help.
  */
 function challenge (request: FastifyRequest, { code, scope }: ApiError): string {
-  if (scope === undefined && request.headers['sec-fetch-mode'] === 'navigate') return 'Basic realm="stable-diffusion-rest: API key as password", charset="UTF-8"'
+  if (scope === undefined && request.headers['sec-fetch-mode'] === 'navigate') {
+    return 'Basic realm="stable-diffusion-rest: API key as password", charset="UTF-8"'
+  }
   const bearer = 'Bearer realm="stable-diffusion-rest"'
   if (scope !== undefined) return `${bearer}, error="insufficient_scope", scope="${scope}"`
   return code === 'SDR_INVALID_TOKEN' || code === 'SDR_TOKEN_EXPIRED' ? `${bearer}, error="invalid_token"` : bearer

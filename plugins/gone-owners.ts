@@ -11,8 +11,8 @@ declare module 'fastify' {
 const interval = 5000
 
 /**
- * A disabled or removed account gets no more work out of the engines: its waiting and running jobs are cancelled. Jobs of
- * owners that the accounts here do not know stay: those of the operator and the guest, and those of another --auth-data-dir.
+ * A disabled or removed account gets no more work out of the engines: its waiting and running jobs are cancelled. Jobs
+ * of owners that the accounts here do not know stay: of the operator, the guest and those of another --auth-data-dir.
  */
 export default fp(async (app) => {
   app.decorate('cancelJobsOfGone', async () => {

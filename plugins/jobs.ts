@@ -26,7 +26,8 @@ function webhooks ({ webhookHosts, webhookSecret = '' }: Options): WebhookOption
   if (hosts.isEmpty) return undefined
   if (webhookSecret.length < 32) {
     throw new CommandError(exitCodes.usage,
-      'Expected a secret of at least 32 characters for --webhook-secret, because --webhook-hosts is given; `openssl rand -hex 32` makes one')
+      'Expected a secret of at least 32 characters for --webhook-secret, because --webhook-hosts is given; ' +
+      '`openssl rand -hex 32` makes one')
   }
   return { hosts, secret: webhookSecret }
 }
@@ -38,7 +39,10 @@ function openQueue (app: FastifyInstance): JobQueue {
   return new JobQueue({
     dataDir: app.folders.data,
     devices: app.devices,
-    executors: parts => ({ ...drawingExecutors(resolve)(parts), ...modelExecutors({ catalog: app.models, puller: app.puller, staging: app.staging }) }),
+    executors: parts => ({
+      ...drawingExecutors(resolve)(parts),
+      ...modelExecutors({ catalog: app.models, puller: app.puller, staging: app.staging })
+    }),
     logger: app.log,
     observer: app.metrics.jobs,
     idleUnload: app.config.idleUnload * 60_000,

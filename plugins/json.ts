@@ -11,7 +11,7 @@ declare module 'fastify' {
   }
 }
 
-/** Bodies in JSON: in UTF-8, of whole characters, not larger in memory than their text suggests, and refused with a reason. */
+/** JSON bodies: in UTF-8, of whole characters, not larger in memory than their text suggests, refused with a reason. */
 export default fp(async (app) => {
   const parse = app.getDefaultJsonParser('error', 'error')
 

@@ -13,7 +13,9 @@ export default fp(async (app) => {
   app.decorate('identifyKey', credential => {
     if (credential.kind !== 'api-key') return undefined
     const principal = app.keys.principal(credential.value)
-    if (principal === undefined) throw apiError('SDR_INVALID_TOKEN', 'The API key is not valid, has expired or was revoked.')
+    if (principal === undefined) {
+      throw apiError('SDR_INVALID_TOKEN', 'The API key is not valid, has expired or was revoked.')
+    }
     return principal
   })
 }, { name: 'keys', dependencies: ['store', 'auth'] })

@@ -25,7 +25,8 @@ declare module 'fastify' {
 
 const refreshRefusals: Record<RefusedRefresh['reason'] | 'unknown', () => ApiError> = {
   unknown: () => apiError('SDR_INVALID_TOKEN', 'The refresh token is not valid; log in again.'),
-  reused: () => apiError('SDR_INVALID_TOKEN', 'This refresh token was used before, so its session has been ended; log in again.'),
+  reused: () => apiError('SDR_INVALID_TOKEN',
+    'This refresh token was used before, so its session has been ended; log in again.'),
   'not admitted': notAdmitted
 }
 
@@ -47,7 +48,9 @@ export default fp(async (app) => {
     const address = app.addressOf(request)
     const isKnown = () => app.sessions.addressesOf(username).some(known => app.addressOf({ ip: known }) === address)
     const wait = throttle.attempt(username, address, isKnown)
-    if (wait > 0) throw apiError('SDR_RATE_LIMITED', `Too many failed logins; try again in ${wait} s.`, { retryAfter: wait })
+    if (wait > 0) {
+      throw apiError('SDR_RATE_LIMITED', `Too many failed logins; try again in ${wait} s.`, { retryAfter: wait })
+    }
     const account = await verify(username, password, request).catch(error => {
       if (error.statusCode === 503 || storageError(error) !== undefined) throttle.takeBack(username, address)
       throw error
@@ -58,7 +61,9 @@ export default fp(async (app) => {
   }
 
   /** Runs `work`, and records its refusal. */
-  async function recorded<T> (request: FastifyRequest, event: 'login' | 'user.password', actor: string, work: () => Promise<T>): Promise<T> {
+  async function recorded<T> (
+    request: FastifyRequest, event: 'login' | 'user.password', actor: string, work: () => Promise<T>
+  ): Promise<T> {
     try {
       return await work()
     } catch (thrown) {
@@ -72,7 +77,8 @@ export default fp(async (app) => {
     login: async (username, password, request) => await recorded(request, 'login', username, async () => {
       const account = await check(username, password, request, verifier())
       const session = await whenFree(() => app.sessions.open(account, request.ip, request.headers['user-agent'] ?? ''))
-      if (session === undefined) throw apiError('SDR_INVALID_CREDENTIALS') // disabled, or given a new password, during the check
+      // An account can be disabled, or get a new password, during the check.
+      if (session === undefined) throw apiError('SDR_INVALID_CREDENTIALS')
       app.audit(request, { event: 'login', actor: session.user.username, subject: session.sessionId })
       return app.tokens.issue(session)
     }),
@@ -90,14 +96,20 @@ export default fp(async (app) => {
       return app.tokens.issue(session)
     },
 
-    changePassword: async (request, current, next) => await recorded(request, 'user.password', request.principal.username, async () => {
-      verifier()
-      const { username, source } = request.principal
-      if (source !== 'local') throw apiError('SDR_CONFLICT', 'This account belongs to the operating system; change its password there.')
-      // Not what the method asks: under --auth unix and pam that is the system, which may have another account of this name.
-      const account = await check(username, current, request, async (username, password) => await app.users.verify(username, password))
-      await app.users.changePassword(account, next, request.principal)
-      app.audit(request, { event: 'user.password', subject: username })
-    })
+    changePassword: async (request, current, next) =>
+      await recorded(request, 'user.password', request.principal.username, async () => {
+        verifier()
+        const { username, source } = request.principal
+        if (source !== 'local') {
+          throw apiError('SDR_CONFLICT',
+            'This account belongs to the operating system; change its password there.')
+        }
+        // Not what the method asks: under --auth unix and pam that is the system, which may have another account of
+        // this name.
+        const account = await check(username, current, request,
+          async (username, password) => await app.users.verify(username, password))
+        await app.users.changePassword(account, next, request.principal)
+        app.audit(request, { event: 'user.password', subject: username })
+      })
   })
 }, { name: 'login', dependencies: ['store', 'auth', 'tokens', 'audit', 'rate-limit'] })

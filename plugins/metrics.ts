@@ -18,17 +18,24 @@ declare module 'fastify' {
   }
 }
 
-/** Counts requests, and serves what is counted where --metrics-listen says; `routes/metrics.ts` is the way with credentials. */
+/** Counts requests, and serves the counts where --metrics-listen says; `routes/metrics.ts` does so with credentials. */
 export default fp(async (app) => {
   const metrics = new Metrics({ version, auth: app.config.auth }, () => ({
     queue: app.jobs.status,
-    engines: app.devices.map(({ name, engine: { status, info } }) => ({ ...status, device: name === 'auto' ? info?.device ?? 'unknown' : name })),
+    engines: app.devices.map(({ name, engine: { status, info } }) => ({
+      ...status,
+      device: name === 'auto' ? info?.device ?? 'unknown' : name
+    })),
     models: app.models.types(),
     headers: app.models.headers
   }))
   app.decorate('metrics', metrics)
   app.addHook('onResponse', ({ method, routeOptions: { url } }, { statusCode, elapsedTime }, done) => {
-    metrics.answered({ method, route: url === undefined ? undefined : readablePattern(url), status: statusCode }, elapsedTime)
+    metrics.answered({
+      method,
+      route: url === undefined ? undefined : readablePattern(url),
+      status: statusCode
+    }, elapsedTime)
     done()
   })
 
@@ -39,7 +46,8 @@ export default fp(async (app) => {
     server.listen(address)
     await once(server, 'listening')
     const { address: host, port } = server.address() as AddressInfo
-    app.log.info(`Metrics at http://${host.includes(':') ? `[${host}]` : host}:${port}/metrics, for anyone who can reach that address`)
+    app.log.info(`Metrics at http://${host.includes(':') ? `[${host}]` : host}:${port}/metrics, ` +
+      'for anyone who can reach that address')
   })
   app.addHook('onClose', async () => {
     server?.close()

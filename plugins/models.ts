@@ -35,7 +35,8 @@ export default fp(async (app) => {
     }
     warned = warnings.length
   })
-  catalog.on('error', error => app.log.error({ err: error }, 'The models folders changed, but can\'t be searched again'))
+  catalog.on('error', error =>
+    app.log.error({ err: error }, 'The models folders changed, but can\'t be searched again'))
   await catalog.refresh()
   catalog.watch()
   app.decorate('models', catalog)

@@ -36,14 +36,29 @@ export default fp(async (app) => {
       security
     },
     hideUntagged: true,
-    refResolver: { buildLocalReference: (json, _baseUri, _fragment, index) => typeof json.$id === 'string' ? json.$id : `schema-${index}` },
+    refResolver: {
+      buildLocalReference: (json, _baseUri, _fragment, index) =>
+        typeof json.$id === 'string' ? json.$id : `schema-${index}`
+    },
     transform ({ schema, url, route }) {
       const security = securityOf(route)
       const needed = permissionsOf(route.config ?? {}).map(permission => `\`${permission}\``)
-      const description = [(schema as { description?: string }).description, needed.length > 0 && `Needs the permission ${needed.join(' or ')}.`]
-      return { schema: { ...schema, description: description.filter(Boolean).join(' '), ...(security && { security }) } as FastifySchema, url }
+      const description = [
+        (schema as { description?: string }).description,
+        needed.length > 0 && `Needs the permission ${needed.join(' or ')}.`
+      ]
+      return {
+        schema: {
+          ...schema,
+          description: description.filter(Boolean).join(' '),
+          ...(security && { security })
+        } as FastifySchema,
+        url
+      }
     },
-    transformObject: document => 'openapiObject' in document ? shareErrors(document.openapiObject as unknown as Document) as never : document.swaggerObject
+    transformObject: document => 'openapiObject' in document
+      ? shareErrors(document.openapiObject as unknown as Document) as never
+      : document.swaggerObject
   })
 
   app.addHook('onRoute', route => {

@@ -9,8 +9,9 @@ declare module 'fastify' {
     /** Who counts as one caller: an IPv4 address, or the narrowest network of an IPv6 address. */
     addressOf: (request: { ip: string }) => string
     /**
-     * Whose share of a bounded resource a request takes: its principal's, or its address's where callers have no account. Of
-     * IPv6 that is the widest network that one customer may have, or a customer with many networks would have all shares.
+     * Whose share of a bounded resource a request takes: its principal's, or its address's where callers have no
+     * account. Of IPv6 that is the widest network that one customer may have, or a customer with many networks would
+     * have all shares.
      */
     callerOf: (request: FastifyRequest) => string
     /** Counts a request that the guard refuses. @returns the refusal, or a 429 in its place when there were too many */
@@ -23,8 +24,8 @@ declare module 'fastify' {
 const timeWindow = '1 minute'
 
 /**
- * How much larger the bucket of each wider network of an IPv6 address is. A customer with a whole /48 has sixteen times the
- * share of one address instead of 65,536 times; one with a /56 leaves three quarters of a /48 to its neighbours.
+ * How much larger the bucket of each wider network of an IPv6 address is. A customer with a whole /48 has sixteen times
+ * the share of one address instead of 65,536 times; one with a /56 leaves three quarters of a /48 to its neighbours.
  */
 const growth = 4
 
@@ -36,7 +37,9 @@ export default fp(async (app) => {
   const { loginRateLimit, rateLimit: max } = app.config
   const addressOf = ({ ip }: { ip: string }) => networksOf(ip)[0]
   const hasNoAccount = ({ principal: { via } }: FastifyRequest) => via === 'none' || via === 'guest'
-  const callerOf = (request: FastifyRequest) => hasNoAccount(request) ? widestNetworkOf(request.ip) : request.principal.id
+  const callerOf = (request: FastifyRequest) => hasNoAccount(request)
+    ? widestNetworkOf(request.ip)
+    : request.principal.id
   app.decorate('addressOf', addressOf)
   app.decorate('callerOf', callerOf)
   await app.register(rateLimit, {
@@ -72,21 +75,23 @@ export default fp(async (app) => {
 
   const requests = app.createRateLimit()
   const guesses = app.createRateLimit({ max: loginRateLimit, timeWindow, keyGenerator: addressOf })
-  const [widerRequests, widerLogins, widerGuesses] = [widerBuckets(max), widerBuckets(loginRateLimit), widerBuckets(loginRateLimit)]
+  const [widerRequests, widerLogins, widerGuesses] = [
+    widerBuckets(max), widerBuckets(loginRateLimit), widerBuckets(loginRateLimit)
+  ]
   const sharedRequests = (request: FastifyRequest) => hasNoAccount(request) ? widerRequests(request) : []
 
   app.decorate('countRefusal', async (request, refusal) => {
     if ((refusal.statusCode ?? 500) >= 500) return refusal
     const isStranger = refusal.statusCode === 401 || refusal.statusCode === 400
     if (!isStranger) return await fill(request, [requests, ...sharedRequests(request)]) ?? refusal
-    // Guessing at credentials and at URLs is what the tight bucket is for. A known route asked without any is no guess, but
-    // once the bucket is full it is answered like an unknown one, or the answers would tell which routes there are.
+    // The tight bucket is for guesses of credentials and of URLs. A known route asked without any is no guess, but once
+    // the bucket is full it is answered like an unknown one, or the answers would tell which routes there are.
     const isGuess = request.credential !== undefined || refusal.statusCode === 400 || request.is404
     return await fill(request, [guesses, ...widerGuesses(request)], isGuess) ?? refusal
   })
 
-  // The plugin's hook has counted a known route in the bucket of its caller. An unknown URL is no route, so the hook does
-  // not see it.
+  // The plugin's hook has counted a known route in the bucket of its caller. It does not see an unknown URL, which is
+  // no route.
   app.addHook('preParsing', (request, _reply, _payload, done) => {
     const isLogin = request.routeOptions.config.rateLimit === app.loginRateLimit
     const wider = isLogin ? widerLogins(request) : sharedRequests(request)
@@ -101,7 +106,8 @@ export default fp(async (app) => {
     if (isUntrusted) {
       isWarned = true
       app.log.warn({ address: request.ip },
-        'X-Forwarded-For came from an address that is not in --trust-proxy. If that is your proxy, name it there: until then all who come through it count as one')
+        'X-Forwarded-For came from an address that is not in --trust-proxy. If that is your proxy, name it there: ' +
+        'until then all who come through it count as one')
     }
     done()
   })
@@ -109,5 +115,6 @@ export default fp(async (app) => {
 
 function tooMany (max: number, ttl: number): ApiError {
   const retryAfter = Math.max(1, Math.ceil(ttl / 1000))
-  return apiError('SDR_RATE_LIMITED', `At most ${max} of these requests a minute; try again in ${retryAfter} s.`, { retryAfter })
+  return apiError('SDR_RATE_LIMITED',
+    `At most ${max} of these requests a minute; try again in ${retryAfter} s.`, { retryAfter })
 }

@@ -6,7 +6,7 @@ import { StorageProbe } from '../lib/storage/probe.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Why no work should be sent here; undefined when it may. Only an administrator is told more than the reason's name. */
+    /** Why no work should be sent here; undefined when it may. Administrators learn more than the reason's name. */
     obstacle: (principal: Principal) => Promise<ApiError | undefined>
   }
 }
@@ -18,8 +18,8 @@ export default fp(async (app) => {
   app.decorate('obstacle', async principal => {
     const { scheduler } = app.jobs.status
     if (scheduler.state === 'draining') return apiError('SDR_DRAINING')
-    const unavailable = (reason: string, words: string, why: string) => apiError(
-      'SDR_UNAVAILABLE', principal.permissions.includes('system:read') ? `${words}: ${why}` : `${words}.`, { details: { reason } })
+    const unavailable = (reason: string, words: string, why: string) => apiError('SDR_UNAVAILABLE',
+      principal.permissions.includes('system:read') ? `${words}: ${why}` : `${words}.`, { details: { reason } })
     const problem = await storage.problem()
     if (problem !== undefined) return unavailable('storage', 'The data folder cannot be written to', problem)
     const engines = app.devices.map(({ engine: { status } }) => status)

@@ -7,12 +7,12 @@ declare module 'fastify' {
   interface FastifySchema extends Pick<Declaration, 'public'> {}
   interface FastifyContextConfig extends Omit<Declaration, 'public'> {}
   interface FastifyInstance {
-    /** Every route with what it needs, by its key (`GET /api/health`; HEAD follows GET); complete when the application is ready. */
+    /** Every route and its needs by its key (`GET /api/health`; HEAD follows GET); complete when the app is ready. */
     routeFacts: ReadonlyMap<string, RouteFacts>
   }
 }
 
-/** Collects every route and refuses to start with one that does not say who may call it. Registered before anything that adds routes. */
+/** Collects the routes, and refuses to start when one does not say who may call it. Registered before all routes. */
 export default fp(async (app) => {
   const routes: RouteOptions[] = []
   const facts = new Map<string, RouteFacts>()

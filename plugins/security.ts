@@ -11,7 +11,7 @@ const year = 365 * 24 * 60 * 60
 
 const safeMethods = ['GET', 'HEAD', 'OPTIONS']
 
-/** Response headers, CORS and the checks of Host and Origin. Registered before the guard, which must not meet preflights. */
+/** Response headers, CORS, checks of Host and Origin. Registered before the guard, which must not meet preflights. */
 export default fp(async (app) => {
   const { allowedHosts, auth, corsOrigins, host, tlsCert } = app.config
   const isAllowedOrigin = originMatcher(corsOrigins)
@@ -39,7 +39,9 @@ export default fp(async (app) => {
   if (corsOrigins.length > 0) {
     // Preflights are answered before the guard; what else comes to the plugin's route is answered 404.
     app.addHook('onRoute', route => {
-      if (route.method === 'OPTIONS' && route.url === '*') route.config = { ...route.config, anyCaller: true, neverPublic: true }
+      if (route.method === 'OPTIONS' && route.url === '*') {
+        route.config = { ...route.config, anyCaller: true, neverPublic: true }
+      }
     })
     await app.register(cors, {
       // A function, because with a list the plugin answers the preflights of strangers too, only without the header.
@@ -55,24 +57,30 @@ export default fp(async (app) => {
   const checksHost = auth === 'none' || allowedHosts.length > 0
 
   /**
-   * Why a request that a browser may have sent for a page of another origin is refused. What browsers send unasked (a form, a
-   * POST without a body) needs no preflight, and carries the rights of an open server, of the guest, or of the API key that
-   * HTTP Basic remembers. A token or a key that the client itself put into a header needs no check; --auth none reads neither.
+   * Why a request that a browser may have sent for a page of another origin is refused. What browsers send unasked (a
+   * form, a POST without a body) needs no preflight, and carries the rights of an open server, of the guest, or of the
+   * API key that HTTP Basic remembers. A token or a key that the client itself put into a header needs no check;
+   * --auth none reads neither.
    */
   function foreignPage ({ method, headers, host, raw, routeOptions }: FastifyRequest): string | undefined {
     const { origin, 'sec-fetch-site': site } = headers
     if (safeMethods.includes(method) || (origin !== undefined && isAllowedOrigin(origin))) return undefined
-    const isOwn = site === undefined ? origin === undefined || isOriginOfHost(origin, host) : site === 'same-origin' || site === 'none'
+    const isOwn = site === undefined
+      ? origin === undefined || isOriginOfHost(origin, host)
+      : site === 'same-origin' || site === 'none'
     const countsCredentials = auth !== 'none' && routeOptions.config.carriesCredentials !== true
     if (isOwn || (countsCredentials && isSentOnPurpose(raw.rawHeaders))) return undefined
     const page = origin === undefined ? 'Pages of other origins' : `Pages of ${quoted(origin)}`
-    return `${page} may not send this: the server sees Host ${quoted(host)}${site === undefined ? '' : `, and the browser says ${quoted(`Sec-Fetch-Site: ${String(site)}`)}`}. ` +
-      'If the page is of this server, let the proxy pass Host on (nginx: proxy_set_header Host $http_host;); for another page, --cors-origins adds its origin.'
+    return `${page} may not send this: the server sees Host ${quoted(host)}` +
+      `${site === undefined ? '' : `, and the browser says ${quoted(`Sec-Fetch-Site: ${String(site)}`)}`}. ` +
+      'If the page is of this server, let the proxy pass Host on (nginx: proxy_set_header Host $http_host;); ' +
+      'for another page, --cors-origins adds its origin.'
   }
 
   app.addHook('onRequest', (request, _reply, done) => {
     if (checksHost && !isOwnHost(request.host)) {
-      throw apiError('SDR_HOST_NOT_ALLOWED', `This server does not answer for the host name ${quoted(request.host)}; --allowed-hosts adds it.`)
+      throw apiError('SDR_HOST_NOT_ALLOWED',
+        `This server does not answer for the host name ${quoted(request.host)}; --allowed-hosts adds it.`)
     }
     const reason = foreignPage(request)
     if (reason !== undefined) throw apiError('SDR_FORBIDDEN', reason)
@@ -80,11 +88,16 @@ export default fp(async (app) => {
   })
 }, { name: 'security', dependencies: ['config', 'errors'] })
 
-/** What Helmet sets is the same for each answer, so it is asked once: asking takes longer than all the rest of a small answer. */
+/** Helmet sets the same for each answer, so it is asked once: asking takes longer than the rest of a small answer. */
 function headersOf (options: HelmetOptions): Record<string, string> {
   const headers: Record<string, string> = {}
-  const answer = { setHeader: (name: string, value: string) => { headers[name.toLowerCase()] = value }, removeHeader () {} }
-  helmet(options)({} as IncomingMessage, answer as unknown as ServerResponse, error => { if (error !== undefined) throw error })
+  const answer = {
+    setHeader: (name: string, value: string) => { headers[name.toLowerCase()] = value },
+    removeHeader () {}
+  }
+  helmet(options)({} as IncomingMessage, answer as unknown as ServerResponse, error => {
+    if (error !== undefined) throw error
+  })
   return headers
 }
 
@@ -96,6 +109,7 @@ function quoted (text: string): string {
 function checkNames (allowedHosts: readonly string[]): void {
   for (const name of allowedHosts) {
     if (/^[\w.-]+$/.test(name)) continue
-    throw new CommandError(exitCodes.usage, `Expected host names without a port for --allowed-hosts but received ${JSON.stringify(name)}`)
+    throw new CommandError(exitCodes.usage,
+      `Expected host names without a port for --allowed-hosts but received ${JSON.stringify(name)}`)
   }
 }

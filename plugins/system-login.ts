@@ -11,7 +11,7 @@ interface SystemLoginOptions {
 /** Milliseconds after which an account that the system removed, or moved to other groups, loses what it had here. */
 const reviewInterval = 30_000
 
-/** What --auth unix and --auth pam share: the accounts of the operating system log in, then hold a session like any other account. */
+/** What --auth unix and --auth pam share: accounts of the operating system log in, then hold a session like others. */
 export default fp<SystemLoginOptions>(async (app, { source }) => {
   const accounts = new SystemAccounts()
   const support = (await accounts.support(source === 'pam' ? app.config.pamServiceName : undefined))[source]

@@ -14,7 +14,7 @@ const common = { removeAdditional: false, useDefaults: true, allErrors: false, v
 export default fp<SchemaOptions>(async (app, { compileAtOnce }) => {
   const build = AjvCompiler()
   const compilerOf = (coerceTypes: boolean) => {
-    // Of what is converted ajv asks neither its type nor, when it is strict, the bounds of a number that is infinite (1e400).
+    // Of a converted value ajv checks neither the type nor, when strict, the bounds of an infinite number (1e400).
     const customOptions = { ...common, coerceTypes, strictNumbers: !coerceTypes }
     return build(app.getSchemas() as never, { customOptions } as never)
   }

@@ -15,10 +15,19 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'login',
       tags,
       summary: 'Get a token for a user name and a password',
-      description: 'Opens a session. Failed logins make the account and the address wait; Retry-After says how long.',
-      errors: ['SDR_INVALID_CREDENTIALS', 'SDR_PASSWORD_EXPIRED', 'SDR_ACCOUNT_UNAVAILABLE', 'SDR_SECOND_FACTOR_REQUIRED', 'SDR_CONFLICT'],
+      description: 'Opens a session. Failed logins make the account and the address wait; ' +
+        'Retry-After says how long.',
+      errors: [
+        'SDR_INVALID_CREDENTIALS', 'SDR_PASSWORD_EXPIRED', 'SDR_ACCOUNT_UNAVAILABLE', 'SDR_SECOND_FACTOR_REQUIRED',
+        'SDR_CONFLICT'
+      ],
       body: Type.Object({
-        username: Type.String({ maxLength: 255, pattern: loginNamePattern, description: 'Without control characters', examples: ['alice'] }),
+        username: Type.String({
+          maxLength: 255,
+          pattern: loginNamePattern,
+          description: 'Without control characters',
+          examples: ['alice']
+        }),
         password: Password
       }, { additionalProperties: false }),
       response: { 200: Named(Login) }
@@ -32,11 +41,16 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'refresh',
       tags,
       summary: 'Get the next token for a refresh token',
-      description: 'Each refresh token works once. Using one again ends the session, because there may be a copy of it.',
+      description: 'Each refresh token works once. Using one again ends the session, ' +
+        'because there may be a copy of it.',
       errors: ['SDR_CONFLICT'],
       body: Type.Object({
         refresh_token: Type.String({
-          minLength: 1, maxLength: 255, writeOnly: true, description: 'From the login or the last refresh', examples: ['sdrr_0Rz5…']
+          minLength: 1,
+          maxLength: 255,
+          writeOnly: true,
+          description: 'From the login or the last refresh',
+          examples: ['sdrr_0Rz5…']
         })
       }, { additionalProperties: false }),
       response: { 200: Named(Login) }
@@ -87,7 +101,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Type.Object({ sessions: Type.Array(Named(Session)) }, { description: 'Your sessions' }) }
     }
   }, async ({ principal }) => ({
-    sessions: app.sessions.list(principal.id).map(session => ({ ...session, current: session.id === principal.sessionId }))
+    sessions: app.sessions.list(principal.id).map(session => ({
+      ...session,
+      current: session.id === principal.sessionId
+    }))
   }))
 
   app.delete('/sessions/:id', {

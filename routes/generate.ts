@@ -5,7 +5,9 @@ import { apiError } from '../errors.ts'
 import { failBody } from '../lib/http/discard-body.ts'
 import { fieldBytes, isPartAFile, readForm } from '../lib/generation/form.ts'
 import { splitImages } from '../lib/generation/images.ts'
-import { bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter } from '../lib/generation/parameters.ts'
+import {
+  bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter
+} from '../lib/generation/parameters.ts'
 import { prepareJob } from '../lib/generation/prepare.ts'
 import { requireFeature } from '../lib/http/refusals.ts'
 import type { Uploads } from '../lib/generation/request.ts'
@@ -60,8 +62,8 @@ const operations: Record<ImageType, { name: string, summary: string, description
 
 /** Why a request that is well formed does not become a job. */
 const submitErrors = [
-  'SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_FEATURE', 'SDR_UNSUPPORTED_MODEL', 'SDR_IDEMPOTENCY_CONFLICT', 'SDR_QUEUE_FULL',
-  'SDR_DRAINING', 'SDR_STORAGE_FULL'
+  'SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_FEATURE', 'SDR_UNSUPPORTED_MODEL', 'SDR_IDEMPOTENCY_CONFLICT',
+  'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'
 ] as const
 
 const Headers = Type.Object({
@@ -74,7 +76,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   const { config: limits, engineInfo: engine } = app
   const parameters = requestParameters(limits, engine)
   const maxFileBytes = limits.maxUploadSize * 1024 * 1024
-  const json = { text: Math.max(shortText, limits.maxPromptLength * longestEscape), longFields: [...imageNames, ...imageLists] }
+  const json = {
+    text: Math.max(shortText, limits.maxPromptLength * longestEscape),
+    longFields: [...imageNames, ...imageLists]
+  }
 
   const mostParts = mostFields + imageNames.length + imageLists.length * mostListedImages
   await app.register(multipart, {
@@ -111,8 +116,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const bytes = coding === undefined ? Number(length ?? 0) : most
     // Larger JSON is refused before it is read.
     if (bytes <= smallBody || (bytes > most && !request.isMultipart())) return
-    request.leaveRoom = await room.enter(app.callerOf(request), Math.min(bytes, most), () => failBody(request.raw, apiError(
-      'SDR_REQUEST_TIMEOUT', 'Others wait for the room that this body has held for long without being complete; try again.')))
+    request.leaveRoom = await room.enter(app.callerOf(request), Math.min(bytes, most), () =>
+      failBody(request.raw, apiError('SDR_REQUEST_TIMEOUT',
+        'Others wait for the room that this body has held for long without being complete; try again.')))
     reply.raw.once('close', request.leaveRoom)
     if (reply.raw.destroyed) request.leaveRoom()
   }
@@ -153,7 +159,12 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       const accepted = await submit(type, request).finally(leaveRoom)
       reply.header('location', `/api/queue/job/${accepted.id}`)
       const { wait = 0 } = request.query
-      const job = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure, caller: app.callerOf(request) })
+      const job = wait === 0
+        ? accepted
+        : await app.jobs.waitFor(accepted.id, wait * 1000, {
+          signal: reply.departure,
+          caller: app.callerOf(request)
+        })
       if (wait > 0) app.decideAgain(request)
       return reply.code(job.finished_at === null ? 202 : 200).send(job)
     })

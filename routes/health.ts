@@ -57,8 +57,22 @@ const Status = named('Status', Type.Object({
     version,
     uptime_seconds: 3600,
     queue: { queued: 2, running: 1 },
-    engine: { name: 'native', state: 'busy', device: 'CUDA0', restarts: 0, last_crash: null, model: 'checkpoint/sd15.safetensors' },
-    engines: [{ device: 'cuda0', state: 'busy', pid: 4711, restarts: 0, last_crash: null, model: 'checkpoint/sd15.safetensors' }],
+    engine: {
+      name: 'native',
+      state: 'busy',
+      device: 'CUDA0',
+      restarts: 0,
+      last_crash: null,
+      model: 'checkpoint/sd15.safetensors'
+    },
+    engines: [{
+      device: 'cuda0',
+      state: 'busy',
+      pid: 4711,
+      restarts: 0,
+      last_crash: null,
+      model: 'checkpoint/sd15.safetensors'
+    }],
     models: { total: 12 },
     auth: 'jwt'
   }]
@@ -90,8 +104,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getReadiness',
       tags: ['server'],
       summary: 'Should work be sent here?',
-      description: 'For load balancers: 503 while the server drains, its engine is down or its data folder cannot be written to; `error.code` and ' +
-        '`error.details.reason` say which. Any valid credentials will do, or --public-paths /api/ready.',
+      description: 'For load balancers: 503 while the server drains, its engine is down or its data folder cannot be ' +
+        'written to; `error.code` and `error.details.reason` say which. Any valid credentials will do, or ' +
+        '--public-paths /api/ready.',
       errors: ['SDR_DRAINING', 'SDR_UNAVAILABLE'],
       response: { 200: Named(Ready) }
     }
@@ -107,7 +122,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getStatus',
       tags: ['server'],
       summary: 'What the server is doing',
-      description: 'Counts of the queue and the models, and the state of the engine; callers with credentials see more of the engine, and with the permission `system:read` why it crashed.',
+      description: 'Counts of the queue and the models, and the state of the engine; callers with credentials see ' +
+        'more of the engine, and with the permission `system:read` why it crashed.',
       response: { 200: Named(Status) }
     }
   }, async request => {
@@ -117,7 +133,11 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }))
     if (!request.principal.permissions.includes('system:read')) {
       // The last words of an engine name files of this machine.
-      for (const { status } of engines) if (status.last_crash !== null) status.last_crash = { ...status.last_crash, reason: 'The engine crashed.' }
+      for (const { status } of engines) {
+        if (status.last_crash !== null) {
+          status.last_crash = { ...status.last_crash, reason: 'The engine crashed.' }
+        }
+      }
     }
     const [{ name, info, status: { state, ...details } }] = engines as [typeof engines[number]]
     const isDegraded = engines.some(({ status: { state } }) => state === 'backing_off')

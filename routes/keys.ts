@@ -44,19 +44,40 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       description: 'The key is in this answer and never shown again. It can do no more than its owner.',
       errors: ['SDR_CONFLICT'],
       body: Type.Object({
-        name: Type.String({ maxLength: 64, pattern: keyNamePattern, description: 'What it is for', examples: ['laptop'] }),
-        permissions: Type.Optional(Type.Array(OneOf(permissions), { maxItems: permissions.length, uniqueItems: true, description: 'All of the owner when absent' })),
-        expires_at: Type.Optional(Type.String({ format: 'date-time', maxLength: 40, description: 'Never when absent; a key that was made with a key ends with it at the latest' }))
+        name: Type.String({
+          maxLength: 64,
+          pattern: keyNamePattern,
+          description: 'What it is for',
+          examples: ['laptop']
+        }),
+        permissions: Type.Optional(Type.Array(OneOf(permissions), {
+          maxItems: permissions.length,
+          uniqueItems: true,
+          description: 'All of the owner when absent'
+        })),
+        expires_at: Type.Optional(Type.String({
+          format: 'date-time',
+          maxLength: 40,
+          description: 'Never when absent; a key that was made with a key ends with it at the latest'
+        }))
       }, { additionalProperties: false, examples: [{ name: 'laptop' }] }),
-      response: { 201: Type.Intersect([Named(Key), Type.Object({ key: Type.String({ description: 'Shown this once' }) })], { description: 'The key was made' }) }
+      response: {
+        201: Type.Intersect([
+          Named(Key), Type.Object({ key: Type.String({ description: 'Shown this once' }) })
+        ], { description: 'The key was made' })
+      }
     }
   }, async (request, reply) => {
     const { id: userId, via, keyExpiresAt: latest = null } = request.principal
-    if (via !== 'jwt' && via !== 'api-key') throw apiError('SDR_FORBIDDEN', 'API keys belong to accounts; log in first.')
+    if (via !== 'jwt' && via !== 'api-key') {
+      throw apiError('SDR_FORBIDDEN', 'API keys belong to accounts; log in first.')
+    }
     const { name, permissions, expires_at: expiry } = request.body
     // A key for an hour must not be able to make itself one for ever.
     const expiresAt = expiry === undefined ? latest ?? undefined : Date.parse(expiry)
-    if (latest !== null && expiresAt! > latest) throw apiError('SDR_FORBIDDEN', 'A key that is made with a key ends with it at the latest.')
+    if (latest !== null && expiresAt! > latest) {
+      throw apiError('SDR_FORBIDDEN', 'A key that is made with a key ends with it at the latest.')
+    }
     const key = await whenFree(() => app.keys.create({ userId, name, permissions, expiresAt }, request.principal))
     app.audit(request, { event: 'key.create', subject: key.id, reason: `${name}: ${key.permissions.join(' ')}` })
     return reply.code(201).send(key)
@@ -70,7 +91,13 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       summary: 'Revoke an API key; it stops working at once',
       description: 'Administrators may revoke the keys of others.',
       errors: ['SDR_KEY_NOT_FOUND'],
-      params: Type.Object({ id: Type.String({ pattern: '^[0-9a-f]{16}$', description: 'Id of the key', examples: ['9f86d081884c7d65'] }) }),
+      params: Type.Object({
+        id: Type.String({
+          pattern: '^[0-9a-f]{16}$',
+          description: 'Id of the key',
+          examples: ['9f86d081884c7d65']
+        })
+      }),
       response: { 204: None }
     }
   }, async (request, reply) => {

@@ -16,12 +16,22 @@ const config = { permission: 'models:manage' } as const
 const overwrite = Type.Optional(Type.Boolean({ description: 'Replace a file of that name; it is refused unless said' }))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
-  async function submit (request: FastifyRequest, reply: FastifyReply, job: Pick<NewJob, 'type' | 'model' | 'parameters'>) {
+  async function submit (
+    request: FastifyRequest, reply: FastifyReply, job: Pick<NewJob, 'type' | 'model' | 'parameters'>
+  ) {
     const accepted = await app.jobs.submit({ ...job, owner: request.principal.id, caller: app.callerOf(request) })
     const { wait = 0 } = request.query as { wait?: number }
-    const ended = wait === 0 ? accepted : await app.jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure, caller: app.callerOf(request) })
+    const ended = wait === 0
+      ? accepted
+      : await app.jobs.waitFor(accepted.id, wait * 1000, {
+        signal: reply.departure,
+        caller: app.callerOf(request)
+      })
     if (wait > 0) app.decideAgain(request)
-    return reply.header('location', `/api/queue/job/${accepted.id}`).code(ended.finished_at === null ? 202 : 200).send(ended)
+    return reply
+      .header('location', `/api/queue/job/${accepted.id}`)
+      .code(ended.finished_at === null ? 202 : 200)
+      .send(ended)
   }
 
   app.post('/hash', {
@@ -30,7 +40,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'hashModel',
       tags,
       summary: 'Find the SHA-256 of a model\'s file',
-      description: 'A job, because the whole file is read. Afterwards GET /api/models/{id} shows it, until the file changes.',
+      description: 'A job, because the whole file is read. Afterwards GET /api/models/{id} shows it, ' +
+        'until the file changes.',
       errors: ['SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_MODEL', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
       querystring: Wait,
       body: Type.Object({ model: ModelName }, { additionalProperties: false }),
@@ -44,13 +55,27 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'convertModel',
       tags,
       summary: 'Write a model anew as GGUF, with weights of another type',
-      description: 'A job of an engine, the native one. The new file lies beside the old one and is a model as soon as it is whole.',
-      errors: ['SDR_MODEL_NOT_FOUND', 'SDR_CONFLICT', 'SDR_UNSUPPORTED_MODEL', 'SDR_UNSUPPORTED_FEATURE', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
+      description: 'A job of an engine, the native one. The new file lies beside the old one and is a model ' +
+        'as soon as it is whole.',
+      errors: [
+        'SDR_MODEL_NOT_FOUND', 'SDR_CONFLICT', 'SDR_UNSUPPORTED_MODEL', 'SDR_UNSUPPORTED_FEATURE', 'SDR_QUEUE_FULL',
+        'SDR_DRAINING', 'SDR_STORAGE_FULL'
+      ],
       querystring: Wait,
       body: Type.Object({
         model: ModelName,
-        weight_type: Type.String({ minLength: 1, maxLength: 32, description: 'One that the engine knows', examples: ['q8_0'] }),
-        name: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'File name, ends in .gguf; NAME-TYPE.gguf when absent', examples: ['sd15-q8_0.gguf'] })),
+        weight_type: Type.String({
+          minLength: 1,
+          maxLength: 32,
+          description: 'One that the engine knows',
+          examples: ['q8_0']
+        }),
+        name: Type.Optional(Type.String({
+          minLength: 1,
+          maxLength: 255,
+          description: 'File name, ends in .gguf; NAME-TYPE.gguf when absent',
+          examples: ['sd15-q8_0.gguf']
+        })),
         overwrite
       }, { additionalProperties: false }),
       response: jobResponses
@@ -67,18 +92,39 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'pullModel',
       tags,
       summary: 'Fetch a model from the web',
-      description: 'A job. It goes on where a broken connection or a restart interrupted it; the file is a model once it is found to be ' +
-        'whole. Tokens are options of the server and go to their own host only.',
+      description: 'A job. It goes on where a broken connection or a restart interrupted it; the file is a model ' +
+        'once it is found to be whole. Tokens are options of the server and go to their own host only.',
       errors: ['SDR_CONFLICT', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
       querystring: Wait,
       body: Type.Object({
-        source: Type.String({ minLength: 1, maxLength: longestSource, description: 'An https URL, or hf:owner/repository[@revision]/path/file', examples: ['hf:madebyollin/taesd/taesd_decoder.safetensors'] }),
-        type: Type.Optional(OneOf(modelTypes, { description: 'Chooses the folder; without it the file goes into the first --models-dir', examples: ['taesd'] })),
-        folder: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'Folder below that, made when it is missing', examples: ['style/new'] })),
-        name: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'File name; that at the end of the source when absent', examples: ['taesd.safetensors'] })),
+        source: Type.String({
+          minLength: 1,
+          maxLength: longestSource,
+          description: 'An https URL, or hf:owner/repository[@revision]/path/file',
+          examples: ['hf:madebyollin/taesd/taesd_decoder.safetensors']
+        }),
+        type: Type.Optional(OneOf(modelTypes, {
+          description: 'Chooses the folder; without it the file goes into the first --models-dir',
+          examples: ['taesd']
+        })),
+        folder: Type.Optional(Type.String({
+          minLength: 1,
+          maxLength: 255,
+          description: 'Folder below that, made when it is missing',
+          examples: ['style/new']
+        })),
+        name: Type.Optional(Type.String({
+          minLength: 1,
+          maxLength: 255,
+          description: 'File name; that at the end of the source when absent',
+          examples: ['taesd.safetensors']
+        })),
         sha256: Type.Optional(Type.String({ pattern: '^[0-9a-fA-F]{64}$', description: 'That the file must have' })),
         overwrite
-      }, { additionalProperties: false, examples: [{ source: 'hf:madebyollin/taesd/taesd_decoder.safetensors', type: 'taesd' }] }),
+      }, {
+        additionalProperties: false,
+        examples: [{ source: 'hf:madebyollin/taesd/taesd_decoder.safetensors', type: 'taesd' }]
+      }),
       response: jobResponses
     }
   }, async (request, reply) => {
@@ -96,8 +142,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     operationId: 'removeModel',
     tags,
     summary: 'Delete a model',
-    description: 'Its file, or the link that it is listed by. Of a model made of several files only the description goes, the files stay. ' +
-      'Refused while it is in memory, a job works with it, or another model is made of it.',
+    description: 'Its file, or the link that it is listed by. Of a model made of several files only the description ' +
+      'goes, the files stay. Refused while it is in memory, a job works with it, or another model is made of it.',
     errors: ['SDR_MODEL_NOT_FOUND', 'SDR_CONFLICT'] as const,
     response: { 204: None }
   }

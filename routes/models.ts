@@ -18,9 +18,14 @@ const deviceName = { minLength: 1, maxLength: 64, examples: ['cuda0'] }
 
 /** Of what is done between two jobs. */
 const Turn = Type.Object({
-  wait: Type.Optional(Type.Integer({ ...waitBounds, default: 60, description: 'Seconds to wait for the running job to end' }))
+  wait: Type.Optional(Type.Integer({
+    ...waitBounds,
+    default: 60,
+    description: 'Seconds to wait for the running job to end'
+  }))
 }, { additionalProperties: false })
-const turn = 'Waits for the running job to end, up to `wait` seconds. After these, or when the caller goes, nothing is done and the answer is 503. '
+const turn = 'Waits for the running job to end, up to `wait` seconds. After these, or when the caller goes, ' +
+  'nothing is done and the answer is 503. '
 
 const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.String() })
 
@@ -54,7 +59,9 @@ const ModelDirectories = named('ModelDirectories', Type.Object({
   }))
 }, {
   description: 'The folders that are searched',
-  examples: [{ directories: [{ name: 'models', type: null, models: 12, size: 31398090286, readable: true, warnings: [] }] }]
+  examples: [{
+    directories: [{ name: 'models', type: null, models: 12, size: 31398090286, readable: true, warnings: [] }]
+  }]
 }))
 
 const Refresh = named('Refresh', Type.Object({
@@ -70,7 +77,10 @@ const Refresh = named('Refresh', Type.Object({
 }))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
-  const patienceOf = ({ wait }: Static<typeof Turn>, { departure: signal }: FastifyReply) => ({ timeout: wait! * 1000, signal })
+  const patienceOf = ({ wait }: Static<typeof Turn>, { departure: signal }: FastifyReply) => ({
+    timeout: wait! * 1000,
+    signal
+  })
 
   /** Where files lie is for those who manage them. */
   const isAdmin = ({ principal }: FastifyRequest) => principal.permissions.includes('models:manage')
@@ -79,7 +89,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   })
 
   // Programs ask for the list over and over, and it hardly ever changes: a page is made into JSON once.
-  const pages = new Remembered<string>({ get version () { return `${app.models.version} ${app.jobs.loadedModels.join()}` } }, 20)
+  const pages = new Remembered<string>({
+    get version () { return `${app.models.version} ${app.jobs.loadedModels.join()}` }
+  }, 20)
 
   app.get('', {
     config,
@@ -87,7 +99,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listModels',
       tags,
       summary: 'List models, in the order of their ids',
-      description: 'Checkpoints, LoRAs, VAEs and whatever else lies in the models folders, also what is blocked or damaged, with the reason.',
+      description: 'Checkpoints, LoRAs, VAEs and whatever else lies in the models folders, also what is blocked or ' +
+        'damaged, with the reason.',
       querystring: Type.Object({
         type: Type.Optional(OneOf(modelTypes)),
         architecture: Type.Optional(Type.String({ maxLength: 64 })),
@@ -99,7 +112,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, (request, reply) => { // not async: an answer that is sent in a promise is watched to its end, which costs a tenth
     const page = pages.get(`${isAdmin(request)} ${request.url}`, () => {
       const page = app.models.list(request.query)
-      return reply.serializeInput({ ...page, models: page.models.map(model => onWire(model, request)) }, '200') as string
+      return reply.serializeInput({
+        ...page,
+        models: page.models.map(model => onWire(model, request))
+      }, '200') as string
     })
     reply.type('application/json; charset=utf-8').send(page as never)
   })
@@ -152,7 +168,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       querystring: Turn,
       body: Type.Object({
         model: ModelName,
-        device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; one that has room when absent' }))
+        device: Type.Optional(Type.String({
+          ...deviceName,
+          description: 'Where, as --devices names it; one that has room when absent'
+        }))
       }, { additionalProperties: false, examples: [{ model: 'checkpoint/sd15.safetensors' }] }),
       response: { 200: Named(ModelSchema) }
     }
@@ -174,7 +193,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       errors: ['SDR_DRAINING'],
       querystring: Turn,
       body: Nullable(Type.Object({
-        device: Type.Optional(Type.String({ ...deviceName, description: 'Where, as --devices names it; everywhere when absent' }))
+        device: Type.Optional(Type.String({
+          ...deviceName,
+          description: 'Where, as --devices names it; everywhere when absent'
+        }))
       }, { additionalProperties: false, examples: [{}] })),
       response: { 204: None }
     }

@@ -61,7 +61,11 @@ const Parameters = named('Parameters', Type.Object({
     engine: 'portable',
     capabilities: ['txt2img', 'img2img'],
     limits: {
-      max_pixels: 4194304, max_work: 1000, max_upload_bytes: 20971520, max_upload_pixels: 33554432, max_upscaled_pixels: 67108864
+      max_pixels: 4194304,
+      max_work: 1000,
+      max_upload_bytes: 20971520,
+      max_upload_pixels: 33554432,
+      max_upscaled_pixels: 67108864
     },
     parameters: [{
       name: 'steps',
@@ -106,7 +110,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listParameters',
       tags,
       summary: 'What a request can say, with ranges and defaults',
-      description: 'For programs that show a form: every parameter, which types of jobs take it, and whether the running engine does.',
+      description: 'For programs that show a form: every parameter, which types of jobs take it, ' +
+        'and whether the running engine does.',
       response: { 200: Named(Parameters) }
     }
   }, async () => {

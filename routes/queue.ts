@@ -27,16 +27,25 @@ const JobId = Type.Object({ id: Id('Id of the job') })
 const Lane = {
   state: OneOf(laneStates),
   job: Nullable(Type.String({ description: 'The job that runs' })),
-  loaded_model: Nullable(Type.String({ description: 'Id of the model that the engine holds; with a digest behind it when a job has put it together' })),
-  blocked: Nullable(Type.Object({ reason: Type.String(), retry_at: Nullable(Time('When the next try is; null when the engine process sees to that')) }))
+  loaded_model: Nullable(Type.String({
+    description: 'Id of the model that the engine holds; with a digest behind it when a job has put it together'
+  })),
+  blocked: Nullable(Type.Object({
+    reason: Type.String(),
+    retry_at: Nullable(Time('When the next try is; null when the engine process sees to that'))
+  }))
 }
 
 const laneExample = {
-  state: 'running', job: '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e', loaded_model: 'checkpoint/sd15.safetensors', blocked: null
+  state: 'running',
+  job: '019dc0de-7a3e-7c21-9f0b-3f2a5b6c7d8e',
+  loaded_model: 'checkpoint/sd15.safetensors',
+  blocked: null
 }
 
 const Queue = named('Queue', Type.Object({
-  ...Object.fromEntries(jobStatuses.map(status => [status, Type.Integer()])) as Record<typeof jobStatuses[number], ReturnType<typeof Type.Integer>>,
+  ...Object.fromEntries(jobStatuses.map(status => [status, Type.Integer()])) as
+    Record<typeof jobStatuses[number], ReturnType<typeof Type.Integer>>,
   capacity: Type.Integer({ description: 'How many jobs may wait' }),
   scheduler: Type.Object({
     ...Lane,
@@ -95,8 +104,9 @@ const ImageContent = Object.fromEntries(outputFormats.map(format => [mediaType(f
 const EventStream = {
   'text/event-stream': {
     schema: Type.String({
-      description: 'Server-sent events. `event` is state, progress, preview or done, `id` a counter, `data` JSON: the job for ' +
-        'state and done; phase, step, steps and eta_seconds for progress; a small image in base64 for preview',
+      description: 'Server-sent events. `event` is state, progress, preview or done, `id` a counter, `data` JSON: ' +
+        'the job for state and done; phase, step, steps and eta_seconds for progress; a small image in base64 for ' +
+        'preview',
       examples: ['id: 7\nevent: progress\ndata: {"phase":"sampling","step":5,"steps":20,"eta_seconds":4.5}\n\n']
     })
   }
@@ -109,7 +119,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getQueueStatus',
       tags,
       summary: 'How many jobs are in which state',
-      description: 'Of all owners, with what the engines do at the moment. Why jobs have to wait is said in full to callers with the permission `system:read`.',
+      description: 'Of all owners, with what the engines do at the moment. Why jobs have to wait is said in full to ' +
+        'callers with the permission `system:read`.',
       response: { 200: Named(Queue) }
     }
   }, async request => {
@@ -124,12 +135,18 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'listJobs',
       tags,
       summary: 'List jobs, the newest first',
-      description: 'Your own; administrators see all. Ended jobs stay as long as --keep-jobs and --keep-days say. A page ends early, with a next_cursor, when its jobs have more than 1 MiB of parameters.',
+      description: 'Your own; administrators see all. Ended jobs stay as long as --keep-jobs and --keep-days say. ' +
+        'A page ends early, with a next_cursor, when its jobs have more than 1 MiB of parameters.',
       querystring: Type.Object({
         status: Type.Optional(OneOf(jobStatuses)),
         type: Type.Optional(OneOf(jobTypes)),
         model: Type.Optional(Type.String({ maxLength: 512 })),
-        owner: Type.Optional(Type.String({ minLength: 1, maxLength: 64, description: 'Id of an account; of another than your own it needs jobs:all', examples: [exampleId] })),
+        owner: Type.Optional(Type.String({
+          minLength: 1,
+          maxLength: 64,
+          description: 'Id of an account; of another than your own it needs jobs:all',
+          examples: [exampleId]
+        })),
         created_after: Type.Optional(Type.String({ ...time, description: 'Accepted at this time or later' })),
         created_before: Type.Optional(Type.String({ ...time, description: 'Accepted before this time' })),
         cursor: Type.Optional(Type.String({ maxLength: 255, description: 'next_cursor of the page before' })),
@@ -152,7 +169,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'getJob',
       tags,
       summary: 'Get a job',
-      description: 'Its state, its place in the queue, how far it is, its images, and everything that is needed to repeat it.',
+      description: 'Its state, its place in the queue, how far it is, its images, and everything that is needed ' +
+        'to repeat it.',
       errors,
       params: JobId,
       response: { 200: Named(Job) }
@@ -165,7 +183,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'cancelJob',
       tags,
       summary: 'Cancel a job',
-      description: 'Your own; administrators cancel any. A waiting job is cancelled at once. A running one is `cancelled` as soon as the engine lets go of it.',
+      description: 'Your own; administrators cancel any. A waiting job is cancelled at once. A running one is ' +
+        '`cancelled` as soon as the engine lets go of it.',
       errors: [...errors, 'SDR_JOB_NOT_CANCELLABLE'],
       params: JobId,
       response: { 200: Named(Job) }
@@ -179,7 +198,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'followJob',
       tags,
       summary: 'Follow a job: state, progress, preview and done events',
-      description: 'Server-sent events until the job ends. Last-Event-ID replays what was missed. Closing the connection does not cancel the job.',
+      description: 'Server-sent events until the job ends. Last-Event-ID replays what was missed. Closing the ' +
+        'connection does not cancel the job.',
       errors,
       params: JobId,
       headers: Type.Object({ 'last-event-id': Type.Optional(Type.String({ maxLength: 20 })) }),
@@ -201,7 +221,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     })
     reply.sse.onClose(() => disconnected.abort())
     for await (const { id, name, data } of events) {
-      // One event is on its way, and of the later ones the newest of each type waits: that bounds what a slow reader costs.
+      // One event is on its way, and of later ones the newest of each type waits: that bounds what a slow reader costs.
       await taken(reply, reply.sse.send({ id: String(id), event: name, data }))
     }
   })
@@ -250,14 +270,19 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 /** The words of the system, with paths and causes, are for those who run it. */
 function withoutReason<Status extends Pick<SchedulerStatus, 'blocked'>> (status: Status): Status {
   const { blocked } = status
-  return { ...status, blocked: blocked && { ...blocked, reason: 'The server cannot do jobs at the moment; its log says why.' } }
+  return {
+    ...status,
+    blocked: blocked && { ...blocked, reason: 'The server cannot do jobs at the moment; its log says why.' }
+  }
 }
 
 function whyNoImage ({ status, position, progress, images }: JobDescription, index: number): string {
   const later = 'fetch it when the status of the job is completed.'
   if (status === 'queued') return `The job still waits (position ${position}), so it has no image yet; ${later}`
   if (status === 'running') {
-    const step = progress === null || progress.steps === 0 ? '' : ` (${progress.phase}, step ${progress.step} of ${progress.steps})`
+    const step = progress === null || progress.steps === 0
+      ? ''
+      : ` (${progress.phase}, step ${progress.step} of ${progress.steps})`
     return `The job is still running${step}, so it has no image yet; ${later}`
   }
   if (status !== 'completed') return `The job is ${status} and has no images.`

@@ -71,7 +71,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'updateUser',
       tags,
       summary: 'Change the role of an account, disable it, enable it, or give it a new password',
-      description: 'A new password and disabling end the sessions of the account at once, disabling also cancels its jobs. The last administrator stays one. Not with an API key that expires.',
+      description: 'A new password and disabling end the sessions of the account at once, disabling also cancels its ' +
+        'jobs. The last administrator stays one. Not with an API key that expires.',
       errors: ['SDR_USER_NOT_FOUND', 'SDR_CONFLICT'],
       params: UserId,
       body: Type.Object({
@@ -85,7 +86,11 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const user = await app.users.update(request.params.id, request.body, request.principal)
     const { password, ...shown } = request.body
     const changes = Object.entries(shown).map(([field, value]) => `${field} ${value}`)
-    app.audit(request, { event: 'user.update', subject: user.username, reason: [...changes, ...(password === undefined ? [] : ['password'])].join(', ') })
+    app.audit(request, {
+      event: 'user.update',
+      subject: user.username,
+      reason: [...changes, ...(password === undefined ? [] : ['password'])].join(', ')
+    })
     if (user.disabled) await app.cancelJobsOfGone()
     return user
   })
@@ -96,7 +101,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       operationId: 'deleteUser',
       tags,
       summary: 'Remove an account with its sessions and keys',
-      description: 'Its waiting and running jobs are cancelled; ended ones and their images stay until they are old enough to go. The last administrator cannot be removed. Not with an API key that expires.',
+      description: 'Its waiting and running jobs are cancelled; ended ones and their images stay until they are old ' +
+        'enough to go. The last administrator cannot be removed. Not with an API key that expires.',
       errors: ['SDR_USER_NOT_FOUND', 'SDR_CONFLICT'],
       params: UserId,
       response: { 204: None }

@@ -40,14 +40,17 @@ export interface Document {
 
 /** The lines of the page, by tag in the order of the document. */
 export function apiPage ({ tags, paths, components }: Document): string[] {
-  const common = Object.values(paths).flatMap(Object.values<Operation>).map(({ responses }) => codesOf(responses, components))
+  const common = Object.values(paths)
+    .flatMap(Object.values<Operation>)
+    .map(({ responses }) => codesOf(responses, components))
     .reduce((all, codes) => all.filter(code => codes.includes(code)))
   const operations = Object.entries(paths).flatMap(([path, byMethod]) =>
     Object.entries(byMethod).map(([method, operation]) => ({ title: `${method.toUpperCase()} ${readablePattern(path)}`, ...operation })))
   return [
     ...tags.flatMap(({ name, description }) => [
       `## ${capitalized(name)}`, '', description, '',
-      ...operations.filter(operation => operation.tags[0] === name).flatMap(operation => section(operation, codesOf(operation.responses, components).filter(code => !common.includes(code))))
+      ...operations.filter(operation => operation.tags[0] === name).flatMap(operation => section(
+        operation, codesOf(operation.responses, components).filter(code => !common.includes(code))))
     ]),
     '## Objects', '',
     ...Object.entries(components.schemas).flatMap(([name, schema]) => [
@@ -64,16 +67,25 @@ function codesOf (responses: Operation['responses'], { responses: shared }: Docu
 }
 
 /** @param errors what it can answer besides what any can */
-function section ({ title, summary, description, parameters = [], requestBody, responses }: Operation & { title: string }, errors: string[]): string[] {
+function section (
+  { title, summary, description, parameters = [], requestBody, responses }: Operation & { title: string },
+  errors: string[]
+): string[] {
   const body = Object.entries(requestBody?.content ?? {})
   const rows = [
-    ...parameters.map(({ name, in: place, required, description, schema }) => ({ name: `${name} (${place})`, required, schema: { ...schema, description } })),
+    ...parameters.map(({ name, in: place, required, description, schema }) => ({
+      name: `${name} (${place})`,
+      required,
+      schema: { ...schema, description }
+    })),
     ...(body[0] === undefined ? [] : fieldsOf(body[0][1].schema))
   ]
-  const answers = Object.entries(responses).filter(([status]) => Number(status) < 400).map(([status, { description, content }]) => {
-    const [type, media] = Object.entries(content ?? {})[0] ?? []
-    return `**${status}** ${description}${type === undefined || type === 'application/json' ? '' : ` (\`${Object.keys(content!).join('`, `')}\`)`}${nameOf(media?.schema)}`
-  })
+  const answers = Object.entries(responses)
+    .filter(([status]) => Number(status) < 400)
+    .map(([status, { description, content }]) => {
+      const [type, media] = Object.entries(content ?? {})[0] ?? []
+      return `**${status}** ${description}${type === undefined || type === 'application/json' ? '' : ` (\`${Object.keys(content!).join('`, `')}\`)`}${nameOf(media?.schema)}`
+    })
   return [
     `### ${title}`, '', `${summary}. ${description}`, '',
     ...(body.length > 1 ? [`As \`${body.map(([type]) => type).join('` or `')}\`.`, ''] : []),
@@ -83,7 +95,9 @@ function section ({ title, summary, description, parameters = [], requestBody, r
   ]
 }
 
-function fieldsOf ({ properties = {}, required = [], allOf = [] }: Schema): Array<{ name: string, required?: boolean, schema: Schema }> {
+function fieldsOf (
+  { properties = {}, required = [], allOf = [] }: Schema
+): Array<{ name: string, required?: boolean, schema: Schema }> {
   return [
     ...allOf.flatMap(fieldsOf),
     ...Object.entries(properties).flatMap(([name, schema]) => [

@@ -11,11 +11,11 @@ import { environment, program, until } from './server-process.ts'
 /**
  * Runs the commands of a page of the docs as a reader would type them, one block after the other, in one shell.
  *
- * - ```` ```sh ```` blocks are run and must succeed. A block that is nothing but `stable-diffusion-rest` with options starts
- *   a server, in place of the one before, and lets the page go on once it listens. `:8080` and `:8443` in what follows are
- *   its port.
- * - A block without a language, or ```` ```json ````, right below is what the commands print. With it they may fail, if that
- *   is what it shows: it then begins with `stable-diffusion-rest: `.
+ * - ```` ```sh ```` blocks are run and must succeed. A block that is nothing but `stable-diffusion-rest` with options
+ *   starts a server, in place of the one before, and lets the page go on once it listens. `:8080` and `:8443` in what
+ *   follows are its port.
+ * - A block without a language, or ```` ```json ````, right below is what the commands print. With it they may fail, if
+ *   that is what it shows: it then begins with `stable-diffusion-rest: `.
  * - A ```` ```log ```` block holds lines that are in the log of the server by then.
  * - `…` in these stands for anything. Of an object in JSON the page may leave fields out.
  * - Blocks of any other language are left to tests of their own; `blocksOf` finds them.
@@ -23,7 +23,7 @@ import { environment, program, until } from './server-process.ts'
 export interface PageOptions {
   /** What the page says → what stands for it here, above all folders of the system. */
   replace?: Record<string, string>
-  /** What takes the place of programs that a test must not run: name → lines of sh. `$SERVER_PID` is the running server. */
+  /** What replaces programs that a test must not run: name → lines of sh. `$SERVER_PID` is the running server. */
   programs?: Record<string, string>
   env?: Record<string, string>
   /** Headings under which nothing can be run here → why. */
@@ -61,7 +61,7 @@ const logTimeout = 15_000
 /** Put in front of what the page says, and behind it: the least that lets tests run side by side, on loopback only. */
 const testing = { before: '--engine portable --threads 1', after: '--port 0 --host 127.0.0.1' }
 
-/** A server, `serve` said or not, whatever variables are set for it; the first group is what stands before the program. */
+/** A server, with or without `serve`, whatever variables are set for it; the first group stands before the program. */
 const startsServer = /^((?:\w+=\S* )*(?:npx )?)stable-diffusion-rest(?: serve)?(?= -|$)/
 
 /** Runs the page; `folder` is the home of who typed all this. */
@@ -186,7 +186,7 @@ function openShell (t: Test, folder: string, { programs = {}, env = {} }: PageOp
   return {
     async run (name, commands, mayFail) {
       const { script, output } = block(commands)
-      // Not in a subshell, whose variables would be lost, so a failure ends the shell; after it there is nothing to go on with.
+      // Not in a subshell, whose variables would be lost, so a failure ends the shell, and nothing can run after it.
       const line = mayFail ? `( source '${script}' ) > '${output}' 2>&1 < /dev/null && echo 0 || echo 1` : `source '${script}' > '${output}' 2>&1 < /dev/null; echo 0`
       const failed = await ask(line).catch(() => '1')
       const text = existsSync(output) ? readFileSync(output, 'utf8') : ''

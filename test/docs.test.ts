@@ -33,7 +33,12 @@ t.test('docs/errors.md lists every error and exit code', async t => {
 })
 
 t.test('docs/operations.md lists every metric', async t => {
-  const metrics = new Metrics({}, () => ({ queue: { queued: 0, running: 0, capacity: 0 }, engines: [], models: [], headers: { cached: 0, read: 0 } }))
+  const metrics = new Metrics({}, () => ({
+    queue: { queued: 0, running: 0, capacity: 0 },
+    engines: [],
+    models: [],
+    headers: { cached: 0, read: 0 }
+  }))
   const found = [...(await metrics.text()).matchAll(/^# HELP (\S+) (.*)\n# TYPE \S+ (\S+)$/gm)]
   t.ok(found.length > 20)
   checkTable(t, 'docs/operations.md', 'metrics', [

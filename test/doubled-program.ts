@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { Test } from 'tap'
 import { packageRoot } from '../lib/util/package-root.ts'
 
-/** A copy of the built program whose portable engine is the double: Node.js runs it in place of the runtime of that engine. */
+/** A copy of the program whose portable engine is the double: Node.js runs it in place of the engine's runtime. */
 export function doubledProgram (t: Test): string {
   const root = mkdtempSync(join(tmpdir(), 'doubled-'))
   t.teardown(() => rmSync(root, { recursive: true, force: true }))

@@ -26,19 +26,29 @@ export function workspace (t: Test, { models = true } = {}): { folder: string, m
 
 /** Builds the real application on a folder of its own. */
 export async function build (
-  t: Test, options: Partial<Record<string, unknown>> = {}, { models = true, ...parts }: AppParts & { models?: boolean } = {}
+  t: Test,
+  options: Partial<Record<string, unknown>> = {},
+  { models = true, ...parts }: AppParts & { models?: boolean } = {}
 ): Promise<FastifyInstance> {
   const { models: modelsDir, data } = workspace(t, { models })
-  const app = await buildApp(testOptions({ 'models-dir': [modelsDir], 'data-dir': data, ...options }), { passwordCost: testPasswordCost, ...parts })
+  const app = await buildApp(testOptions({ 'models-dir': [modelsDir], 'data-dir': data, ...options }), {
+    passwordCost: testPasswordCost,
+    ...parts
+  })
   t.teardown(() => app.close())
   await app.ready()
   holdToDocument(t, app)
   return app
 }
 
-/** Fails the test when a route answers with a status, or a Location, that the OpenAPI document does not foresee for it. */
+/** Fails the test when a route answers with a status, or a Location, that the OpenAPI document does not list for it. */
 function holdToDocument (t: Test, app: FastifyInstance): void {
-  const { paths } = app.swagger() as unknown as { paths: Record<string, Record<string, { operationId: string, responses: Record<string, { headers?: object }> }>> }
+  const { paths } = app.swagger() as unknown as {
+    paths: Record<string, Record<string, {
+      operationId: string
+      responses: Record<string, { headers?: object }>
+    }>>
+  }
   const routes = Object.entries(paths).map(([path, operations]) => ({
     operations, pattern: new RegExp(`^${path.replaceAll(/\{\w+\}/g, '[^/]+')}$`)
   })).sort((a, b) => b.pattern.source.length - a.pattern.source.length)
@@ -77,7 +87,9 @@ function withHeaders (request: InjectOptions | string, headers: Record<string, s
 }
 
 /** Checks status, code and shape of an error. */
-export function expectError (t: Test, response: LightMyRequestResponse, status: number, code: ErrorCode, message?: RegExp): void {
+export function expectError (
+  t: Test, response: LightMyRequestResponse, status: number, code: ErrorCode, message?: RegExp
+): void {
   t.equal(response.statusCode, status, response.body)
   t.match(response.json(), { error: { code, message: message ?? String, request_id: String } })
 }

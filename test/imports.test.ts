@@ -4,8 +4,8 @@ import t from 'tap'
 import { packageRoot } from '../lib/util/package-root.ts'
 
 /**
- * Which rooms a room may import from. `(types)` allows types only. A room is a folder of `lib/`, or a top-level folder with all
- * that is below it. docs/architecture.md shows the same as a drawing.
+ * Which rooms a room may import from. `(types)` allows types only. A room is a folder of `lib/`, or a top-level folder
+ * with all that is below it. docs/architecture.md shows the same as a drawing.
  */
 const arrows: Record<string, string[]> = {
   'errors.ts': [],

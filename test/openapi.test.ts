@@ -20,7 +20,10 @@ function compare (t: Test, file: string, text: string): void {
 
 t.test('the document is valid and what the golden copy says', async t => {
   const app = await build(t, { auth: 'jwt' })
-  const document = app.swagger() as object as { paths: Record<string, Record<string, Operation>>, components: { schemas: object } }
+  const document = app.swagger() as object as {
+    paths: Record<string, Record<string, Operation>>
+    components: { schemas: object }
+  }
   compare(t, golden, `${JSON.stringify(document, null, 2)}\n`)
   compare(t, types, astToString(await openapiTS(JSON.parse(readFileSync(golden, 'utf8')))))
 
@@ -44,7 +47,14 @@ t.test('the document is valid and what the golden copy says', async t => {
 
 t.test('the example of an error is one of its own', async t => {
   const app = await build(t)
-  const { components } = app.swagger() as unknown as { components: { responses: Record<string, { description: string, content: Record<string, { example?: { error: { code: string } } }> }> } }
+  const { components } = app.swagger() as unknown as {
+    components: {
+      responses: Record<string, {
+        description: string
+        content: Record<string, { example?: { error: { code: string } } }>
+      }>
+    }
+  }
   for (const [name, { description, content }] of Object.entries(components.responses)) {
     const { code } = content['application/json']?.example?.error ?? { code: 'SDR_INVALID_REQUEST' }
     t.ok(description.includes(`\`${code}\``), `${name}: ${code}`)
@@ -53,8 +63,16 @@ t.test('the example of an error is one of its own', async t => {
 
 t.test('the examples of requests run as they are', async t => {
   const app = await build(t, { auth: 'none' })
-  const { paths } = app.swagger() as { paths: Record<string, { post?: { requestBody?: { content: Record<string, { example?: object }> } } }> }
-  for (const [type, expected] of Object.entries({ txt2img: 202, img2img: 422, inpaint: 422, controlnet: 422, upscale: 404 })) {
+  const { paths } = app.swagger() as {
+    paths: Record<string, { post?: { requestBody?: { content: Record<string, { example?: object }> } } }>
+  }
+  for (const [type, expected] of Object.entries({
+    txt2img: 202,
+    img2img: 422,
+    inpaint: 422,
+    controlnet: 422,
+    upscale: 404
+  })) {
     const url = `/api/generate/${type}`
     const { example } = paths[url]?.post?.requestBody?.content['application/json'] ?? {}
     const { statusCode, body } = await app.inject({ method: 'POST', url, body: example ?? {} })

@@ -23,11 +23,13 @@ const wanted = [
 t.test('the package holds what is needed and works where it is installed', async t => {
   const { folder, models, data } = workspace(t)
   const { stdout } = await run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder], { cwd: packageRoot, maxBuffer: 2 ** 24 })
-  const [{ filename, files }] = [Object.values(JSON.parse(stdout)).flat()[0]] as [{ filename: string, files: Array<{ path: string }> }]
+  const [{ filename, files }] = [Object.values(JSON.parse(stdout)).flat()[0]] as [
+    { filename: string, files: Array<{ path: string }> }
+  ]
   t.same(files.map(({ path }) => path).filter(path => !wanted.some(pattern => pattern.test(path))), [])
 
-  // As `npm install -g --prefix` lays it out. npm itself would ask the registry for the dependencies, so they come from here:
-  // those that the lock file does not call development ones.
+  // As `npm install -g --prefix` lays it out. npm itself would ask the registry for the dependencies, so they come from
+  // here: those that the lock file does not call development ones.
   const installed = join(folder, 'prefix', 'lib', 'node_modules', 'stable-diffusion-rest')
   mkdirSync(installed, { recursive: true })
   execFileSync('tar', ['-xzf', join(folder, filename), '-C', installed, '--strip-components=1'])
@@ -74,7 +76,10 @@ t.test('the package holds what is needed and works where it is installed', async
     t.equal(diagnosis.code, 1, part)
     t.match(diagnosis.stdout, new RegExp(`^FAIL +${part} +The package .* is not installed for`, 'm'))
     // 4 is one of those that RestartPreventExitStatus of the systemd unit names.
-    await t.rejects(run(process.execPath, [program, ...again], { cwd: folder, env }), { code: 4, stderr: reason } as unknown as Error)
+    await t.rejects(run(process.execPath, [program, ...again], { cwd: folder, env }), {
+      code: 4,
+      stderr: reason
+    } as unknown as Error)
     renameSync(`${there}.away`, there)
   }
 })
@@ -90,7 +95,9 @@ t.test('every dependency declares the oldest Node.js that the package declares',
   t.ok(satisfies(oldest, engines.node))
   const declared = Object.entries(packages).filter(([, { engines }]) => engines?.node !== undefined)
   t.ok(declared.length > 100)
-  t.same(declared.filter(([, { engines }]) => !satisfies(oldest, engines!.node!)).map(([path, { engines }]) => [path, engines!.node]), [])
+  t.same(declared
+    .filter(([, { engines }]) => !satisfies(oldest, engines!.node!))
+    .map(([path, { engines }]) => [path, engines!.node]), [])
   const withScript = Object.entries(packages).filter(([path, { hasInstallScript }]) => path !== '' && hasInstallScript === true)
   t.same(withScript.map(([path]) => path.split('node_modules/').at(-1)).sort(), Object.keys(allowScripts).sort(), 'npm 11 names every other one at each install')
 })

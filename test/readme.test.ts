@@ -13,7 +13,9 @@ import { childrenOf, program, startServer } from './server-process.ts'
 const run = promisify(execFile)
 
 /** The texts of the code blocks of a page in one language, in their order. */
-const blocks = (file: string, language: string) => blocksOf(file).filter(block => block.language === language).map(({ text }) => text)
+const blocks = (file: string, language: string) => blocksOf(file)
+  .filter(block => block.language === language)
+  .map(({ text }) => text)
 
 t.test('the commands of the README do what it says', async t => {
   const [demo, tests, serve, draw] = blocks('README.md', 'sh') as [string, string, string, string]

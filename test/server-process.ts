@@ -67,7 +67,13 @@ const testing = ['--port', '0', '--engine', 'portable', '--threads', '1', '--rat
  * @param launcher a command that becomes the server.
  */
 export async function startServer (
-  t: Test, parameters: string[], { env = {}, program: other = program, launcher = [] }: { env?: Record<string, string>, program?: string, launcher?: string[] } = {}
+  t: Test,
+  parameters: string[],
+  { env = {}, program: other = program, launcher = [] }: {
+    env?: Record<string, string>
+    program?: string
+    launcher?: string[]
+  } = {}
 ): Promise<RunningServer> {
   const [file, ...rest] = [...launcher, process.execPath, other, ...testing, ...parameters] as [string, ...string[]]
   const child = spawn(file, rest, { env: { ...environment, ...env } })
@@ -113,7 +119,7 @@ export function childrenOf (pid: number): number[] {
   return stdout.trim().split(/\s+/).filter(word => word !== '').map(Number)
 }
 
-/** Asks until `check` gives something, less and less often, because asking takes the processor from what is waited for. */
+/** Asks until `check` gives something, less and less often, because asking takes processor time from the work. */
 export async function until<T> (check: () => Promise<T | undefined | false>, milliseconds = 30_000): Promise<T> {
   const begin = Date.now()
   for (;;) {

@@ -12,7 +12,9 @@ export const measureDurableSubmits: Measure = async (scope, scale) => {
   const submits = portion(most, scale)
   const folder = folderOf(scope)
   const queue = openQueue(scope, join(folder, 'queue'))
-  const database = openDatabase(join(folder, 'raw.db'), ['CREATE TABLE jobs (id INTEGER PRIMARY KEY, parameters TEXT NOT NULL) STRICT'])
+  const database = openDatabase(join(folder, 'raw.db'), [
+    'CREATE TABLE jobs (id INTEGER PRIMARY KEY, parameters TEXT NOT NULL) STRICT'
+  ])
   scope.teardown(() => database.close())
   const insert = database.prepare('INSERT INTO jobs (parameters) VALUES (?)')
   const parameters = JSON.stringify(request('checkpoint/a').parameters)

@@ -11,9 +11,16 @@ const owners = 50
 
 /** Every filter that has something to answer and some that have not. */
 const filtersOf = (middle: number): JobFilter[] => [
-  {}, { cursor: String(middle) }, { owner: 'owner 7' }, { owner: 'owner 7', cursor: String(middle) }, { status: 'failed' },
-  { status: 'failed', owner: 'owner 7' }, { model: 'checkpoint/3' }, { model: 'checkpoint/3', owner: 'owner 7', status: 'completed' },
-  { type: 'upscale' }, { type: 'upscale', owner: 'owner 7' }
+  {},
+  { cursor: String(middle) },
+  { owner: 'owner 7' },
+  { owner: 'owner 7', cursor: String(middle) },
+  { status: 'failed' },
+  { status: 'failed', owner: 'owner 7' },
+  { model: 'checkpoint/3' },
+  { model: 'checkpoint/3', owner: 'owner 7', status: 'completed' },
+  { type: 'upscale' },
+  { type: 'upscale', owner: 'owner 7' }
 ]
 
 /** Each filter many times; the slowest counts. */
@@ -25,11 +32,14 @@ export const measurePages: Measure = async (scope, scale) => {
   const database = openDatabase(file, migrations)
   database.prepare(`
     WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
-    INSERT INTO jobs (id, type, status, owner, model, priority, parameters, attempts, created_at, started_at, finished_at, service)
-    SELECT printf('00000000-0000-7000-8000-%012d', i), 'txt2img', CASE WHEN i % 10 = 0 THEN 'failed' ELSE 'completed' END,
+    INSERT INTO jobs (id, type, status, owner, model, priority, parameters, attempts, ` +
+    `created_at, started_at, finished_at, service)
+    SELECT printf('00000000-0000-7000-8000-%012d', i), 'txt2img', ` +
+    `CASE WHEN i % 10 = 0 THEN 'failed' ELSE 'completed' END,
       'owner ' || (i % ${owners}), 'checkpoint/' || (i % 7), 0, ?, 1, i, i, i, i FROM n
   `).run(jobs, JSON.stringify(request('').parameters))
-  database.exec('INSERT INTO images SELECT sequence, 0, id, 512, 512, 400000, 7 FROM jobs; UPDATE jobs SET bytes = 400000')
+  database.exec('INSERT INTO images SELECT sequence, 0, id, 512, 512, 400000, 7 FROM jobs; ' +
+    'UPDATE jobs SET bytes = 400000')
   const fifty = database.prepare('SELECT * FROM jobs WHERE sequence BETWEEN ? AND ?')
   const base = cost(() => fifty.all(middle + 1, middle + 50))
   database.close()
@@ -38,7 +48,8 @@ export const measurePages: Measure = async (scope, scale) => {
   const filters = filtersOf(middle)
   return [{
     name: 'pages',
-    title: `a page of 50 from ${jobs.toLocaleString('en')} jobs, the slowest of ${filters.length} filters, in processor time`,
+    title: `a page of 50 from ${jobs.toLocaleString('en')} jobs, the slowest of ${filters.length} filters, ` +
+      'in processor time',
     measured: Math.max(...filters.map(filter => cost(() => queue.list({ ...filter, limit: 50 })))),
     base: `50 rows by their key: ${ms(base)}`
   }]

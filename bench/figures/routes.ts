@@ -21,7 +21,10 @@ export const measureRoutes: Measure = async (scope, scale) => {
     ['user', 'add', 'bench', '--role', 'user', '--password-stdin', '--data-dir', workspace.data], { input: password })
   if (code !== 0) throw new Error(stderr)
   const server = await serve(scope, workspace, ['--auth', 'jwt'])
-  const { body: { token } } = await server.json('/api/auth/login', { method: 'POST', body: JSON.stringify({ username: 'bench', password }) })
+  const { body: { token } } = await server.json('/api/auth/login', {
+    method: 'POST',
+    body: JSON.stringify({ username: 'bench', password })
+  })
   const headers = { authorization: `Bearer ${token}` }
   const { body } = await server.json('/api/models', { headers })
   const bare = await startPart(scope, 'bare-server', [JSON.stringify(body)])

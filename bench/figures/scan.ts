@@ -34,7 +34,13 @@ export const measureScan: Measure = async (scope, scale) => {
   const [title, alone] = [`scan of ${files.toLocaleString('en')} models`, `readdir and stat alone: ${ms(base)}`]
   return [
     { name: 'scan, the first time', title: `${title}, the first time`, measured: cold, base: alone },
-    { name: 'scan, again', title: `${title}, again`, measured: warm, details: `after a restart ${ms(restarted)}`, base: alone }
+    {
+      name: 'scan, again',
+      title: `${title}, again`,
+      measured: warm,
+      details: `after a restart ${ms(restarted)}`,
+      base: alone
+    }
   ]
 }
 

@@ -32,10 +32,16 @@ export const measureStart: Measure = async (scope, scale) => {
     }))
     await inner.close()
   }
-  const [ours, bare, version, node] = [times.ours, times.bare, times.version, times.node].map(all => quantile(all, 0.5)) as [number, number, number, number]
+  const [ours, bare, version, node] = [times.ours, times.bare, times.version, times.node]
+    .map(all => quantile(all, 0.5)) as [number, number, number, number]
   const base = `\`node -e 0\`: ${ms(node)}`
   return [
-    { name: 'start', title: 'from `node …` to the first answer (median)', measured: ours, base: `a bare Fastify route: ${ms(bare)}; ${base}` },
+    {
+      name: 'start',
+      title: 'from `node …` to the first answer (median)',
+      measured: ours,
+      base: `a bare Fastify route: ${ms(bare)}; ${base}`
+    },
     { name: 'version', title: '`--version` (median)', measured: version, base }
   ]
 }

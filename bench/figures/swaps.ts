@@ -7,7 +7,9 @@ import { openQueue, request } from '../parts/queue.ts'
 const most = 100
 const limit = 8
 
-async function run (scope: Scope, folder: string, jobs: number, overtakeLimit: number): Promise<{ swaps: number, overtaken: number }> {
+async function run (
+  scope: Scope, folder: string, jobs: number, overtakeLimit: number
+): Promise<{ swaps: number, overtaken: number }> {
   const engine = new ScriptedEngine()
   const queue = openQueue(scope, folder, { engine, overtakeLimit })
   const ids: string[] = []
@@ -24,9 +26,23 @@ export const measureSwaps: Measure = async (scope, scale) => {
   const folder = folderOf(scope)
   const inTurn = await run(scope, join(folder, 'fifo'), jobs, 0)
   const { swaps, overtaken } = await run(scope, join(folder, 'ours'), jobs, limit)
-  const [title, base] = [`of ${jobs} jobs that alternate between two models`, `first in, first out: ${inTurn.swaps} swaps`]
+  const [title, base] = [
+    `of ${jobs} jobs that alternate between two models`,
+    `first in, first out: ${inTurn.swaps} swaps`
+  ]
   return [
-    { name: 'swaps', title: `model swaps ${title}`, measured: swaps / inTurn.swaps, details: `${swaps} swaps`, base },
-    { name: 'overtaking', title: `most jobs that overtook one, ${title}`, measured: overtaken, base: `--overtake-limit ${limit}` }
+    {
+      name: 'swaps',
+      title: `model swaps ${title}`,
+      measured: swaps / inTurn.swaps,
+      details: `${swaps} swaps`,
+      base
+    },
+    {
+      name: 'overtaking',
+      title: `most jobs that overtook one, ${title}`,
+      measured: overtaken,
+      base: `--overtake-limit ${limit}`
+    }
   ]
 }

@@ -24,14 +24,19 @@ export class Client {
 
   /** @throws when the answer is anything but 200. */
   async #ask (method: string, path: string, body?: string): Promise<Buffer> {
-    const headers = body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
+    const headers = body === undefined
+      ? {}
+      : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
     const asked = request(this.#url + path, { agent: this.#agent, method, headers }).end(body)
     const [answer] = await once(asked, 'response') as [IncomingMessage]
     const chunks: Buffer[] = []
     answer.on('data', (chunk: Buffer) => { chunks.push(chunk) })
     await once(answer, 'end')
     const bytes = Buffer.concat(chunks)
-    if (answer.statusCode !== 200) throw new Error(`The server answered ${answer.statusCode} to ${method} ${path}: ${bytes.toString().slice(0, 500)}`)
+    if (answer.statusCode !== 200) {
+      throw new Error(`The server answered ${answer.statusCode} to ${method} ${path}: ` +
+        `${bytes.toString().slice(0, 500)}`)
+    }
     return bytes
   }
 }

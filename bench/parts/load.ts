@@ -10,17 +10,24 @@ const connections = 10
  */
 export async function load (url: string, headers: Record<string, string>, count: number): Promise<void> {
   const { hostname, port, pathname, search } = new URL(url)
-  const lines = [`GET ${pathname}${search} HTTP/1.1`, `host: ${hostname}:${port}`, ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`)]
+  const lines = [
+    `GET ${pathname}${search} HTTP/1.1`,
+    `host: ${hostname}:${port}`,
+    ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`)
+  ]
   const request = `${lines.join('\r\n')}\r\n\r\n`
   let isOver = false
-  // A client that sleeps has to be woken, and the system bills that to the server: most of it to the one that answers slower.
+  // A client that sleeps has to be woken. The system bills that to the server, and most of it to the slower one.
   const stayAwake = () => { if (!isOver) setImmediate(stayAwake) }
   stayAwake()
-  await Promise.all(Array.from({ length: connections }, () => sendAll({ hostname, port }, request, count / connections)))
+  await Promise.all(Array.from({ length: connections }, () =>
+    sendAll({ hostname, port }, request, count / connections)))
     .finally(() => { isOver = true })
 }
 
-async function sendAll ({ hostname, port }: { hostname: string, port: string }, request: string, count: number): Promise<void> {
+async function sendAll (
+  { hostname, port }: { hostname: string, port: string }, request: string, count: number
+): Promise<void> {
   const socket = connect(Number(port), hostname).setNoDelay()
   await once(socket, 'connect')
   let answered = 0

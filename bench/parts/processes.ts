@@ -36,11 +36,15 @@ export async function serve (
   scope: Scope, { models, data }: Workspace, more: string[] = [], env: Record<string, string> = {}
 ): Promise<RunningServer> {
   // It takes nothing of a test but its teardown.
-  return await startServer(scope as unknown as Test, ['--models-dir', models, '--data-dir', data, '--log-level', 'info', ...more], { env })
+  return await startServer(scope as unknown as Test, [
+    '--models-dir', models, '--data-dir', data, '--log-level', 'info', ...more
+  ], { env })
 }
 
 /** Runs a compiled file of this folder that prints the address it listens on. */
-export async function startPart (scope: Scope, name: string, parameters: string[]): Promise<{ url: string, pid: number }> {
+export async function startPart (
+  scope: Scope, name: string, parameters: string[]
+): Promise<{ url: string, pid: number }> {
   const child = spawn(process.execPath, [compiled(name), ...parameters], { stdio: ['ignore', 'pipe', 'inherit'] })
   scope.teardown(() => child.kill('SIGKILL'))
   const [line] = await once(createInterface({ input: child.stdout }), 'line') as [string]
@@ -57,7 +61,8 @@ export const withInstantEngine = { NODE_OPTIONS: `--import=${pathToFileURL(compi
 /** Seconds of processor time that a process has used, with all its threads; proc(5) has it in nanoseconds for each. */
 export function processorTime (pid: number): number {
   const threads = readdirSync(`/proc/${pid}/task`)
-  return threads.reduce((sum, thread) => sum + Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ', 1)[0]), 0) / 1e9
+  return threads.reduce((sum, thread) =>
+    sum + Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ', 1)[0]), 0) / 1e9
 }
 
 /** Bytes of memory that a process holds. */

@@ -8,7 +8,11 @@ const logger = { info () {}, warn () {}, error () {} }
 
 /** A queue without a server; its engine does everything at once. */
 export function openQueue (
-  scope: Scope, dataDir: string, { engine = new ScriptedEngine(), ...options }: Partial<Omit<JobQueueOptions, 'devices'>> & { engine?: ScriptedEngine } = {}
+  scope: Scope,
+  dataDir: string,
+  { engine = new ScriptedEngine(), ...options }: Partial<Omit<JobQueueOptions, 'devices'>> & {
+    engine?: ScriptedEngine
+  } = {}
 ): JobQueue {
   const queue = new JobQueue({
     dataDir,

@@ -135,8 +135,8 @@ export class EngineChild {
       }
     })
     this.#channel.on('error', () => {}) // as above: writing to a process that has just died
-    // A process that can't be talked to is of no use. One that has crashed is gone by then, and its end says more: it may
-    // have been in the middle of a message.
+    // A process that can't be talked to is of no use. One that has crashed is gone by then, and its end says more: it
+    // may have been in the middle of a message.
     this.#channel.on('close', () => this.#after(drainDelay, () => this.kill(ending)))
   }
 

@@ -14,9 +14,12 @@ export function deviceNames ({ device, devices }: Pick<Options, 'device' | 'devi
   if (device !== 'auto') throw new CommandError(exitCodes.usage, 'Expected --device or --devices but received both')
   const names = devices.map(name => name.toLowerCase())
   const twice = names.find((name, index) => names.indexOf(name) < index)
-  if (twice !== undefined) throw new CommandError(exitCodes.usage, `Expected different names for --devices but received ${twice} twice`)
+  if (twice !== undefined) {
+    throw new CommandError(exitCodes.usage, `Expected different names for --devices but received ${twice} twice`)
+  }
   if (names.length > mostDevices) {
-    throw new CommandError(exitCodes.usage, `Expected at most ${mostDevices} names for --devices but received ${names.length}`)
+    throw new CommandError(exitCodes.usage,
+      `Expected at most ${mostDevices} names for --devices but received ${names.length}`)
   }
   return devices
 }
@@ -29,5 +32,6 @@ export function findDevice (name: string, info: EngineInfo): EngineInfo {
   const known = ['auto', 'cpu', 'gpu', ...(info.devices ?? []).map(({ name }) => name)]
   if (info.devices === undefined || known.some(device => device.toLowerCase() === name.toLowerCase())) return info
   throw new CommandError(exitCodes.usage,
-    `The ${info.engine} engine has no device ${JSON.stringify(name)}; expected one of ${[...new Set(known)].join(', ')}`)
+    `The ${info.engine} engine has no device ${JSON.stringify(name)}; ` +
+    `expected one of ${[...new Set(known)].join(', ')}`)
 }

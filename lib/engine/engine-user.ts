@@ -15,14 +15,15 @@ const longestLook = 10_000
 const needed = { CAP_KILL: 5, CAP_SETGID: 6, CAP_SETUID: 7 }
 
 /**
- * Becomes the user `$1` with the group `$2` and starts the rest. A file mode and a folder are not inherited, because those
- * of the server may be closed to the user. Priority and memory score are set first: the server could not do it later.
+ * Becomes the user `$1` with the group `$2` and starts the rest. It does not inherit file mode and folder: those of the
+ * server may be closed to the user. Priority and memory score are set first: the server could not do it later.
  * setpriv drops every capability, those in the ambient set too, which a mere change of the user would leave.
  */
 const becomeUser = `cd / && umask 022
 { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null
 user=$1 group=$2; shift 2
-exec nice -n 10 setpriv --reuid="$user" --regid="$group" --init-groups --inh-caps=-all --ambient-caps=-all --no-new-privs -- "$@"`
+exec nice -n 10 setpriv --reuid="$user" --regid="$group" --init-groups \
+--inh-caps=-all --ambient-caps=-all --no-new-privs -- "$@"`
 
 /** Prints the first path that cannot be read. */
 const findUnreadable = `for path; do
@@ -35,8 +36,8 @@ const findOpen = `for path; do
 done`
 
 /**
- * Makes a command run as the user of `--engine-user`, and checks that this protects and works: the user exists, the server
- * may switch to it, it can read the engine and the models, and nothing of the accounts.
+ * Makes a command run as the user of `--engine-user`, and checks that this protects and works: the user exists, the
+ * server may switch to it, it can read the engine and the models, and nothing of the accounts.
  * @throws {CommandError} (usage, storage, engine) that says what is missing.
  */
 export async function withEngineUser (command: EngineCommand, options: Options): Promise<EngineCommand> {
@@ -55,9 +56,12 @@ interface User { name: string, uid: string, gid: string }
 async function findUser (name: string): Promise<User> {
   const ids = await Promise.all(['-u', '-g'].map(async what => await look('id', [what, '--', name])))
   const [uid, gid] = ids.map(({ output }) => output.trim())
-  if (ids.some(({ isOk }) => !isOk)) throw usage(`Expected a user of this system for --engine-user but received ${JSON.stringify(name)}`)
+  if (ids.some(({ isOk }) => !isOk)) {
+    throw usage(`Expected a user of this system for --engine-user but received ${JSON.stringify(name)}`)
+  }
   if (uid === '0' || uid === String(process.getuid!()) || uid === String(process.geteuid!())) {
-    throw usage(`Expected another user than root and that of the server for --engine-user but received ${JSON.stringify(name)}`)
+    throw usage('Expected another user than root and that of the server for --engine-user ' +
+      `but received ${JSON.stringify(name)}`)
   }
   return { name, uid: uid!, gid: gid! }
 }
@@ -66,7 +70,8 @@ function checkRights (): void {
   const [, effective] = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))!
   const missing = Object.entries(needed).filter(([, bit]) => (BigInt(`0x${effective}`) >> BigInt(bit) & 1n) === 0n)
   if (missing.length === 0) return
-  throw usage(`The server may not run its engine as another user (--engine-user): it lacks ${missing.map(([name]) => name).join(', ')}. ` +
+  throw usage('The server may not run its engine as another user (--engine-user): ' +
+    `it lacks ${missing.map(([name]) => name).join(', ')}. ` +
     'Start it as docs/operations.md says under "A user for the engine", or without the option')
 }
 
@@ -74,23 +79,29 @@ async function checkSetpriv (user: User): Promise<void> {
   const { isOk, output } = await lookAs(user, 'exit 0', [])
   if (isOk) return
   throw new CommandError(exitCodes.engine,
-    `The engine cannot run as ${user.name} (--engine-user); it needs setpriv of util-linux, nice and sh: ${output.trim()}`)
+    `The engine cannot run as ${user.name} (--engine-user); ` +
+    `it needs setpriv of util-linux, nice and sh: ${output.trim()}`)
 }
 
 async function checkFiles (user: User, { file, args }: EngineCommand, options: Options): Promise<void> {
   const own = await lookAs(user, findUnreadable, [file, ...args])
-  if (!own.isOk) throw new CommandError(exitCodes.engine, `The user ${user.name} (--engine-user) cannot read ${own.output}, which belongs to the engine`)
+  if (!own.isOk) {
+    throw new CommandError(exitCodes.engine,
+      `The user ${user.name} (--engine-user) cannot read ${own.output}, which belongs to the engine`)
+  }
   const models = await lookAs(user, findUnreadable, modelRoots(options).map(({ path }) => path))
   if (!models.isOk) {
     throw new CommandError(exitCodes.storage,
-      `The user ${user.name} (--engine-user) cannot read the models folder ${models.output}. Give it the right to read it, and to enter the folders above`)
+      `The user ${user.name} (--engine-user) cannot read the models folder ${models.output}. ` +
+      'Give it the right to read it, and to enter the folders above')
   }
   const { data, auth } = dataFolders(options)
   const secrets = [auth, options.jwtSecretFile, options.tlsKey, join(data, 'jobs.db'), join(data, 'outputs')]
   const open = await lookAs(user, findOpen, secrets.filter(path => path !== undefined).map(path => resolve(path)))
   if (open.isOk) return
   throw new CommandError(exitCodes.storage,
-    `The user ${user.name} (--engine-user) may read or change ${open.output}, which the option is to prevent. Type \`chmod go-rwx ${open.output}\`, or choose another user`)
+    `The user ${user.name} (--engine-user) may read or change ${open.output}, which the option is to prevent. ` +
+    `Type \`chmod go-rwx ${open.output}\`, or choose another user`)
 }
 
 function asUser ({ uid, gid, name }: User, { engine, file, args }: EngineCommand): EngineCommand {

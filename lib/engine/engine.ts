@@ -154,7 +154,10 @@ export interface RunOptions extends Observer {
   silenceTimeout?: number
 }
 
-/** Why an operation ended without a result. `code` becomes the job's `error.code`, unless the job is tried again (lib/jobs/schedule/lane.ts). */
+/**
+ * Why an operation ended without a result. `code` becomes the job's `error.code`, unless the job is tried again
+ * (lib/jobs/schedule/lane.ts).
+ */
 export type EngineErrorCode =
   | 'engine_crashed' // the process died: signal, abort, out of memory
   | 'engine_timeout' // it said nothing for too long and was killed

@@ -221,7 +221,8 @@ function checkFields (json: unknown): Fields {
     const value = message![field]
     const actual = value === null ? 'null' : typeof value
     if (actual !== type) {
-      throw new ProtocolError('invalid_message', `The server sent a '${message!.type}' message with a wrong '${field}'.`)
+      throw new ProtocolError('invalid_message',
+        `The server sent a '${message!.type}' message with a wrong '${field}'.`)
     }
   }
   return message!

@@ -38,7 +38,8 @@ export async function startEngines (
     ([info]) => info!,
     error => {
       if (error instanceof CommandError) throw error
-      throw new CommandError(exitCodes.engine, `The ${selected.engine} engine does not start: ${(error as Error).message}`, { cause: error })
+      throw new CommandError(exitCodes.engine,
+        `The ${selected.engine} engine does not start: ${(error as Error).message}`, { cause: error })
     })
   ready.catch(() => {}) // the application asks for it later, and may have failed before
   return { devices, ready, stop: async () => { await Promise.all(devices.map(async ({ engine }) => engine.stop())) } }

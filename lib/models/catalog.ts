@@ -9,7 +9,10 @@ import { findModel } from './find-model.ts'
 import { type HashOptions, hashFile } from './files/hash.ts'
 import { type Model, obstacleTo } from './model.ts'
 import { loadScanCache, saveScanCache, writtenAt } from './scan/scan-cache.ts'
-import { type CachedFile, type ScanCache, type ScanProgress, type ScanResult, type ScanRoot, type ScanWarning, isInside, scanModels } from './scan/scan.ts'
+import {
+  type CachedFile, type ScanCache, type ScanProgress, type ScanResult, type ScanRoot, type ScanWarning,
+  isInside, scanModels
+} from './scan/scan.ts'
 import { withFile } from './headers/source.ts'
 import { type ModelType, drawingTypes, modelTypes } from './types.ts'
 import { FolderWatcher } from './scan/watch.ts'
@@ -318,7 +321,9 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   async hash (model: Model, options: HashOptions = {}): Promise<string> {
     requireOneFile(model)
     const known = this.#cache?.get(model.path)
-    if (known?.sha256 !== undefined && known.sha256 === model.sha256 && isSameFile(known, await measure(model.path))) return known.sha256
+    if (
+      known?.sha256 !== undefined && known.sha256 === model.sha256 && isSameFile(known, await measure(model.path))
+    ) return known.sha256
     const sha256 = await hashFile(await this.path(model), options)
     await this.remember(model, sha256)
     return sha256
@@ -350,7 +355,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     }
     await withFile(real, async () => {}).catch((cause: unknown) => {
       const { code, message } = cause as NodeJS.ErrnoException
-      throw apiError('SDR_UNSUPPORTED_MODEL', `A file of ${model.id} can't be read (${code ?? message}). Refresh the models.`, { cause })
+      throw apiError('SDR_UNSUPPORTED_MODEL',
+        `A file of ${model.id} can't be read (${code ?? message}). Refresh the models.`, { cause })
     })
     return real
   }

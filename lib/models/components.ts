@@ -22,7 +22,12 @@ export const components = {
   uncond_diffusion: {
     file: 'uncond_diffusion_model', type: 'diffusion', description: 'Diffusion model for the negative prompt'
   },
-  clip_l: { file: 'clip_l', type: 'text_encoder', roles: ['clip_l', 'clip_h'], description: 'CLIP-L, of SD2 OpenCLIP-H' },
+  clip_l: {
+    file: 'clip_l',
+    type: 'text_encoder',
+    roles: ['clip_l', 'clip_h'],
+    description: 'CLIP-L, of SD2 OpenCLIP-H'
+  },
   clip_g: { file: 'clip_g', type: 'text_encoder', roles: ['clip_g'], description: 'CLIP-G' },
   t5xxl: { file: 't5xxl', type: 'text_encoder', roles: ['t5xxl'], description: 'T5' },
   llm: { file: 'llm', type: 'text_encoder', roles: ['llm'], description: 'Language model, such as Qwen' },

@@ -15,7 +15,9 @@ const candidatesShown = 10
  * @throws API errors: SDR_MODEL_NOT_FOUND with the nearest ids, SDR_INVALID_REQUEST with the ids when several fit.
  */
 export function findModel (
-  models: ReadonlyMap<string, Model>, idOrName: string, { types, skipped }: { types: readonly ModelType[], skipped: string }
+  models: ReadonlyMap<string, Model>,
+  idOrName: string,
+  { types, skipped }: { types: readonly ModelType[], skipped: string }
 ): Model {
   const exact = models.get(idOrName)
   if (exact !== undefined) return exact
@@ -60,9 +62,9 @@ function ambiguous (name: string, models: readonly Model[]): Error {
 function notFound (wanted: string, models: readonly Model[], skipped: string): Error {
   const close = wanted.length > longestName ? [] : closeTo(wanted, models)
   const hint = close.length === 0 ? 'GET /api/models lists them.' : `Did you mean ${close.join(' or ')}?`
-  return apiError('SDR_MODEL_NOT_FOUND', `There is no model ${JSON.stringify(wanted.slice(0, longestName))}. ${hint}${skipped}`, {
-    details: { nearest: close }
-  })
+  return apiError('SDR_MODEL_NOT_FOUND',
+    `There is no model ${JSON.stringify(wanted.slice(0, longestName))}. ${hint}${skipped}`,
+    { details: { nearest: close } })
 }
 
 function closeTo (wanted: string, models: readonly Model[]): string[] {

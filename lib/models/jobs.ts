@@ -26,7 +26,10 @@ export function modelExecutors ({ catalog, puller, staging }: ModelJobParts): Ex
       lane: 'files',
       async execute ({ parameters }: Job, { signal, progress }: Attempt): Promise<Outcome> {
         const request = parameters as unknown as PullRequest
-        const { path, size, sha256 } = await puller.pull(request, { signal, progress: countBytes('downloading', progress) })
+        const { path, size, sha256 } = await puller.pull(request, {
+          signal,
+          progress: countBytes('downloading', progress)
+        })
         await catalog.rescan()
         const model = catalog.at(path)
         if (model !== undefined) await catalog.remember(model, sha256)

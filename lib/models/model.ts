@@ -149,7 +149,16 @@ export function failedBundle (file: ScannedFile, error: string): FileModel {
 }
 
 function emptyBundle ({ relative, size, modified, path, link }: ScannedFile): FileModel {
-  return { type: 'checkpoint', name: nameOf(relative), format: 'bundle', size, modified, path, link, architecture: null }
+  return {
+    type: 'checkpoint',
+    name: nameOf(relative),
+    format: 'bundle',
+    size,
+    modified,
+    path,
+    link,
+    architecture: null
+  }
 }
 
 type Knowledge = Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'>
@@ -162,8 +171,10 @@ function knowledgeOf (type: ModelType, summary: Summary): Knowledge {
   return { architecture, summary, defaults, limits: known.limits }
 }
 
-/** The size that a model was trained in, when its file tells and the engine draws it: 512 of some SD 2, 768 of some SD 1. */
-function ownSize ({ resolution: side }: Summary, { min_side: least, max_side: most, multiple_of: multiple }: ImageLimits) {
+/** The size a model was trained in, if its file tells and the engine draws it: 512 of some SD 2, 768 of some SD 1. */
+function ownSize (
+  { resolution: side }: Summary, { min_side: least, max_side: most, multiple_of: multiple }: ImageLimits
+) {
   const isDrawn = side !== undefined && side >= least && side <= most && side % multiple === 0
   return isDrawn ? { width: side, height: side } : {}
 }

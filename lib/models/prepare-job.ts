@@ -16,7 +16,9 @@ export function prepareHash ({ model: wanted }: { model: string }, catalog: Mode
 }
 
 /** @throws what `checkConvert` throws */
-export async function prepareConvert (request: ConvertRequest, catalog: ModelCatalog, engine: EngineInfo): Promise<PreparedJob> {
+export async function prepareConvert (
+  request: ConvertRequest, catalog: ModelCatalog, engine: EngineInfo
+): Promise<PreparedJob> {
   const { model } = await checkConvert(request, catalog, engine)
   return { type: 'convert', model: model.id, parameters: { ...request, model: model.id } }
 }

@@ -8,7 +8,7 @@ export type ModelType = typeof modelTypes[number]
 /** The types that an image request can name as its `model`: a whole checkpoint, or a diffusion model with its parts. */
 export const drawingTypes: readonly ModelType[] = ['checkpoint', 'diffusion']
 
-/** Folder names in collections of A1111 (and Forge), ComfyUI and this server, in lower case; new folders get the first. */
+/** Folder names of A1111 (and Forge), ComfyUI and this server, in lower case; new folders get the first. */
 const folderNames: Partial<Record<ModelType, readonly string[]>> = {
   checkpoint: ['checkpoints', 'checkpoint', 'stable-diffusion', 'stablediffusion'],
   diffusion: ['diffusion_models', 'diffusion', 'unet', 'unet_gguf'],

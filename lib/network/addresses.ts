@@ -1,11 +1,11 @@
 import { normalizeIP } from '@fastify/rate-limit'
 
 /**
- * Lengths of the IPv6 prefixes that one customer gets: mostly a /64 in a mobile network, a /56 at home, a /48 as a company.
+ * Lengths of the IPv6 prefixes that one customer gets: mostly a /64 in a mobile network, a /56 at home, a /48 at work.
  */
 const prefixes = [64, 56, 48] as const
 
-/** @returns the networks of an IPv6 address that one customer may have, the narrowest first; of IPv4 the address alone. */
+/** @returns the networks of an IPv6 address that one customer may have, narrowest first; of IPv4 the address alone. */
 export function networksOf (address: string): [narrowest: string, ...wider: string[]] {
   const narrowest = normalizeIP(address, prefixes[0])
   if (!narrowest.includes(':')) return [narrowest]

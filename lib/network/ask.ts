@@ -23,7 +23,7 @@ interface Question {
   proxyTimeout?: number
 }
 
-/** Milliseconds. The outer bounds of a request are its caller's; a name that is not known here may be known to the proxy. */
+/** Milliseconds. The caller sets the outer bounds of a request; the proxy may know a name that is not known here. */
 const standardProxyTimeout = 20_000
 const lookupTimeout = 5000
 
@@ -39,8 +39,9 @@ export class ProxyError extends Error {
 }
 
 /**
- * Sends one request to a host that a caller or a redirect named, and follows no redirect. The connection goes to an address
- * that was checked. Through a proxy it can't: then the proxy resolves the name, and only what it resolves to here is checked.
+ * Sends one request to a host that a caller or a redirect named, and follows no redirect. The connection goes to an
+ * address that was checked. Through a proxy it can't: the proxy resolves the name, and only what it resolves to here is
+ * checked.
  * @returns the response as soon as its headers are there.
  * @throws {RefusedAddress} {ProxyError}; errors of the connection; the signal's reason or an AbortError.
  */
@@ -58,7 +59,12 @@ export async function ask (
   let isConnected = false
   try {
     const either = AbortSignal.any([signal, late.signal])
-    const request = begin(url, { ...options, agent: agentFor(url, proxy, either), signal: either, checkServerIdentity: identityOf(url) })
+    const request = begin(url, {
+      ...options,
+      agent: agentFor(url, proxy, either),
+      signal: either,
+      checkServerIdentity: identityOf(url)
+    })
     const refused = new Promise<never>((_resolve, reject) => {
       request.once('proxyConnect', ({ statusCode = 200 }: { statusCode?: number }) => {
         clearTimeout(timer)
@@ -66,13 +72,16 @@ export async function ask (
         if (statusCode !== 200) reject(refusal(proxy, statusCode))
       })
     })
-    const response = await Promise.race([responseTo(request, body), refused]).finally(() => { if (!isConnected) request.destroy() })
+    const response = await Promise.race([responseTo(request, body), refused])
+      .finally(() => { if (!isConnected) request.destroy() })
     if (url.protocol === 'https:' || response.statusCode !== 407) return response
     response.destroy()
     throw refusal(proxy, 407)
   } catch (error) {
     signal.throwIfAborted()
-    if (late.signal.aborted) throw new ProxyError(`${proxy.name} did not answer within ${proxyTimeout / 1000} s.`, { isPassing: true })
+    if (late.signal.aborted) {
+      throw new ProxyError(`${proxy.name} did not answer within ${proxyTimeout / 1000} s.`, { isPassing: true })
+    }
     if (isConnected) throw error
     const { code, message } = error as NodeJS.ErrnoException
     const isPassing = !['ECONNREFUSED', 'ENOTFOUND'].includes(code ?? '')
@@ -86,10 +95,14 @@ function begin (url: URL, options: RequestOptions): ClientRequest {
   return url.protocol === 'https:' ? httpsRequest(url, options) : httpRequest(url, options)
 }
 
-function agentFor ({ protocol }: URL, { url, authorization }: Proxy, signal: AbortSignal): HttpProxyAgent<string> | HttpsProxyAgent<string> {
+function agentFor (
+  { protocol }: URL, { url, authorization }: Proxy, signal: AbortSignal
+): HttpProxyAgent<string> | HttpsProxyAgent<string> {
   // Not in the address, which a debugging aid of the library would print.
   const headers = authorization === undefined ? {} : { 'Proxy-Authorization': authorization }
-  return protocol === 'https:' ? new HttpsProxyAgent(url.href, { headers, signal }) : new HttpProxyAgent(url.href, { headers, signal })
+  return protocol === 'https:'
+    ? new HttpsProxyAgent(url.href, { headers, signal })
+    : new HttpProxyAgent(url.href, { headers, signal })
 }
 
 /** The certificate is that of the host, also where the host is an address; the socket is one to the proxy. */

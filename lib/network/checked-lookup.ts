@@ -4,7 +4,7 @@ import type { AllowList } from './allow-list.ts'
 
 /**
  * The `lookup` of a request to `url`: resolves the name, refuses it when any of its addresses is neither public nor
- * listed, and gives the addresses that were checked to the connection, so that the name cannot lead elsewhere in between.
+ * listed, and gives the checked addresses to the connection, so that the name cannot lead elsewhere in between.
  * @throws {RefusedAddress} at once when the host of the URL is such an address: no name is looked up for one.
  */
 export function checkedLookup (url: URL, hosts: AllowList): LookupFunction {

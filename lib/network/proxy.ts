@@ -27,14 +27,17 @@ const mostExemptions = 1000
  * @throws {CommandError} (usage) when the variable holds no address of a proxy.
  */
 export function proxyFor (url: URL, environment: Environment = process.env): Proxy | undefined {
-  const variable = proxyVariables[url.protocol as keyof typeof proxyVariables].find(name => (environment[name] ?? '') !== '')
+  const variable = proxyVariables[url.protocol as keyof typeof proxyVariables]
+    .find(name => (environment[name] ?? '') !== '')
   if (variable === undefined || isExempt(url, environment.no_proxy ?? environment.NO_PROXY ?? '')) return undefined
   return readProxy(variable, environment[variable]!)
 }
 
 /** @throws {CommandError} (usage) when one of the variables holds no address of a proxy. */
 export function checkProxies (environment: Environment = process.env): void {
-  for (const protocol of ['http:', 'https:']) proxyFor(new URL(`${protocol}//host.invalid`), { ...environment, no_proxy: '' })
+  for (const protocol of ['http:', 'https:']) {
+    proxyFor(new URL(`${protocol}//host.invalid`), { ...environment, no_proxy: '' })
+  }
 }
 
 function readProxy (variable: string, text: string): Proxy {
@@ -44,8 +47,11 @@ function readProxy (variable: string, text: string): Proxy {
   const credentials = isPlain ? credentialsOf(url) : undefined
   if (!isPlain || credentials === undefined || !['http:', 'https:'].includes(url.protocol)) {
     // The value is not shown: it may hold a password.
-    const scheme = url === undefined || ['http:', 'https:'].includes(url.protocol) ? '' : `; ${url.protocol}// is not supported`
-    throw new CommandError(exitCodes.usage, `Expected http://host:port or https://host:port for the environment variable ${variable}, ` +
+    const scheme = url === undefined || ['http:', 'https:'].includes(url.protocol)
+      ? ''
+      : `; ${url.protocol}// is not supported`
+    throw new CommandError(exitCodes.usage,
+      `Expected http://host:port or https://host:port for the environment variable ${variable}, ` +
       `with user:password@ before the host where the proxy asks for it (in percent encoding)${scheme}`)
   }
   url.username = url.password = ''
@@ -64,13 +70,17 @@ function credentialsOf ({ username, password }: URL): string | undefined {
   }
 }
 
-/** Whether NO_PROXY lists the host: `*`, a domain with all below it, an address, a network (10.0.0.0/8), each with a port or without. */
+/**
+ * Whether NO_PROXY lists the host: `*`, a domain with all below it, an address, a network (10.0.0.0/8), each with or
+ * without a port.
+ */
 function isExempt (url: URL, list: string): boolean {
   const host = hostOf(url).replace(/\.$/, '')
   const port = String(portOf(url))
   return list.toLowerCase().split(/[\s,]+/, mostExemptions).some(entry => {
     // An IPv6 address needs brackets only where a port follows.
-    const [, bracketed, plain, entryPort = port] = /^(?:\[([^\]]*)\]|([^:]*))(?::(\d{1,5}))?$/.exec(entry) ?? ['', undefined, entry]
+    const [, bracketed, plain, entryPort = port] =
+      /^(?:\[([^\]]*)\]|([^:]*))(?::(\d{1,5}))?$/.exec(entry) ?? ['', undefined, entry]
     if (entryPort !== port) return false
     const name = (bracketed ?? plain!).replace(/^\*?\.(?=.)/, '').replace(/\.$/, '')
     if (isIP(host) !== 0) return name === '*' || isInNetwork(host, name)
@@ -81,7 +91,9 @@ function isExempt (url: URL, list: string): boolean {
 function isInNetwork (address: string, network: string): boolean {
   const family = isIP(address) === 6 ? 'ipv6' : 'ipv4'
   const [base = '', prefix = family === 'ipv6' ? '128' : '32'] = network.split('/')
-  if (isIP(base) !== isIP(address) || !/^\d{1,3}$/.test(prefix) || Number(prefix) > (family === 'ipv6' ? 128 : 32)) return false
+  if (
+    isIP(base) !== isIP(address) || !/^\d{1,3}$/.test(prefix) || Number(prefix) > (family === 'ipv6' ? 128 : 32)
+  ) return false
   const list = new BlockList()
   list.addSubnet(base, Number(prefix), family)
   return list.check(address, family)

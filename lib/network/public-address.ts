@@ -1,6 +1,6 @@
 import { BlockList, isIP } from 'node:net'
 
-/** Addresses that are reached through no public network, or that are not assigned. IANA special-purpose registries, 2026. */
+/** Addresses that no public network leads to, or that are not assigned. IANA special-purpose registries, 2026. */
 const specialIpv4 = new BlockList()
 for (const [network, prefix] of [
   ['0.0.0.0', 8], ['10.0.0.0', 8], ['100.64.0.0', 10], ['127.0.0.0', 8], ['169.254.0.0', 16], ['172.16.0.0', 12],
@@ -8,9 +8,10 @@ for (const [network, prefix] of [
   ['198.51.100.0', 24], ['203.0.113.0', 24], ['224.0.0.0', 4], ['240.0.0.0', 4]
 ] as const) specialIpv4.addSubnet(network, prefix)
 /**
- * Addresses in public networks at which a cloud answers its own machines alone, about the machine and its secrets: Azure,
- * Equinix Metal. Those of the others are link-local, shared or of the ranges above (169.254.169.254, Alibaba 100.100.100.200,
- * Oracle 192.0.0.192), or unique local in IPv6 (fd00:ec2::254, fd20:ce::254), and none of these is public.
+ * Addresses in public networks at which a cloud answers its own machines alone, about the machine and its secrets:
+ * Azure, Equinix Metal. Those of the others are link-local, shared or of the ranges above (169.254.169.254, Alibaba
+ * 100.100.100.200, Oracle 192.0.0.192), or unique local in IPv6 (fd00:ec2::254, fd20:ce::254), and none of these is
+ * public.
  */
 for (const address of ['168.63.129.16', '192.80.8.124']) specialIpv4.addAddress(address)
 

@@ -5,7 +5,10 @@ import { accountRoles, permissions, rolePermissions, type Permission } from '../
 import { exampleId, exampleTime, named, Nullable, OneOf, Time } from '../../lib/http/schemas.ts'
 import { Type } from '../../lib/http/type.ts'
 
-const Permissions = Type.Unsafe<readonly Permission[]>({ type: 'array', items: { type: 'string', enum: [...permissions] } })
+const Permissions = Type.Unsafe<readonly Permission[]>({
+  type: 'array',
+  items: { type: 'string', enum: [...permissions] }
+})
 
 const Principal = {
   id: Type.String(),
@@ -60,7 +63,13 @@ export const User = named('User', Type.Object({
 }, {
   description: 'An account',
   examples: [{
-    id: exampleId, username: 'alice', source: 'local', role: 'user', disabled: false, created_at: exampleTime, last_login_at: null
+    id: exampleId,
+    username: 'alice',
+    source: 'local',
+    role: 'user',
+    disabled: false,
+    created_at: exampleTime,
+    last_login_at: null
   }]
 }))
 
@@ -108,9 +117,24 @@ export const Session = named('Session', Type.Object({
   }]
 }))
 
-export const Username = Type.String({ pattern: usernamePattern, maxLength: 64, description: 'Letters, digits and . _ - @', examples: ['alice'] })
-export const Password = Type.String({ minLength: 1, maxLength: passwordLength.maximum, description: 'Password', writeOnly: true, examples: ['correct horse battery staple'] })
+export const Username = Type.String({
+  pattern: usernamePattern,
+  maxLength: 64,
+  description: 'Letters, digits and . _ - @',
+  examples: ['alice']
+})
+export const Password = Type.String({
+  minLength: 1,
+  maxLength: passwordLength.maximum,
+  description: 'Password',
+  writeOnly: true,
+  examples: ['correct horse battery staple']
+})
 
 export const NewPassword = Type.String({
-  minLength: passwordLength.minimum, maxLength: passwordLength.maximum, description: 'A new password', writeOnly: true, examples: ['correct horse battery staple']
+  minLength: passwordLength.minimum,
+  maxLength: passwordLength.maximum,
+  description: 'A new password',
+  writeOnly: true,
+  examples: ['correct horse battery staple']
 })

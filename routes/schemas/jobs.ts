@@ -1,5 +1,7 @@
 import { jobPhases, jobStatuses, jobTypes } from '../../lib/jobs/job.ts'
-import { exampleId, exampleTime, laterTime, Located, named, Named, Nullable, OneOf, Time } from '../../lib/http/schemas.ts'
+import {
+  exampleId, exampleTime, laterTime, Located, named, Named, Nullable, OneOf, Time
+} from '../../lib/http/schemas.ts'
 import { Type } from '../../lib/http/type.ts'
 
 /** Of `?wait=` in seconds; proxies and clients give up not much later. */
@@ -23,7 +25,9 @@ export const Job = named('Job', Type.Object({
     steps: Type.Integer({ description: '0 when it is not known how many' }),
     eta_seconds: Nullable(Type.Number({ description: 'Seconds to go, from measured step times' }))
   })),
-  parameters: Type.Record(Type.String(), Type.Unknown(), { description: 'Everything needed to repeat it, the seed included' }),
+  parameters: Type.Record(Type.String(), Type.Unknown(), {
+    description: 'Everything needed to repeat it, the seed included'
+  }),
   images: Type.Array(Type.Object({
     index: Type.Integer(),
     url: Type.String({ description: 'Path of the image on this server' }),
@@ -33,7 +37,9 @@ export const Job = named('Job', Type.Object({
     bytes: Type.Integer(),
     seed: Type.Integer()
   })),
-  result: Nullable(Type.Record(Type.String(), Type.Unknown(), { description: 'What came of a job that makes no images: model, size and sha256 of hash, pull and convert' })),
+  result: Nullable(Type.Record(Type.String(), Type.Unknown(), {
+    description: 'What came of a job that makes no images: model, size and sha256 of hash, pull and convert'
+  })),
   error: Nullable(Type.Object({ code: Type.String(), message: Type.String() })),
   attempts: Type.Integer({ description: 'How often it was begun' }),
   created_at: Time('When it was accepted'),
@@ -52,7 +58,13 @@ export const Job = named('Job', Type.Object({
     progress: null,
     parameters: { prompt: 'a red fox in the snow', width: 512, height: 512, steps: 20, cfg_scale: 7, seed: 42 },
     images: [{
-      index: 0, url: `/api/queue/job/${exampleId}/images/0`, width: 512, height: 512, format: 'png', bytes: 421337, seed: 42
+      index: 0,
+      url: `/api/queue/job/${exampleId}/images/0`,
+      width: 512,
+      height: 512,
+      format: 'png',
+      bytes: 421337,
+      seed: 42
     }],
     result: null,
     error: null,

@@ -2,11 +2,20 @@ import { modelTypes } from '../../lib/models/types.ts'
 import { exampleTime, named, Nullable, OneOf, Time } from '../../lib/http/schemas.ts'
 import { Type } from '../../lib/http/type.ts'
 
-export const ModelName = Type.String({ minLength: 1, maxLength: 512, description: 'Id or name', examples: ['checkpoint/sd15.safetensors'] })
+export const ModelName = Type.String({
+  minLength: 1,
+  maxLength: 512,
+  description: 'Id or name',
+  examples: ['checkpoint/sd15.safetensors']
+})
 
 /** An id has slashes; clients that encode them and people who do not both get their model. */
 export const ModelId = Type.Object({
-  id: Type.String({ maxLength: 1024, description: 'Id of the model, its slashes as %2F or as they are', examples: ['checkpoint/sd15.safetensors'] })
+  id: Type.String({
+    maxLength: 1024,
+    description: 'Id of the model, its slashes as %2F or as they are',
+    examples: ['checkpoint/sd15.safetensors']
+  })
 })
 export const ModelPath = Type.Object({ '*': Type.String({ maxLength: 1024 }) })
 
@@ -29,9 +38,21 @@ export const Model = named('Model', Type.Object({
   blocked: Nullable(Type.String({ description: 'Why it is never loaded' })),
   error: Nullable(Type.String({ description: 'Why it cannot be loaded as it is' })),
   defaults: Nullable(Type.Object({
-    ...Type.Partial(Type.Object({ ...Side, steps: Type.Integer(), cfg_scale: Type.Number(), guidance: Type.Number(), sampler: Type.String(), scheduler: Type.String() })).properties
+    ...Type.Partial(Type.Object({
+      ...Side,
+      steps: Type.Integer(),
+      cfg_scale: Type.Number(),
+      guidance: Type.Number(),
+      sampler: Type.String(),
+      scheduler: Type.String()
+    })).properties
   }, { description: 'What a request that leaves these out gets' })),
-  limits: Nullable(Type.Object({ min_side: Type.Integer(), max_side: Type.Integer(), multiple_of: Type.Integer(), square_only: Type.Boolean() })),
+  limits: Nullable(Type.Object({
+    min_side: Type.Integer(),
+    max_side: Type.Integer(),
+    multiple_of: Type.Integer(),
+    square_only: Type.Boolean()
+  })),
   trigger_words: Type.Array(Type.String()),
   metadata: Type.Record(Type.String(), Type.String()),
   loaded: Type.Boolean({ description: 'In the memory of the engine' }),

@@ -8,4 +8,6 @@ export const PageQuery = {
   cursor: Type.Optional(Type.String({ maxLength: longestCursor, description: 'next_cursor of the page before' }))
 }
 
-export const NextCursor = Nullable(Type.String({ description: 'For the cursor of the next request; null on the last page' }))
+export const NextCursor = Nullable(Type.String({
+  description: 'For the cursor of the next request; null on the last page'
+}))

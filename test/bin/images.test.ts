@@ -26,7 +26,10 @@ t.test('hostile images cost the server neither its memory nor its time', { skip:
   t.equal(children().length, 1, 'the engine is its only process')
   const before = peak()
   const answers = await Promise.all([
-    send(pngOfTexts(40)), send(jpegOfScans(40_000)), send(withLoopingExif(photo)), send(Buffer.concat([photo.subarray(0, 200)]))
+    send(pngOfTexts(40)),
+    send(jpegOfScans(40_000)),
+    send(withLoopingExif(photo)),
+    send(Buffer.concat([photo.subarray(0, 200)]))
   ])
   t.same(answers.map(({ status }) => status), [202, 400, 202, 400], JSON.stringify(answers))
   t.match(answers[1]!.text, /more than 100 scans/)

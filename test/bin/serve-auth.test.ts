@@ -11,7 +11,8 @@ import { runProgram, startServer, until, type RunningServer } from '../server-pr
 const bearer = (token: string) => ({ headers: { authorization: `Bearer ${token}` } })
 const login = async (server: RunningServer, username: string, secret: string) =>
   await server.json('/api/auth/login', { method: 'POST', body: JSON.stringify({ username, password: secret }) })
-const status = async (server: RunningServer, path: string, init?: RequestInit & { body?: string }) => (await server.json(path, init)).status
+const status = async (server: RunningServer, path: string, init?: RequestInit & { body?: string }) =>
+  (await server.json(path, init)).status
 
 /** Makes an account; where, is up to `place`. */
 async function addUser (name: string, ...place: string[]): Promise<void> {

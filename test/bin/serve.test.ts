@@ -166,7 +166,9 @@ function isAlive (pid: number): boolean {
 interface ReadEvent { id: string, event: string, data: string }
 
 /** Reads events until the stream ends or there are enough. */
-async function readEvents (url: string, headers: Record<string, string>, isEnough: (events: ReadEvent[]) => boolean): Promise<ReadEvent[]> {
+async function readEvents (
+  url: string, headers: Record<string, string>, isEnough: (events: ReadEvent[]) => boolean
+): Promise<ReadEvent[]> {
   const controller = new AbortController()
   const response = await fetch(url, { headers, signal: controller.signal })
   const events: ReadEvent[] = []

@@ -93,7 +93,9 @@ async function served (server: RunningServer, options: object = {}): Promise<str
   return serialNumber
 }
 
-async function health (server: RunningServer, agent: Agent): Promise<{ socket: TLSSocket, headers: Record<string, unknown> }> {
+async function health (
+  server: RunningServer, agent: Agent
+): Promise<{ socket: TLSSocket, headers: Record<string, unknown> }> {
   return await new Promise((resolve, reject) => {
     request(`${server.url}/api/health`, { agent }, response => {
       response.resume().on('end', () => response.statusCode === 200 ? resolve({ socket: response.socket as TLSSocket, headers: response.headers }) : reject(new Error(String(response.statusCode))))

@@ -99,7 +99,9 @@ async function authorize (page: Page, scheme: string, credential: string): Promi
 }
 
 /** Opens an operation, fills it in and sends it, as a person would. */
-async function execute (page: Page, operation: string, { body, parameters = {} }: { body?: object, parameters?: Record<string, string> } = {}) {
+async function execute (
+  page: Page, operation: string, { body, parameters = {} }: { body?: object, parameters?: Record<string, string> } = {}
+) {
   const block = page.locator(`#operations-${operation}`)
   await block.locator('.opblock-summary-control').click()
   for (const [name, value] of Object.entries(parameters)) await block.locator(`tr[data-param-name="${name}"] input`).fill(value)

@@ -6,7 +6,10 @@ import { FaultyServer } from './fixtures/faulty-server.ts'
 import { points } from './fixtures/strike.ts'
 import { Ledger } from './fixtures/ledger.ts'
 
-/** The long proof: SDREST_TEST_ROUNDS=200 npx tap --timeout=5000 test/faults/rounds.test.ts; SDREST_TEST_SEED for others. */
+/**
+ * The long proof: SDREST_TEST_ROUNDS=200 npx tap --timeout=5000 test/faults/rounds.test.ts; SDREST_TEST_SEED gives
+ * other rounds.
+ */
 const rounds = Number(process.env.SDREST_TEST_ROUNDS ?? 15)
 const seed = Number(process.env.SDREST_TEST_SEED ?? 20_261_123)
 const timeout = 120_000 + rounds * 20_000
@@ -19,7 +22,10 @@ t.test(`${rounds} rounds of random kills, seed ${seed}`, { timeout }, async t =>
   const random = generator(seed)
   const upTo = (bound: number) => Math.floor(random() * bound)
   let kills = 0
-  /** How many engines and servers were killed in rounds in which a job was not known to have ended: under it, at most. */
+  /**
+   * How many engines and servers were killed in rounds in which a job was not known to have ended: at most so many died
+   * under it.
+   */
   const killed = new Map<string, Record<'kill' | 'engine', number>>()
   const open = new Set<string>()
   await server.start()

@@ -95,10 +95,18 @@ t.test('kill -9 of the engine in each state', { timeout: 500_000 }, async t => {
     await server.ended(body.id)
     return await ledger.check(t, server.running, body.id)
   }
-  // The engine may be through with its work before the server hears of its last phase, or while an image is written. Killed before
-  // the job is there it may still be given the job, until its death is known.
+  // The engine may be through with its work before the server hears of its last phase, or while an image is written.
+  // Killed before the job is there it may still be given the job, until its death is known.
   const attempts: Record<Point, number[]> = {
-    accepting: [1, 2], accepted: [1, 2], loading: [2], sampling: [2], decoding: [1, 2], saving: [1, 2], saved: [1, 2], recording: [1], recorded: [1]
+    accepting: [1, 2],
+    accepted: [1, 2],
+    loading: [2],
+    sampling: [2],
+    decoding: [1, 2],
+    saving: [1, 2],
+    saved: [1, 2],
+    recording: [1],
+    recorded: [1]
   }
   for (const point of points) {
     const { body: { engine: { restarts } } } = await server.running.json('/api/status')

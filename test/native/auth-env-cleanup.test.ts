@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import { findAuthAddon, loadAuthAddon, type AuthAddon } from '../../native/index.ts'
 import { makeAccount, noAddon, noPam, noRoot, openFolder, pamServices, runNode } from '../fixtures/pam/system.ts'
 
-/** A check's thread outlives whatever waits for it: workers that end, processes that exit. Each script must end well. */
+/** A check's thread outlives what waits for it: workers that end, processes that exit. Each script must end well. */
 
 const found = await findAuthAddon()
 const file = found.ok ? found.path : ''

@@ -76,7 +76,9 @@ t.test('PAM: the delay after a failure is told, not slept', { skip: noPam }, asy
 t.test('a real account, both ways', { skip: noPam || noRoot }, async (t) => {
   const confDir = pamServices(t, { unix: ['auth required pam_unix.so', 'account required pam_unix.so'] })
   const { name, password } = makeAccount(t)
-  const check = async (wanted: { pam: VerdictCode, unix: VerdictCode }, what: string, secret = password, user = name) => {
+  const check = async (
+    wanted: { pam: VerdictCode, unix: VerdictCode }, what: string, secret = password, user = name
+  ) => {
     const pam = await addon.pamAuthenticate({ service: 'unix', user, password: secret, confDir })
     const unix = await addon.unixAuthenticate({ user, password: secret })
     t.same({ pam: pam.code, unix: unix.code }, wanted, `${what}: ${pam.message}; ${unix.message}`)

@@ -13,9 +13,15 @@ import { compileTimeout, noCompiler, noValgrind, recordingAddonPath, slowThreads
 t.setTimeout(compileTimeout)
 const addonPath = noCompiler ? '' : await recordingAddonPath()
 
-interface Ending { code: number | null, signal: NodeJS.Signals | null, stdout: string, stderr: string, duration: number }
+interface Ending {
+  code: number | null
+  signal: NodeJS.Signals | null
+  stdout: string
+  stderr: string
+  duration: number
+}
 
-/** Runs a script that has `addon`, an `engine` with a model, `picture` parameters and `wait`. Times are milliseconds. */
+/** Runs a script that has `addon`, an `engine` with a model, `picture` parameters and `wait`. Times in milliseconds. */
 async function run (
   t: Test, script: string, { command = [process.execPath], args = [], environment = {}, timeout = 20_000 }: {
     command?: string[], args?: string[], environment?: NodeJS.ProcessEnv, timeout?: number

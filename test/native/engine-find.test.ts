@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import type { EngineAddon } from '../../native/engine-types.ts'
 import { compileTimeout, configure, loadAddon, noCompiler, recordingAddonPath } from '../fixtures/recording-library/addon.ts'
 
-/** How CMake finds a library, and what it says when there is none. Only configures: nothing is compiled but the probe. */
+/** How CMake finds a library, and what it says when there is none. Only configures: it compiles only the probe. */
 
 t.setTimeout(compileTimeout)
 const addon = noCompiler ? {} as EngineAddon : loadAddon(await recordingAddonPath())

@@ -536,8 +536,13 @@ t.test('upscales, converts, finds edges, changes the ControlNet', { skip: noComp
     { call: 'new_upscaler_ctx', path: file('esrgan'), threads: 2, tile_size: 64, direct: true, backend: 'REC0', params_backend: 'cpu' },
     { call: 'upscale', factor: 4, main_thread: false }, { call: 'upscale', factor: 3 }
   ])
-  await t.rejects(engine.upscale({ image: { width: 4096, height: 2048, channels: 3, data: Buffer.alloc(4096 * 2048 * 3) }, factor: 3 }),
-    { code: 'invalid_parameters', message: /at most 8192 × 8192 pixels when it is 3 times as wide and high/ })
+  await t.rejects(
+    engine.upscale({
+      image: { width: 4096, height: 2048, channels: 3, data: Buffer.alloc(4096 * 2048 * 3) },
+      factor: 3
+    }),
+    { code: 'invalid_parameters', message: /at most 8192 × 8192 pixels when it is 3 times as wide and high/ }
+  )
   await engine.loadUpscaler({ esrgan: file('esrgan', 'fail=null@upscaling') })
   await t.rejects(engine.upscale({ image: picture(3) }),
     { code: 'generation_failed', message: 'The image could not be upscaled: told to fail while upscaling.' })
@@ -565,7 +570,14 @@ t.test('upscales, converts, finds edges, changes the ControlNet', { skip: noComp
 
   calls()
   const given = picture(3, 200)
-  const { images: [edges] } = await engine.canny({ image: given, high_threshold: 0.25, low_threshold: 0.125, weak: 0.5, strong: 0.75, inverse: true })
+  const { images: [edges] } = await engine.canny({
+    image: given,
+    high_threshold: 0.25,
+    low_threshold: 0.125,
+    weak: 0.5,
+    strong: 0.75,
+    inverse: true
+  })
   t.ok(edges!.data.every(sample => sample === 55))
   t.ok(given.data.every(sample => sample === 200), "the caller's bytes are not touched")
   t.match(calls(), [{ call: 'preprocess_canny', high_threshold: 0.25, low_threshold: 0.125, weak: 0.5, strong: 0.75, inverse: true }])

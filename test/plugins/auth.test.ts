@@ -11,7 +11,9 @@ t.test('with --auth jwt only health, status, login and refresh are public', asyn
   t.same([...app.publicRoutes].map(readablePattern).sort(), [
     'GET /api/health', 'GET /api/status', 'POST /api/auth/login', 'POST /api/auth/refresh'
   ])
-  const document = app.swagger() as unknown as { paths: Record<string, Record<string, { security?: object[], operationId: string }>> }
+  const document = app.swagger() as unknown as {
+    paths: Record<string, Record<string, { security?: object[], operationId: string }>>
+  }
   for (const [path, operations] of Object.entries(document.paths)) {
     for (const [method, { security, operationId }] of Object.entries(operations)) {
       const url = path.replace(/\{\w+\}/g, '0190b5a0-0000-7000-8000-000000000000')

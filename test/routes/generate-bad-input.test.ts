@@ -100,7 +100,8 @@ t.test('bad fields are named', async t => {
   const { pid } = app.devices[0]!.engine.status
 
   for (const [change, field] of [
-    ...Object.entries(badValues).flatMap(([field, values]) => values.map(value => [{ [field]: value }, field] as const)),
+    ...Object.entries(badValues).flatMap(([field, values]) =>
+      values.map(value => [{ [field]: value }, field] as const)),
     ...badChanges
   ]) {
     const response = await post(app, 'txt2img', { ...good, ...change })

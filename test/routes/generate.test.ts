@@ -34,7 +34,9 @@ function post (
   return app.inject({ method: 'POST', url: `/api/generate/${type}?wait=${wait}`, body, headers })
 }
 
-async function draw (t: Test, app: FastifyInstance, type: ImageType, body: object): Promise<{ job: Job, bytes: Buffer }> {
+async function draw (
+  t: Test, app: FastifyInstance, type: ImageType, body: object
+): Promise<{ job: Job, bytes: Buffer }> {
   const response = await post(app, type, body)
   const job = response.json<Job>()
   t.equal(job.status, 'completed', response.body.slice(0, 500))

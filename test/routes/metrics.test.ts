@@ -27,7 +27,8 @@ const lacksParser = spawnSync(python, ['-c', 'import prometheus_client.parser'])
 const skip = lacksParser && process.env.CI !== 'true' && 'python3-prometheus-client is not installed'
 
 const sum = (samples: Sample[], name: string, labels: Record<string, string> = {}) => samples
-  .filter(sample => sample.name === name && Object.entries(labels).every(([label, value]) => sample.labels[label] === value))
+  .filter(sample => sample.name === name &&
+    Object.entries(labels).every(([label, value]) => sample.labels[label] === value))
   .reduce((total, { value }) => total + value, 0)
 
 t.test('what happens is counted, in words of few values', { skip }, async t => {

@@ -5,8 +5,8 @@ import { as, build } from '../helper.ts'
 import { listen, send, sendBytes } from './raw-http.ts'
 
 /**
- * What was once found in the libraries in use, as far as it could concern this server. requests.test.ts has those of content
- * types, Host, CSRF and the router; tokens.test.ts has more of tokens.
+ * What was once found in the libraries in use, as far as it could concern this server. requests.test.ts has those of
+ * content types, Host, CSRF and the router; tokens.test.ts has more of tokens.
  */
 const limits = { 'login-rate-limit': '100000', 'rate-limit': '100000' }
 const secret = randomBytes(32).toString('hex')

@@ -15,8 +15,8 @@ const [rate, seconds, bound] = [200, 5, 50]
 const tries = 4
 
 /**
- * Sends logins at a fixed rate, whether or not the server keeps up, each on a connection of its own, as strangers would; in a
- * process of its own, so that they cost this one nothing. Prints how many got which status.
+ * Sends logins at a fixed rate, whether or not the server keeps up, each on a connection of its own, as strangers
+ * would; in a process of its own, so that they cost this one nothing. Prints how many got which status.
  */
 const flood = `
   const { request } = require('node:http')
@@ -60,8 +60,8 @@ function percentile99 (times: number[]): number {
 }
 
 /**
- * Floods a server and asks it for its health all the while. What else this machine does slows it down as well, so a second
- * server, which gets no logins, is asked in turn: on a machine that is so busy that this one is slow, too, a multiple counts.
+ * Floods a server and asks it for its health all the while. Other work of this machine slows it down as well, so a
+ * second server, which gets no logins, is asked in turn: where this one is slow, too, a multiple counts.
  */
 async function measure (flooded: RunningServer, quiet: RunningServer, isSpread: boolean) {
   const times = { flooded: [] as number[], quiet: [] as number[] }
@@ -72,7 +72,12 @@ async function measure (flooded: RunningServer, quiet: RunningServer, isSpread: 
     times.quiet.push(await timeHealth(quiet))
     await new Promise(resolve => setTimeout(resolve, 5))
   }
-  return { statuses: await statuses, asked: times.flooded.length, flooded: percentile99(times.flooded), quiet: percentile99(times.quiet) }
+  return {
+    statuses: await statuses,
+    asked: times.flooded.length,
+    flooded: percentile99(times.flooded),
+    quiet: percentile99(times.quiet)
+  }
 }
 
 async function start (t: Test, parameters: string[]): Promise<RunningServer> {
@@ -83,7 +88,7 @@ async function start (t: Test, parameters: string[]): Promise<RunningServer> {
 
 for (const { name, parameters, isSpread } of [
   { name: 'from one address', parameters: [], isSpread: false },
-  // Each from an address and with a name that nobody had before, so that no bucket and no back-off stops any: only the bound on hashes does.
+  // Each from a new address and with a new name, so no bucket and no back-off stops any: only the bound on hashes does.
   { name: 'from everywhere', parameters: ['--login-rate-limit', '100000', '--trust-proxy', '127.0.0.1'], isSpread: true }
 ]) {
   t.test(`${rate} logins a second, ${name}`, async t => {

@@ -178,7 +178,9 @@ t.test('one customer with many networks of IPv6 has a few shares of each bucket'
   const server = await build(t, { auth: 'jwt', 'public-paths': '/api/models', 'rate-limit': '3', 'login-rate-limit': '2' }, { models: false })
   const { token } = await as(server, 'erin')
   /** Asks from one address after the other. @returns how many were answered before the first 429 */
-  async function until429 (addressOf: (count: number) => string, ask: (remoteAddress: string) => Promise<{ statusCode: number }>) {
+  async function until429 (
+    addressOf: (count: number) => string, ask: (remoteAddress: string) => Promise<{ statusCode: number }>
+  ) {
     for (let count = 0; count < 60; count++) if ((await ask(addressOf(count))).statusCode === 429) return count
     return 60
   }
@@ -208,7 +210,8 @@ t.test('what is recorded', async t => {
   await app.inject({ method: 'POST', url: '/api/auth/refresh', remoteAddress: address, body: { refresh_token: 'sdrr_x' } })
   for (let count = 0; count < 30; count++) await app.inject({ url: '/api/models', remoteAddress: address, headers: { authorization: 'Bearer a.b.c' } })
   await app.inject({ url: '/api/models', remoteAddress: newAddress() })
-  const rows = app.auditLog.list({ after: before, limit: 100 }).map(({ event, outcome, actor, reason }) => ({ event, outcome, actor, reason }))
+  const rows = app.auditLog.list({ after: before, limit: 100 })
+    .map(({ event, outcome, actor, reason }) => ({ event, outcome, actor, reason }))
   t.same(rows.slice(0, 3), [
     { event: 'login', outcome: 'failure', actor: 'witness', reason: 'SDR_INVALID_CREDENTIALS' },
     { event: 'login', outcome: 'success', actor: 'witness', reason: null },

@@ -3,8 +3,8 @@ import { as, build } from '../helper.ts'
 import { listen, send, sendBytes } from './raw-http.ts'
 
 /**
- * Path tricks around the public list. Open are GET /api/health, /api/status and, by option, /api/models/types; the tricks
- * try to reach the rest through them. Whatever the server makes of a target, it must not answer it with content.
+ * Path tricks around the public list. Open are GET /api/health, /api/status and, by option, /api/models/types; the
+ * tricks try to reach the rest through them. Whatever the server makes of a target, it must not answer with content.
  */
 const app = await build(t, { auth: 'jwt', 'public-paths': '/api/models/types', 'login-rate-limit': '100000', 'rate-limit': '100000' })
 const port = await listen(app)

@@ -9,8 +9,8 @@ import { as, build, expectError, password, testOptions, testPasswordCost, worksp
 import { runProgram, until } from '../server-process.ts'
 
 /**
- * A new password, another role, disabling and removing win against what is under way: a password that is being checked or
- * hashed, a body that is still coming, an open stream, a job that waits or runs.
+ * A new password, another role, disabling and removing win against what is under way: a password that is being checked
+ * or hashed, a body that is still coming, an open stream, a job that waits or runs.
  */
 const app = await build(t, { auth: 'jwt', 'rate-limit': '100000', 'login-rate-limit': '100000' })
 const root = await as(app, 'root', 'admin')

@@ -88,7 +88,8 @@ t.test('pages of others send no forms: what needs no preflight is refused (CSRF,
   const basic = `Authorization: Basic ${Buffer.from(`x:${key}`).toString('base64')}`
   t.equal((await post([basic], closedPort)).status, 200)
   t.equal((await post([basic, `Origin: ${evil}`], closedPort)).status, 403)
-  // A token or a key in a header of its own is never sent unasked: pages of others need a preflight for it, extensions and desktop programs do not.
+  // A browser never sends a token or a key in a header of its own unasked: pages of others need a preflight for it,
+  // extensions and desktop programs do not.
   for (const credential of [`X-API-Key: ${key}`, `Authorization: Bearer ${key}`, `authorization: bearer ${alice.token}`]) {
     for (const from of [`Origin: ${evil}`, 'Origin: null', 'Origin: moz-extension://9c3d', 'Sec-Fetch-Site: cross-site']) t.equal((await post([credential, from], closedPort)).status, 200, `${credential.slice(0, 25)} ${from}`)
   }
@@ -202,7 +203,7 @@ t.test('two credentials are one too many', async t => {
   for (const headers of [[bearer, bearer], [`X-API-Key: ${key}`, basic(key)], [`X-API-Key: ${key}`, `Authorization: Bearer ${key}`]]) {
     t.equal((await send(closedPort, '/api/models', { headers })).status, 200, 'the same one twice is one')
   }
-  // What a proxy with a password of its own adds is no key: the answer says so, and not that the key beside it was wrong.
+  // What a proxy with a password of its own adds is no key: the answer says so, not that the key beside it was wrong.
   const ofProxy = `Authorization: Basic ${Buffer.from('web:secret').toString('base64')}`
   for (const headers of [[ofProxy, `X-API-Key: ${key}`], [`X-API-Key: ${key}`, ofProxy], [ofProxy, bearer], [bearer, 'Authorization: Digest x']]) {
     const { status, body } = await send(closedPort, '/api/health', { headers })

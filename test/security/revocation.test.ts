@@ -8,8 +8,8 @@ import { without } from '../fixtures/pam/system.ts'
 import { runProgram } from '../server-process.ts'
 
 /**
- * The server remembers tokens, sessions and keys that it found good. Whatever takes a right away acts at the next request
- * all the same, whoever does it: the API, or the command line in another process.
+ * The server remembers tokens, sessions and keys that it found good. A right that is taken away is gone at the next
+ * request all the same, whether the API takes it or the command line in another process.
  */
 const app = await build(t, { auth: 'jwt', 'jwt-expiration': '60', 'refresh-expiration': '1', 'rate-limit': '100000', 'login-rate-limit': '100000' })
 const root = await as(app, 'root', 'admin')
@@ -24,11 +24,13 @@ async function command (parameters: string[], input = ''): Promise<void> {
   if (code !== 0) throw new Error(stderr)
 }
 
-/** Somebody who was let in a few times, by token and by key. */
+/** A user who was let in a few times, by token and by key. */
 async function known (t: Test, username: string, permissions?: Permission[]) {
   const send = await as(app, username)
   const { id, key } = (await send({ method: 'POST', url: '/api/auth/keys', body: { name: 'script', permissions } })).json<{ id: string, key: string }>()
-  for (const credential of [send.token, send.token, key, key]) t.equal((await models(bearer(credential))).statusCode, 200)
+  for (const credential of [send.token, send.token, key, key]) {
+    t.equal((await models(bearer(credential))).statusCode, 200)
+  }
   return { send, key, keyId: id, username, userId: send.id }
 }
 type Known = Awaited<ReturnType<typeof known>>

@@ -149,7 +149,9 @@ t.test('times', async t => {
     now * 1000 + 600_000]) {
     await refuses(t, sign(realHeader, { ...realClaims, exp }), `exp ${JSON.stringify(exp)}`)
   }
-  for (const [iat, exp] of [[now - 7200, now + 60], [now + 600, now + 1200], [now + 0.5, now + 60], [-1e15, 1e15], [0, now + 60], [1e300, 1e300]]) {
+  for (const [iat, exp] of [
+    [now - 7200, now + 60], [now + 600, now + 1200], [now + 0.5, now + 60], [-1e15, 1e15], [0, now + 60], [1e300, 1e300]
+  ]) {
     await refuses(t, sign(realHeader, { ...realClaims, iat, exp }), `iat ${iat}, exp ${exp}: longer than a token of this server lives, or not from the past`)
   }
   const expired = JSON.parse((await use(sign(realHeader, { ...realClaims, iat: now - 120, exp: now - 60 }))).body)

@@ -35,7 +35,7 @@ interface Architecture {
   limits: ImageLimits
   /** What the network predicts; absent where the file alone does not tell. */
   prediction?: 'eps' | 'v' | 'flow'
-  /** Files that a bare diffusion model of this family needs beside it; none when the engine knows whole checkpoints only. */
+  /** Files that a bare diffusion model of this family needs beside it; none when the engine takes only whole ones. */
   parts: readonly Part[]
   /** Those of `parts` that the engine goes without, for a result that follows the prompt less. */
   optional?: readonly Part[]

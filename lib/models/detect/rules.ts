@@ -70,7 +70,11 @@ const fluxRelatives = [
   'txt_in.individual_token_refiner.blocks.0.adaLN_modulation.1.weight', 'double_blocks.0.img_mlp.gate_proj.weight'
 ]
 const fluxInput = (variant: string, is: number) => ({
-  architecture: 'flux1', variant, has: [fluxAttention], lacks: fluxRelatives, lengths: [{ of: ['img_in.weight'], axis: 1, is }]
+  architecture: 'flux1',
+  variant,
+  has: [fluxAttention],
+  lacks: fluxRelatives,
+  lengths: [{ of: ['img_in.weight'], axis: 1, is }]
 })
 const flux2Modulation = 'double_stream_modulation_img.lin.weight'
 const miniPatch = 'net.img_embedder.proj2.weight'
@@ -80,7 +84,10 @@ const transformers: Array<Omit<Rule, 'type' | 'prefixes'>> = [
   { architecture: 'minit2i', has: ['net.img_embedder.proj1.weight'] },
   { architecture: 'sd3', has: ['joint_blocks.0.x_block.attn.qkv.weight'] },
   { architecture: 'sd3', has: ['transformer_blocks.0.attn.add_q_proj.weight', 'pos_embed.proj.weight'] },
-  { architecture: 'chroma_radiance', has: ['distilled_guidance_layer.in_proj.weight', 'nerf_final_layer_conv.conv.weight'] },
+  {
+    architecture: 'chroma_radiance',
+    has: ['distilled_guidance_layer.in_proj.weight', 'nerf_final_layer_conv.conv.weight']
+  },
   { architecture: 'chroma', has: ['distilled_guidance_layer.in_proj.weight'] },
   { architecture: 'flux2', has: [flux2Modulation, 'single_blocks.47.linear1.weight'] },
   { architecture: 'flux2', variant: 'klein', has: [flux2Modulation] },
@@ -194,7 +201,7 @@ const visionEncoders: Rule[] = [{
 
 const ipAttention = ['ip_adapter.1.to_k_ip.weight']
 
-/** What is loaded beside a model to take in a picture of a subject. Some bring a LoRA, so that these are tried first. */
+/** What is loaded beside a model to take in a picture of a subject. Tried first, because some bring a LoRA. */
 export const subjectRules: readonly Rule[] = [
   ...(['sd1', 'sdxl'] as const).map(architecture => ({
     type: 'ip_adapter' as const,

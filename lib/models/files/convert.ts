@@ -26,19 +26,36 @@ export interface ConvertRequest {
 
 /** Bits of one weight; the blocks of the quantized types carry scales. */
 const bits: Record<string, number> = {
-  f32: 32, f16: 16, bf16: 16, q8_0: 8.5, q6_k: 6.57, q5_0: 5.5, q5_1: 6, q5_k: 5.5, q4_0: 4.5, q4_1: 5, q4_k: 4.5, q3_k: 3.44, q2_k: 2.63
+  f32: 32,
+  f16: 16,
+  bf16: 16,
+  q8_0: 8.5,
+  q6_k: 6.57,
+  q5_0: 5.5,
+  q5_1: 6,
+  q5_k: 5.5,
+  q4_0: 4.5,
+  q4_1: 5,
+  q4_k: 4.5,
+  q3_k: 3.44,
+  q2_k: 2.63
 }
 
 /**
  * Checks a request.
  * @returns the model and the file that it becomes, in the folder where the model lies.
- * @throws {ApiError} SDR_UNSUPPORTED_FEATURE, SDR_INVALID_REQUEST, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL, SDR_CONFLICT
+ * @throws {ApiError} SDR_UNSUPPORTED_FEATURE, SDR_INVALID_REQUEST, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL,
+ *   SDR_CONFLICT
  */
 export async function checkConvert (
-  { model: wanted, weight_type: type, name, overwrite = false }: ConvertRequest, catalog: ModelCatalog, engine: EngineInfo
+  { model: wanted, weight_type: type, name, overwrite = false }: ConvertRequest,
+  catalog: ModelCatalog,
+  engine: EngineInfo
 ): Promise<{ model: Model, target: string }> {
   requireFeature('convert', engine)
-  if (!engine.weight_types.includes(type)) throw badValue('weight_type', `one of ${engine.weight_types.join(', ')}`, type)
+  if (!engine.weight_types.includes(type)) {
+    throw badValue('weight_type', `one of ${engine.weight_types.join(', ')}`, type)
+  }
   const model = catalog.find(wanted)
   const problem = model.blocked ?? model.error
   if (problem !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} can't be converted: ${problem}`)
@@ -84,7 +101,11 @@ export async function convertModel (
       await staging.write(key, { staging: file })
       await rm(file, { force: true })
       await requireSpace(dirname(target), expectedBytes(model, request.weight_type), freeSpace)
-      await engine.run('convert', { input: await catalog.path(model), output: file, weight_type: request.weight_type }, options)
+      await engine.run('convert', {
+        input: await catalog.path(model),
+        output: file,
+        weight_type: request.weight_type
+      }, options)
       const { size, mtimeMs: modified, ino: inode } = await checkResult(file)
       const done = { path: target, size, modified, inode }
       await staging.write(key, { staging: file, done })
@@ -103,7 +124,8 @@ async function checkResult (file: string): Promise<Stats> {
     return await stat(file)
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
-    throw apiError('SDR_UNSUPPORTED_MODEL', `What the engine wrote is no model that could be used: ${error.message}`, { cause: error })
+    throw apiError('SDR_UNSUPPORTED_MODEL',
+      `What the engine wrote is no model that could be used: ${error.message}`, { cause: error })
   }
 }
 

@@ -23,7 +23,9 @@ export function checkFolderName (folder: string): string | undefined {
   }
   // That of a home folder, which a shell has not seen: a folder of that name is hard to get rid of.
   if (parts[0]!.startsWith('~')) return 'a folder below the models folder, not one in a home folder'
-  if (!parts.every(isPlain)) return 'names of folders, separated by /, without the characters \\ < > : " | ? *, none beginning with a dot'
+  if (!parts.every(isPlain)) {
+    return 'names of folders, separated by /, without the characters \\ < > : " | ? *, none beginning with a dot'
+  }
 }
 
 function isPlain (name: string): boolean {

@@ -20,21 +20,25 @@ interface InUse {
  * Deletes a model: its file, or the link that it is listed by, but never what that leads to; of a model made of several
  * files its description alone, because the files may be parts of others.
  * @param inUse what engines hold in memory and jobs work with.
- * @throws {ApiError} SDR_MODEL_NOT_FOUND; SDR_CONFLICT when it is in use, a part of another model, not what it was, or lies where nothing may be changed.
+ * @throws {ApiError} SDR_MODEL_NOT_FOUND; SDR_CONFLICT when it is in use, a part of another model, not what it was, or
+ *   lies where nothing may be changed.
  */
-export async function removeModel (id: string, catalog: ModelCatalog, inUse: InUse = { files: [], models: [] }): Promise<Model> {
+export async function removeModel (
+  id: string, catalog: ModelCatalog, inUse: InUse = { files: [], models: [] }
+): Promise<Model> {
   const model = catalog.get(id)
   if (model === undefined) throw apiError('SDR_MODEL_NOT_FOUND')
   const files = model.parts === undefined ? [model.path] : Object.values(model.parts)
   if (inUse.models.includes(id) || files.some(file => inUse.files.includes(file))) {
-    throw apiError('SDR_CONFLICT', `${id} is in the memory of an engine, or a job works with it. Unload it, or wait for the job.`)
+    throw apiError('SDR_CONFLICT',
+      `${id} is in the memory of an engine, or a job works with it. Unload it, or wait for the job.`)
   }
   const bundles = model.link === undefined ? catalog.all().filter(other => partsOf(other).includes(model.path)) : []
   if (bundles.length > 0) {
     const names = bundles.slice(0, shown).map(({ id }) => id)
-    throw apiError('SDR_CONFLICT', `${id} is a part of ${names.join(', ')}${bundles.length > shown ? '…' : ''}. Delete that first.`, {
-      details: { parts_of: names }
-    })
+    throw apiError('SDR_CONFLICT',
+      `${id} is a part of ${names.join(', ')}${bundles.length > shown ? '…' : ''}. Delete that first.`,
+      { details: { parts_of: names } })
   }
   const path = model.link ?? model.path
   await checkIsStillThere(model, path, catalog.realRoots)
@@ -49,8 +53,11 @@ function partsOf ({ parts = {} }: Model): string[] {
 }
 
 /** Since the scan, another file may have taken its name, or a link its folder. */
-async function checkIsStillThere ({ id, size, modified, format, link }: Model, path: string, roots: ReadonlyArray<string | null>): Promise<void> {
-  const changed = (cause?: unknown) => apiError('SDR_CONFLICT', `The file of ${id} changed meanwhile. Refresh the models and look again.`, { cause })
+async function checkIsStillThere (
+  { id, size, modified, format, link }: Model, path: string, roots: ReadonlyArray<string | null>
+): Promise<void> {
+  const changed = (cause?: unknown) => apiError('SDR_CONFLICT',
+    `The file of ${id} changed meanwhile. Refresh the models and look again.`, { cause })
   const folder = await realpath(dirname(path)).catch(cause => { throw changed(cause) })
   const stats = await lstat(path).catch(cause => { throw changed(cause) })
   const isSame = link !== undefined

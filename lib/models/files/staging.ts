@@ -12,8 +12,8 @@ import { leaveToOwner } from '../../storage/ownership.ts'
 
 /**
  * Files that come into being beside the models: under a name that no scan lists, in the folder of their target, so that
- * one rename makes them models. What each is for is noted in the data folder: so a download can go on after a crash, and
- * what is not taken up again is deleted.
+ * one rename makes them models. The data folder holds a note of what each is for: so a download can go on after a
+ * crash, and what is not taken up again is deleted.
  */
 
 const Note = Type.Object({
@@ -25,7 +25,11 @@ const Note = Type.Object({
   sha256: Type.Optional(Type.String()),
   /** What it became, when it did; the way to see that a crash came only after that. */
   done: Type.Optional(Type.Object({
-    path: Type.String(), size: Type.Number(), modified: Type.Number(), inode: Type.Number(), sha256: Type.Optional(Type.String())
+    path: Type.String(),
+    size: Type.Number(),
+    modified: Type.Number(),
+    inode: Type.Number(),
+    sha256: Type.Optional(Type.String())
   }))
 })
 export type StagingNote = Static<typeof Note>
@@ -104,7 +108,9 @@ export class StagingArea {
         turn.close()
       }
     }
-    throw apiError('SDR_UNAVAILABLE', `Another process keeps ${basename(this.#folder)}/turn.lock of the data folder locked. Is it stopped? Let it go on, or end it.`)
+    throw apiError('SDR_UNAVAILABLE',
+      `Another process keeps ${basename(this.#folder)}/turn.lock of the data folder locked. ` +
+      'Is it stopped? Let it go on, or end it.')
   }
 
   async read (key: string): Promise<StagingNote | undefined> {
@@ -159,7 +165,9 @@ export class StagingArea {
   async #clear (key: string): Promise<void> {
     const note = await this.read(key)
     // Other programs may write to the folder: only what is named like ours is deleted.
-    if (note !== undefined && basename(note.staging).startsWith(stagingName(key))) await rm(note.staging, { force: true })
+    if (note !== undefined && basename(note.staging).startsWith(stagingName(key))) {
+      await rm(note.staging, { force: true })
+    }
     for (const ending of ['json', 'json.tmp']) await rm(this.#file(key, ending), { force: true })
   }
 
@@ -177,7 +185,9 @@ export function stagingName (key: string): string {
  * Makes a half-done file a model: durable, with the rights that its folder suggests, in one step.
  * @throws {ApiError} SDR_CONFLICT when there is a file of that name and `overwrite` is false.
  */
-export async function place (staging: string, target: string, { overwrite = false }: { overwrite?: boolean } = {}): Promise<void> {
+export async function place (
+  staging: string, target: string, { overwrite = false }: { overwrite?: boolean } = {}
+): Promise<void> {
   const folder = dirname(target)
   const stats = await stat(folder)
   const handle = await open(staging, constants.O_RDWR | constants.O_NOFOLLOW)
@@ -210,7 +220,8 @@ async function renameToFree (staging: string, target: string): Promise<void> {
 }
 
 export function nameTaken (target: string): Error {
-  return apiError('SDR_CONFLICT', `There is a file ${JSON.stringify(basename(target))} already. Choose another name, or ask to overwrite it.`)
+  return apiError('SDR_CONFLICT',
+    `There is a file ${JSON.stringify(basename(target))} already. Choose another name, or ask to overwrite it.`)
 }
 
 /** The finished file of an earlier try, when it is still there and unchanged. */

@@ -9,7 +9,7 @@ import { type ModelType, folderOfType, typeOfFolder } from '../types.ts'
 
 /** Where a new model is to lie, as the one who asks says it. */
 interface TargetRequest {
-  /** Chooses the folder: that of `--lora-dir` and the like, else the one in the first `--models-dir` that is named so. */
+  /** Chooses the folder: that of `--lora-dir` and the like, else the one of this name in the first `--models-dir`. */
   type?: ModelType
   /** Below that, separated by `/`. */
   folder?: string
@@ -20,7 +20,9 @@ interface TargetRequest {
  * The file that a new model becomes. Nothing is made yet.
  * @throws {ApiError} SDR_INVALID_REQUEST; SDR_CONFLICT when no models folder fits.
  */
-export async function chooseTarget ({ type, folder, name }: TargetRequest, roots: readonly ScanRoot[]): Promise<string> {
+export async function chooseTarget (
+  { type, folder, name }: TargetRequest, roots: readonly ScanRoot[]
+): Promise<string> {
   const wrong = checkFileName(name)
   if (wrong !== undefined) throw badValue('name', wrong, name)
   const wrongFolder = folder === undefined ? undefined : checkFolderName(folder)
@@ -82,10 +84,12 @@ export async function requireWritable (target: string): Promise<void> {
 export function notWritable (folder: string, error: NodeJS.ErrnoException): Error {
   switch (error.code) {
     case 'EROFS':
-      return apiError('SDR_CONFLICT', `The models folder ${folder} is mounted read-only, so nothing can be changed there.`, { cause: error })
+      return apiError('SDR_CONFLICT',
+        `The models folder ${folder} is mounted read-only, so nothing can be changed there.`, { cause: error })
     case 'EACCES':
     case 'EPERM':
-      return apiError('SDR_CONFLICT', `The user that the server runs as may not change anything in the models folder ${folder}.`, { cause: error })
+      return apiError('SDR_CONFLICT',
+        `The user that the server runs as may not change anything in the models folder ${folder}.`, { cause: error })
     default:
       return error
   }

@@ -156,7 +156,8 @@ function checkAlignment (alignment: unknown): number {
 }
 
 function wrongAlignment (): ModelFileError {
-  return new ModelFileError(`The header's general.alignment must be a power of two up to ${maximumAlignment}, of 32 bits.`)
+  return new ModelFileError('The header\'s general.alignment must be a power of two ' +
+    `up to ${maximumAlignment}, of 32 bits.`)
 }
 
 function unknownType (key: string, type: number): ModelFileError {

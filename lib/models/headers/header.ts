@@ -17,7 +17,7 @@ export interface Header {
 
 /**
  * Caps on what a header may ask for. Each is far above what real files need (the largest known: a 10 MB GGUF
- * vocabulary, 7,000 tensors), and low enough that a hostile file costs a second of one core and a hundred megabytes at worst.
+ * vocabulary, 7,000 tensors), and so low that a hostile file costs at most a second of one core and 100 megabytes.
  */
 export const limits = {
   /** Bytes. */

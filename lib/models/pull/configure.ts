@@ -11,7 +11,9 @@ import { readTokens } from './tokens.ts'
 type PullOptions = Pick<Options, 'pullHosts' | 'maxPullSize' | 'hfEndpoint' | 'hfToken' | 'pullTokensFile'>
 
 /** @throws {CommandError} (usage, storage) when a host, an address, a token or a proxy of the environment is none. */
-export function configurePuller (options: PullOptions, { roots, staging }: { roots: readonly ScanRoot[], staging: StagingArea }): Puller {
+export function configurePuller (
+  options: PullOptions, { roots, staging }: { roots: readonly ScanRoot[], staging: StagingArea }
+): Puller {
   checkProxies()
   const hosts = new AllowList(options.pullHosts, '--pull-hosts')
   const hub = hubOf(options.hfEndpoint, hosts)
@@ -28,7 +30,11 @@ export function configurePuller (options: PullOptions, { roots, staging }: { roo
 function hubOf (address: string, hosts: AllowList): URL {
   const url = URL.canParse(address) ? new URL(address) : undefined
   const isHttp = url?.protocol === 'http:' && hosts.has(hostOf(url), portOf(url))
-  if (url !== undefined && (url.protocol === 'https:' || isHttp) && url.username === '' && url.password === '' && url.search === '' && url.hash === '') return url
-  throw new CommandError(exitCodes.usage, 'Expected an https URL without user name, query and fragment for --hf-endpoint ' +
+  if (
+    url !== undefined && (url.protocol === 'https:' || isHttp) &&
+    url.username === '' && url.password === '' && url.search === '' && url.hash === ''
+  ) return url
+  throw new CommandError(exitCodes.usage,
+    'Expected an https URL without user name, query and fragment for --hf-endpoint ' +
     `(or an http one whose host is in --pull-hosts) but received ${JSON.stringify(address)}`)
 }

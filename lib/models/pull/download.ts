@@ -72,7 +72,11 @@ class Download {
   #spaceCheckedAt = 0
 
   constructor (
-    url: URL, partial: PartialFile, file: FileHandle, remember: (partial: PartialFile) => Promise<void>, options: DownloadOptions
+    url: URL,
+    partial: PartialFile,
+    file: FileHandle,
+    remember: (partial: PartialFile) => Promise<void>,
+    options: DownloadOptions
   ) {
     this.#url = url
     this.#partial = partial
@@ -101,7 +105,9 @@ class Download {
   /** Reads what is there for its hash. Without an entity tag it is unknown whether it is still the same file. */
   async #takeUp (): Promise<void> {
     const { size } = await this.#file.stat()
-    if (this.#partial.etag === undefined || size < firstLook || size > this.#options.mostBytes) return await this.#startAnew()
+    if (this.#partial.etag === undefined || size < firstLook || size > this.#options.mostBytes) {
+      return await this.#startAnew()
+    }
     const chunk = Buffer.allocUnsafe(1024 * 1024)
     while (this.#bytes < size) {
       this.#options.signal?.throwIfAborted()
@@ -122,7 +128,8 @@ class Download {
   async #receive (): Promise<void> {
     const { signal } = this.#options
     const broken = new AbortController()
-    const patience = new Patience(() => broken.abort(new DownloadError(`${this.#url.host} sends too slowly, or nothing at all.`, { isPassing: true })), this.#options)
+    const patience = new Patience(() => broken.abort(new DownloadError(
+      `${this.#url.host} sends too slowly, or nothing at all.`, { isPassing: true })), this.#options)
     try {
       const either = signal === undefined ? broken.signal : AbortSignal.any([signal, broken.signal])
       const response = await this.#begin(either)
@@ -155,7 +162,9 @@ class Download {
 
   async #accept (response: IncomingMessage, sha256: string | undefined): Promise<IncomingMessage | undefined> {
     const { statusCode, headers } = response
-    if (!['identity', undefined].includes(headers['content-encoding'])) throw new DownloadError(`${this.#url.host} sends the file in a coding that was not asked for.`)
+    if (!['identity', undefined].includes(headers['content-encoding'])) {
+      throw new DownloadError(`${this.#url.host} sends the file in a coding that was not asked for.`)
+    }
     const isSame = sha256 === undefined || this.#partial.sha256 === undefined || sha256 === this.#partial.sha256
     const [, first, last, total] = /^bytes (?:(\d+)-(\d+)|\*)\/(\d+)$/.exec(headers['content-range'] ?? '') ?? []
     if (statusCode === 416) {
@@ -206,20 +215,28 @@ class Download {
       }
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
-      throw code === 'ECONNRESET' || code === 'EPIPE' || code === 'ETIMEDOUT' || code?.startsWith('HPE_') === true ? this.#broken(error) : error
+      throw code === 'ECONNRESET' || code === 'EPIPE' || code === 'ETIMEDOUT' || code?.startsWith('HPE_') === true
+        ? this.#broken(error)
+        : error
     }
   }
 
   #checkStart (start: Buffer): void {
     if (!looksLikeModel(start)) {
-      throw apiError('SDR_UNSUPPORTED_MODEL', `What ${this.#url.host} sends is neither a safetensors nor a GGUF file; perhaps a page that asks for a login.`)
+      throw apiError('SDR_UNSUPPORTED_MODEL',
+        `What ${this.#url.host} sends is neither a safetensors nor a GGUF file; perhaps a page that asks for a login.`)
     }
   }
 
   #checkSize (bytes: number): void {
     const { mostBytes } = this.#options
-    if (bytes > mostBytes) throw new DownloadError(`The file is larger than ${mebibytes(mostBytes)} MiB, the most that this server takes (--max-pull-size).`)
-    if (this.#total !== undefined && bytes > this.#total) throw new DownloadError(`${this.#url.host} sends more than it announced.`)
+    if (bytes > mostBytes) {
+      throw new DownloadError(`The file is larger than ${mebibytes(mostBytes)} MiB, ` +
+        'the most that this server takes (--max-pull-size).')
+    }
+    if (this.#total !== undefined && bytes > this.#total) {
+      throw new DownloadError(`${this.#url.host} sends more than it announced.`)
+    }
   }
 
   async #checkSpace (): Promise<void> {
@@ -229,7 +246,10 @@ class Download {
 
   #broken (cause?: unknown): DownloadError {
     const of = this.#total === undefined ? '' : ` of ${this.#total}`
-    return new DownloadError(`The connection to ${this.#url.host} broke after ${this.#bytes}${of} bytes.`, { cause, isPassing: true })
+    return new DownloadError(`The connection to ${this.#url.host} broke after ${this.#bytes}${of} bytes.`, {
+      cause,
+      isPassing: true
+    })
   }
 }
 

@@ -6,7 +6,9 @@ import type { AllowList } from '../../network/allow-list.ts'
 import { ModelFileError } from '../headers/header.ts'
 import { readHeader } from '../headers/read-header.ts'
 import type { ScanRoot } from '../scan/scan.ts'
-import { type StagingArea, type StagingNote, exists, finishedBefore, nameTaken, place, stagingName } from '../files/staging.ts'
+import {
+  type StagingArea, type StagingNote, exists, finishedBefore, nameTaken, place, stagingName
+} from '../files/staging.ts'
 import { chooseTarget, openTarget, requireWritable } from '../files/target.ts'
 import type { ModelType } from '../types.ts'
 import { type DownloadOptions, download } from './download.ts'
@@ -69,19 +71,25 @@ export class Puller {
   async #locate (request: PullRequest): Promise<{ source: PullSource, target: string }> {
     const source = parseSource(request.source, this.#options.hub)
     const { sha256 } = request
-    if (sha256 !== undefined && !/^[0-9a-f]{64}$/i.test(sha256)) throw badValue('sha256', '64 hexadecimal digits', sha256)
+    if (sha256 !== undefined && !/^[0-9a-f]{64}$/i.test(sha256)) {
+      throw badValue('sha256', '64 hexadecimal digits', sha256)
+    }
     const name = request.name ?? source.fileName
     if (name === undefined) {
-      throw badValue('name', 'a file name that ends in .safetensors, .sft or .gguf, because the source does not end in one', 'none')
+      throw badValue('name',
+        'a file name that ends in .safetensors, .sft or .gguf, because the source does not end in one', 'none')
     }
     return { source, target: await chooseTarget({ ...request, name }, this.#options.roots) }
   }
 
   /**
    * Fetches a file, or the rest of it after an interruption, and makes it a model once it is found to be whole.
-   * @throws what `check` throws; {DownloadError}; API errors SDR_STORAGE_FULL, SDR_UNSUPPORTED_MODEL; the signal's reason.
+   * @throws what `check` throws; {DownloadError}; API errors SDR_STORAGE_FULL, SDR_UNSUPPORTED_MODEL; the signal's
+   *   reason.
    */
-  async pull (request: PullRequest, { signal, progress }: Pick<DownloadOptions, 'signal' | 'progress'> = {}): Promise<Pulled> {
+  async pull (
+    request: PullRequest, { signal, progress }: Pick<DownloadOptions, 'signal' | 'progress'> = {}
+  ): Promise<Pulled> {
     const { staging } = this.#options
     const overwrite = request.overwrite === true
     // An earlier try may have been killed when all was done, so that what is there is no reason to refuse yet.
@@ -98,13 +106,25 @@ export class Puller {
       const path = await openTarget(target, this.#options.roots)
       const file = join(dirname(path), stagingName(key))
       if (note !== undefined && note.staging !== file) await rm(note.staging, { force: true })
-      return await this.#fetch(key, { source, path, file, note: note?.staging === file ? note : undefined, request }, { signal, progress })
+      return await this.#fetch(key, {
+        source,
+        path,
+        file,
+        note: note?.staging === file ? note : undefined,
+        request
+      }, { signal, progress })
     })
   }
 
   async #fetch (
     key: string,
-    { source, path, file, note, request }: { source: PullSource, path: string, file: string, note: StagingNote | undefined, request: PullRequest },
+    { source, path, file, note, request }: {
+      source: PullSource
+      path: string
+      file: string
+      note: StagingNote | undefined
+      request: PullRequest
+    },
     { signal, progress }: Pick<DownloadOptions, 'signal' | 'progress'>
   ): Promise<Pulled> {
     const { staging } = this.#options
@@ -113,7 +133,11 @@ export class Puller {
       // Noted before it is there, so that it is found if this process never comes back for it.
       await staging.write(key, known)
       if (note === undefined) await rm(file, { force: true })
-      const { bytes, sha256, promised } = await download(source.url, { file, etag: known.etag, sha256: known.sha256 }, async ({ etag, sha256 }) => {
+      const { bytes, sha256, promised } = await download(source.url, {
+        file,
+        etag: known.etag,
+        sha256: known.sha256
+      }, async ({ etag, sha256 }) => {
         await staging.write(key, known = { staging: file, etag, sha256 })
       }, { ...this.#options, ...this.#options.patience, signal, progress })
       checkHash(sha256, request.sha256?.toLowerCase(), 'asked for')
@@ -148,7 +172,8 @@ async function checkContent (file: string): Promise<void> {
     await readHeader(file)
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
-    throw apiError('SDR_UNSUPPORTED_MODEL', `What came is no model that could be used, and was deleted: ${error.message}`, { cause: error })
+    throw apiError('SDR_UNSUPPORTED_MODEL',
+      `What came is no model that could be used, and was deleted: ${error.message}`, { cause: error })
   }
 }
 

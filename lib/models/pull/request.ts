@@ -63,24 +63,31 @@ export async function requestFile (
 function checkProtocol (url: URL, hosts: AllowList): void {
   if (url.protocol === 'https:') return
   if (url.protocol === 'http:' && hosts.has(hostOf(url), portOf(url))) return
-  throw new DownloadError(`${url.host} is to be asked over ${url.protocol.slice(0, -1)}, where anyone on the way could change ` +
-    `the file. Use https, or list ${url.host} in ${hosts.option} if it is meant.`)
+  throw new DownloadError(
+    `${url.host} is to be asked over ${url.protocol.slice(0, -1)}, where anyone on the way could change the file. ` +
+    `Use https, or list ${url.host} in ${hosts.option} if it is meant.`)
 }
 
-async function send (url: URL, headers: Record<string, string>, hosts: AllowList, signal: AbortSignal): Promise<IncomingMessage> {
+async function send (
+  url: URL, headers: Record<string, string>, hosts: AllowList, signal: AbortSignal
+): Promise<IncomingMessage> {
   try {
     return await ask(url, { hosts, signal, headers })
   } catch (error) {
     if (signal.aborted) throw signal.reason
     if (error instanceof RefusedAddress) throw new DownloadError(`${error.message}.`, { cause: error })
-    if (error instanceof ProxyError) throw new DownloadError(error.message, { cause: error, isPassing: error.isPassing })
+    if (error instanceof ProxyError) {
+      throw new DownloadError(error.message, { cause: error, isPassing: error.isPassing })
+    }
     const { code, message } = error as NodeJS.ErrnoException
     throw new DownloadError(`${url.host} can't be reached (${code ?? message}).`, { cause: error, isPassing: true })
   }
 }
 
 function follow (location: string, from: URL): URL {
-  if (location.length > 16_384 || !URL.canParse(location, from.href)) throw new DownloadError(`${from.host} redirects to what is no URL.`)
+  if (location.length > 16_384 || !URL.canParse(location, from.href)) {
+    throw new DownloadError(`${from.host} redirects to what is no URL.`)
+  }
   const url = new URL(location, from.href)
   // A name and password in it would be sent along.
   url.username = url.password = ''

@@ -18,7 +18,9 @@ export type Tokens = ReadonlyMap<string, string>
 export function readTokens ({ hub, hubToken, file }: { hub: URL, hubToken?: string, file?: string }): Tokens {
   const tokens = new Map<string, string>()
   if (file !== undefined) {
-    for (const [host, token] of readFile(file)) tokens.set(originOf(host, file), checkToken(token, `the token of ${host} in ${file}`))
+    for (const [host, token] of readFile(file)) {
+      tokens.set(originOf(host, file), checkToken(token, `the token of ${host} in ${file}`))
+    }
   }
   if (hubToken !== undefined) tokens.set(hub.origin, checkToken(hubToken, '--hf-token'))
   return tokens
@@ -43,10 +45,12 @@ function readFile (file: string): Array<[host: string, token: unknown]> {
 function originOf (host: string, file: string): string {
   const url = `https://${host}`
   if (URL.canParse(url) && new URL(url).host === host.toLowerCase()) return new URL(url).origin
-  throw new CommandError(exitCodes.usage, `Expected host names before the tokens in ${file} but received ${JSON.stringify(host.slice(0, 100))}`)
+  throw new CommandError(exitCodes.usage,
+    `Expected host names before the tokens in ${file} but received ${JSON.stringify(host.slice(0, 100))}`)
 }
 
 function checkToken (token: unknown, what: string): string {
   if (typeof token === 'string' && token.length <= longestToken && tokenPattern.test(token)) return token
-  throw new CommandError(exitCodes.usage, `Expected at most ${longestToken} printable characters without spaces for ${what}`)
+  throw new CommandError(exitCodes.usage,
+    `Expected at most ${longestToken} printable characters without spaces for ${what}`)
 }

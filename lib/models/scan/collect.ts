@@ -26,7 +26,9 @@ export async function collectModels (scan: ScanResult): Promise<Map<string, Mode
     if (models.size % 512 === 0) await pacer.pause()
     const id = idsOf(model.type, file).find(id => !models.has(id))
     if (id !== undefined) models.set(id, Object.assign(model, { id }))
-    else if (scan.warnings.length < scanLimits.warnings) scan.warnings.push({ path: file.path, message: 'Not listed: a file in another root has the same id.' })
+    else if (scan.warnings.length < scanLimits.warnings) {
+      scan.warnings.push({ path: file.path, message: 'Not listed: a file in another root has the same id.' })
+    }
   }
   return new Map([...models.keys()].sort().map(id => [id, models.get(id)!]))
 }

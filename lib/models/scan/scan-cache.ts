@@ -12,8 +12,9 @@ const version = 2
 
 /** Rules decide what is kept of a file, so a cache that was written under other rules is worth nothing. */
 const fingerprint = createHash('sha256')
-  .update(JSON.stringify([version, subjectRules, rules, architectures, adapterRules, adapterTextModule, adapterName, baseModelNames],
-    (_key, value: unknown) => value instanceof RegExp ? value.source : value))
+  .update(JSON.stringify([
+    version, subjectRules, rules, architectures, adapterRules, adapterTextModule, adapterName, baseModelNames
+  ], (_key, value: unknown) => value instanceof RegExp ? value.source : value))
   .digest('base64url')
 
 /** Bytes; a hundred thousand files with long metadata stay below. */

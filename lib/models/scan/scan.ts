@@ -127,7 +127,15 @@ class Scan {
   readonly #progress: ScanProgress | undefined
   readonly #seenPaths = new Set<string>()
   readonly #exceeded = new Set<string>()
-  readonly #result: ScanResult = { files: [], warnings: [], roots: [], folders: [], headersRead: 0, cacheChanged: false }
+  readonly #result: ScanResult = {
+    files: [],
+    warnings: [],
+    roots: [],
+    folders: [],
+    headersRead: 0,
+    cacheChanged: false
+  }
+
   #pending: Folder[] = []
   #links: Folder[] = []
   #found: ScannedFile[] = []
@@ -269,14 +277,17 @@ class Scan {
     for (let start = 0; start < this.#found.length; start += filesAtOnce) {
       const files = this.#found.slice(start, start + filesAtOnce)
       const measured = await Promise.allSettled(files.map(({ path }) => statLink(path)))
-      // Rights change without the time of change, so what is remembered of a file does not say that it may still be read.
+      // Rights change without the time of change, so what is remembered of a file can't say that it is still readable.
       const rights = await Promise.allSettled(files.map(({ path }) => access(path, constants.R_OK)))
       for (const [index, stats] of measured.entries()) {
         const file = files[index]!
         const right = rights[index]!
         if (stats.status === 'rejected') this.#unreadable(file, stats.reason)
         else if (!stats.value.isFile()) this.#warn(file.path, 'This is not a regular file.')
-        else this.#recall(file, stats.value, right.status === 'rejected' && isForbidden(right.reason) ? right.reason : undefined)
+        else {
+          this.#recall(file, stats.value,
+            right.status === 'rejected' && isForbidden(right.reason) ? right.reason : undefined)
+        }
       }
     }
   }

@@ -17,7 +17,12 @@ const password = 'correct horse battery staple'
 function open (t: Test) {
   const database = openAuthDatabase(join(t.testdir(), 'auth'))
   t.teardown(() => database.close())
-  return { users: new UserStore(database, hasher), sessions: new SessionStore(database, { lifetime: 60_000 }), keys: new ApiKeyStore(database), database }
+  return {
+    users: new UserStore(database, hasher),
+    sessions: new SessionStore(database, { lifetime: 60_000 }),
+    keys: new ApiKeyStore(database),
+    database
+  }
 }
 
 t.test('passwords', async t => {
@@ -229,7 +234,9 @@ t.test('pages of accounts and of keys', async t => {
   for (const other of [...wrong, cursor!]) t.throws(() => keys.list({ cursor: other }), { code: 'SDR_INVALID_REQUEST' }, `keys: ${other.slice(0, 80)}`)
 })
 
-function everyPage<Page extends { next_cursor: string | null }, Entry> (get: (cursor?: string) => Page, entriesOf: (page: Page) => Entry[]): Entry[] {
+function everyPage<Page extends { next_cursor: string | null }, Entry> (
+  get: (cursor?: string) => Page, entriesOf: (page: Page) => Entry[]
+): Entry[] {
   const entries: Entry[] = []
   for (let page = get(); ; page = get(page.next_cursor)) {
     entries.push(...entriesOf(page))

@@ -16,7 +16,10 @@ function open (t: Test) {
   const log = new AuditLog(database, (_kind, error, lost) => trouble.push({ error, lost }))
   t.teardown(() => log.close())
   /** Rows as `record` would write them, without a commit for each. */
-  function fill (count: number, entry: (n: number) => { event: string, outcome?: string, actor: string, kind: string, share: string }) {
+  function fill (
+    count: number,
+    entry: (n: number) => { event: string, outcome?: string, actor: string, kind: string, share: string }
+  ) {
     const insert = database.prepare('INSERT INTO audit (at, event, outcome, actor, kind, share) VALUES (?, ?, ?, ?, ?, ?)')
     transaction(database, () => {
       for (let n = 0; n < count; n++) {

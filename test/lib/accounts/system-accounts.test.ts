@@ -97,7 +97,9 @@ t.test('accounts of this system', { skip: noRoot }, async (t) => {
 })
 
 t.test('options', { skip: noAddon }, async (t) => {
-  for (const options of [{ concurrency: 0 }, { concurrency: 65 }, { waiting: -1 }, { waiting: 1.5 }, { timeout: 0 }, { timeout: NaN }]) {
+  for (const options of [
+    { concurrency: 0 }, { concurrency: 65 }, { waiting: -1 }, { waiting: 1.5 }, { timeout: 0 }, { timeout: NaN }
+  ]) {
     t.throws(() => new SystemAccounts(options), { name: 'RangeError', message: /^Expected an integer between/ })
   }
 })

@@ -10,7 +10,9 @@ import { UserStore } from '../../../lib/accounts/users.ts'
 const right = 'right'
 
 /** A directory that ignores case and blanks, seen through PAM; `listed` are those that the account database knows. */
-function directory (t: Test, { listed = {}, meanwhile }: { listed?: Record<string, number>, meanwhile?: () => unknown } = {}) {
+function directory (
+  t: Test, { listed = {}, meanwhile }: { listed?: Record<string, number>, meanwhile?: () => unknown } = {}
+) {
   const database = openAuthDatabase(join(t.testdir(), 'auth'))
   t.teardown(() => database.close())
   const users = new UserStore(database, new PasswordHasher(10))

@@ -16,7 +16,7 @@ const workingPhases = phases.filter(phase => phase !== 'saving')
 /** Makes the recording library take its time; to others it is a prompt like any other. */
 const slow = 'a fox step_ms=50'
 
-/** Megabytes by which the memory may be larger after the fifth unloading than after the second: a tenth of the model. */
+/** Megabytes that the memory may grow from the second unloading to the fifth: a tenth of the model. */
 const mostGrowth = 30
 
 /**

@@ -303,7 +303,9 @@ t.test('progress that goes back is not told', async (t) => {
 
 t.test('images pass through unchanged', async (t) => {
   const engine = await started(t)
-  const large = Buffer.concat([emptyPng(2048, 1024), Buffer.from(Array.from({ length: 5_000_000 }, (_, index) => index * 7))])
+  const large = Buffer.concat([
+    emptyPng(2048, 1024), Buffer.from(Array.from({ length: 5_000_000 }, (_, index) => index * 7))
+  ])
   const attachments = { init_image: large, mask: emptyPng(2048, 1024) }
   const { images } = await draw(engine, { prompt: 'echo', width: 2048, height: 1024, batch_count: 2 }, { attachments })
   t.equal(images.length, 2)

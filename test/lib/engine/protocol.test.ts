@@ -3,9 +3,8 @@ import t from 'tap'
 import { capabilityNames, phases, type EngineInfo } from '../../../lib/engine/engine.ts'
 import { readHostMessage } from '../../../lib/engine/host-message.ts'
 import {
-  FrameDecoder, ProtocolError, decodeServerMessage, encodeFrame, encodeHostMessage,
-  encodeServerMessage, maximumBytes, maximumJson, maximumPreview, protocolVersion, type Frame, type HostMessage, type ProtocolErrorCode,
-  type ServerMessage
+  FrameDecoder, ProtocolError, decodeServerMessage, encodeFrame, encodeHostMessage, encodeServerMessage, maximumBytes,
+  maximumJson, maximumPreview, protocolVersion, type Frame, type HostMessage, type ProtocolErrorCode, type ServerMessage
 } from '../../../lib/engine/protocol.ts'
 import { emptyPng } from './helper.ts'
 
@@ -203,7 +202,10 @@ t.test('images and previews are PNG images of the size that is said', async (t) 
 })
 
 t.test('any JSON is a message with declared types, or refused', async (t) => {
-  const anything = fc.anything({ maxDepth: 3, values: [fc.integer(), fc.double(), fc.string(), fc.boolean(), fc.constant(null)] })
+  const anything = fc.anything({
+    maxDepth: 3,
+    values: [fc.integer(), fc.double(), fc.string(), fc.boolean(), fc.constant(null)]
+  })
   const half = fc.record({
     type: fc.constantFrom('hello', 'info', 'progress', 'preview', 'image', 'log', 'done', 'error'),
     id: fc.oneof(fc.constant(1), anything),
@@ -217,8 +219,18 @@ t.test('any JSON is a message with declared types, or refused', async (t) => {
       weight_types: fc.array(fc.string()),
       capabilities: fc.oneof(fc.subarray([...capabilityNames]), anything)
     }), anything),
-    progress: fc.oneof(fc.record({ phase: fc.constantFrom(...phases), step: fc.oneof(fc.nat(), anything), steps: fc.nat(), index: fc.nat(70) }), anything),
-    image: fc.oneof(fc.record({ index: fc.nat(), seed: fc.oneof(fc.nat(), anything), width: fc.constant(8), height: fc.constant(8) }), anything),
+    progress: fc.oneof(fc.record({
+      phase: fc.constantFrom(...phases),
+      step: fc.oneof(fc.nat(), anything),
+      steps: fc.nat(),
+      index: fc.nat(70)
+    }), anything),
+    image: fc.oneof(fc.record({
+      index: fc.nat(),
+      seed: fc.oneof(fc.nat(), anything),
+      width: fc.constant(8),
+      height: fc.constant(8)
+    }), anything),
     preview: anything,
     level: fc.oneof(fc.constant('warn'), anything),
     text: anything,

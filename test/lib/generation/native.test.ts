@@ -363,7 +363,11 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
     const drawn = async (request: object) => {
       previews.length = 0
       const { job, attachments } = await prepare('txt2img', { ...base, prompt: 'step_ms=60', steps: 9, ...request })
-      const terms = await toEngineTerms({ ...job, parameters: job.parameters } as unknown as Job, attachments, { catalog, engine, options: choices })
+      const terms = await toEngineTerms({ ...job, parameters: job.parameters } as unknown as Job, attachments, {
+        catalog,
+        engine,
+        options: choices
+      })
       await engine.run('load', { files: terms.files, options: terms.options })
       await engine.run('generate', terms.parameters as never, observer)
       return previews.length

@@ -28,7 +28,9 @@ const routes = [
   route('GET', '/metrics', { permission: 'system:read' })
 ]
 const flagged = ['GET /api/health', 'GET /api/status', 'POST /api/auth/login']
-const opened = (...entries: string[]) => [...resolvePublicRoutes(routes, entries).open].filter(key => !flagged.includes(key)).sort()
+const opened = (...entries: string[]) => [...resolvePublicRoutes(routes, entries).open]
+  .filter(key => !flagged.includes(key))
+  .sort()
 
 t.test('without entries only the flagged routes are public', async t => {
   t.same([...resolvePublicRoutes(routes, []).open].sort(), flagged)

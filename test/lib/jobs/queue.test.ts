@@ -259,7 +259,8 @@ t.test('who waited in vain to load or unload a model can be sure that it is neve
   engine.script.generate = [held.step]
   const job = await queue.submit(request('x'))
   await until(() => queue.status.running === 1)
-  const load = (model: string, patience: Patience) => queue.loadModel(model, async () => ({ files: { model }, options: {} }), undefined, patience)
+  const load = (model: string, patience: Patience) =>
+    queue.loadModel(model, async () => ({ files: { model }, options: {} }), undefined, patience)
   const inVain = { code: 'SDR_UNAVAILABLE', statusCode: 503, retryAfter: 30, message: /within 0.05 s .* a job is running/ }
   const gone = new AbortController()
   const attempts = [

@@ -39,7 +39,10 @@ t.test('the orientation is all that is kept of EXIF', async t => {
       const clean = cleanImage(bytes)
       t.equal(clean.orientation, orientation, format)
       t.notOk(clean.bytes.includes('a secret'))
-      t.match(await sharp(clean.bytes).metadata(), { orientation, autoOrient: (await sharp(bytes).metadata()).autoOrient })
+      t.match(await sharp(clean.bytes).metadata(), {
+        orientation,
+        autoOrient: (await sharp(bytes).metadata()).autoOrient
+      })
     }
   }
 })

@@ -10,7 +10,11 @@ t.test('every format that callers may send', async (t) => {
     t.match(size, { width: 4, height: 3, channels: 3 })
     t.strictSame([...data.subarray(0, 3)], [0x33, 0x66, 0x99])
   }
-  t.match(await decodeImage(await plain().jpeg().toBuffer(), { channels: 1, width: 8, height: 8 }), { width: 8, height: 8, channels: 1 })
+  t.match(await decodeImage(await plain().jpeg().toBuffer(), { channels: 1, width: 8, height: 8 }), {
+    width: 8,
+    height: 8,
+    channels: 1
+  })
 })
 
 t.test('any other is named, and no reader of it is there', async (t) => {

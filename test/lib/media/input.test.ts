@@ -344,16 +344,19 @@ t.test('colour profiles, depths and channels that are rare', async t => {
     ['none', Buffer.alloc(0)], ['noise', Buffer.alloc(1000, 0x5a)], ['64 MB', Buffer.alloc(64 * 1024 * 1024)]
   ] as const) {
     const before = process.memoryUsage().rss
-    const image = await open(greyPng(64, 64, { pixels: black, extra: [iccp(profile)] })).catch((error: ApiError) => error)
+    const image = await open(greyPng(64, 64, { pixels: black, extra: [iccp(profile)] }))
+      .catch((error: ApiError) => error)
     if (image instanceof InputImage) {
-      t.same((await pixels(await image.toPng({ width: 64, height: 64, channels: 3 }, decoder))).at(1, 1), [0, 0, 0], what)
+      t.same((await pixels(
+        await image.toPng({ width: 64, height: 64, channels: 3 }, decoder)
+      )).at(1, 1), [0, 0, 0], what)
     } else {
       t.equal(image.statusCode, 400, what)
     }
     t.ok(process.memoryUsage().rss - before < 400 * 1024 * 1024, `a profile of ${what} in little memory`)
   }
 
-  /** A PNG of 64 × 64 equal pixels, as its header says it: grey with alpha, 16 bits, 1 bit, a palette without entries. */
+  /** A PNG of 64 × 64 equal pixels as its header says: grey with alpha, 16 bits, 1 bit, a palette without entries. */
   const typed = (depth: number, type: number, bytesPerRow: number, fill: number) => {
     const png = greyPng(64, 64, {
       pixels: deflateSync(Buffer.concat(Array.from({ length: 64 },
@@ -398,7 +401,9 @@ t.test('a file that is several things is only an image', async t => {
   const control = Buffer.alloc(8)
   control.writeUInt32BE(0x7fff_ffff)
   const animated = Buffer.concat([png.subarray(0, 33), pngChunk('acTL', control), png.subarray(33)])
-  t.same((await pixels(await (await open(animated)).toPng({ width: 64, height: 64, channels: 3 }, decoder))).at(1, 1), [0, 0, 255])
+  t.same((await pixels(
+    await (await open(animated)).toPng({ width: 64, height: 64, channels: 3 }, decoder)
+  )).at(1, 1), [0, 0, 255])
 })
 
 t.test('of an animation the first frame', async t => {
@@ -424,7 +429,8 @@ t.test('the same image gives the same bytes', async t => {
 
 t.test('many at once wait, too many are refused', async t => {
   const image = await open(await plain(512, 512).png().toBuffer())
-  const outcomes = await Promise.allSettled(Array.from({ length: 60 }, () => image.toPng({ width: 64, height: 64, channels: 3 }, decoder)))
+  const outcomes = await Promise.allSettled(Array.from({ length: 60 }, () =>
+    image.toPng({ width: 64, height: 64, channels: 3 }, decoder)))
   const refusals = outcomes.filter(outcome => outcome.status === 'rejected')
   t.ok(refusals.length > 0 && refusals.length < 60)
   t.ok(refusals.every(({ reason }) => reason.code === 'SDR_RATE_LIMITED' && reason.retryAfter > 0))

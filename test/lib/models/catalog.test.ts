@@ -306,7 +306,10 @@ t.test('what may not be read is named, in the list and where a model is missing'
   for (const name of ['models/checkpoints/closed.safetensors', 'models/stray.safetensors', 'closed']) chmodSync(join(folder, name), 0)
   for (const name of ['checkpoints/closed.safetensors', 'stray.safetensors']) utimesSync(join(root, name), 1, 1)
   await asOther(() => catalog.refresh())
-  t.match(catalog.directories(), [{ readable: true, models: 3, warnings: { length: 2 } }, { readable: false, warnings: [{ path: closedRoot }] }])
+  t.match(catalog.directories(), [
+    { readable: true, models: 3, warnings: { length: 2 } },
+    { readable: false, warnings: [{ path: closedRoot }] }
+  ])
   for (const name of ['closed', 'stray']) {
     t.throws(() => catalog.resolve(name), { code: 'SDR_UNSUPPORTED_MODEL', message: /may not read this file \(EACCES/ }, name)
   }

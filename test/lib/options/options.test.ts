@@ -72,7 +72,8 @@ t.test('~ is the home folder in every path and from every source; that of anothe
     const sources = (value: string) => [
       { commandLine: { [name]: value } }, { environment: { [environmentName(name)]: value } }, { file: { name: 'c.yaml', values: { [name]: value } } }
     ]
-    const read = (source: Parameters<typeof resolveOptions>[0]) => [resolveOptions(source)[camelCase(name) as keyof Options]].flat()
+    const read = (source: Parameters<typeof resolveOptions>[0]) =>
+      [resolveOptions(source)[camelCase(name) as keyof Options]].flat()
     for (const source of sources('~/x y')) t.same(read(source), [join(homedir(), 'x y')], name)
     for (const source of sources('~')) t.same(read(source), [homedir()])
     for (const source of sources('/a/~/b~')) t.same(read(source), ['/a/~/b~'])

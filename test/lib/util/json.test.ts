@@ -2,7 +2,8 @@ import fc from 'fast-check'
 import t from 'tap'
 import { findFault, jsonBounds, type JsonBounds } from '../../../lib/util/json.ts'
 
-const look = (text: string, bounds: Partial<JsonBounds> = {}) => findFault(Buffer.from(text), { ...jsonBounds, ...bounds })
+const look = (text: string, bounds: Partial<JsonBounds> = {}) =>
+  findFault(Buffer.from(text), { ...jsonBounds, ...bounds })
 
 t.test('names what exceeds a bound', async t => {
   for (const [text, bounds, field, expected] of [

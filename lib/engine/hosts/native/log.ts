@@ -12,7 +12,7 @@ const leftOut: ReadonlyArray<readonly [line: RegExp, reason: (what: string[], be
 
 /**
  * What the library says only in its log, and what has to be known of it: which architecture a model has, and that
- * something was left out. A version that words its log differently is not understood, and then only passes on what it says.
+ * something was left out. The log of a version that words it differently is passed on without being understood.
  */
 export class NativeLog {
   #architecture: string | undefined
@@ -52,7 +52,8 @@ export class NativeLog {
    */
   checkWeightType ({ weight_type: type }: LoadOptions): void {
     if (this.#architecture !== 'MiniT2I' || type === undefined || type === 'f32' || type === 'f16') return
-    throw new EngineError('invalid_parameters', `Expected f32 or f16 for the weight_type of MiniT2I but received "${type}".`)
+    throw new EngineError('invalid_parameters',
+      `Expected f32 or f16 for the weight_type of MiniT2I but received "${type}".`)
   }
 
   /**

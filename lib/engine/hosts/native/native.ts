@@ -186,7 +186,8 @@ class NativeHost implements HostEngine {
     { repeats = 1 }: Operations['upscale']['parameters'], attachments: Attachments, report: Reporter
   ): Promise<Operations['upscale']['result']> {
     if (!Number.isInteger(repeats) || repeats < 1 || repeats > 4) {
-      throw new EngineError('invalid_parameters', `Expected an integer from 1 to 4 for repeats but received ${repeats}.`)
+      throw new EngineError('invalid_parameters',
+        `Expected an integer from 1 to 4 for repeats but received ${repeats}.`)
     }
     let image: RawImage = await onlyPicture(attachments)
     let total = 0
@@ -227,7 +228,8 @@ class NativeHost implements HostEngine {
     if (wanted.toLowerCase() === 'gpu' && isGraphics(main)) return main
     const named = devices.find(name => name.toLowerCase() === wanted.toLowerCase())
     if (named !== undefined) return named
-    throw new EngineError('invalid_parameters', `Expected one of ${devices.join(', ')} for device but received "${wanted}".`)
+    throw new EngineError('invalid_parameters',
+      `Expected one of ${devices.join(', ')} for device but received "${wanted}".`)
   }
 }
 
@@ -290,8 +292,13 @@ function contextParameters (files: ModelFiles, options: LoadOptions): ContextPar
 }
 
 /** Names are the addon's already, but for the pictures: those come beside the parameters. */
-async function generationParameters (parameters: ImageParameters, attachments: Attachments): Promise<GenerationParameters> {
-  const generation: GenerationParameters = { ...parameters, preview: { ...defaultPreview, ...parameters.preview as object } }
+async function generationParameters (
+  parameters: ImageParameters, attachments: Attachments
+): Promise<GenerationParameters> {
+  const generation: GenerationParameters = {
+    ...parameters,
+    preview: { ...defaultPreview, ...parameters.preview as object }
+  }
   const { width, height } = parameters
   const numbered = { ref_images: [] as RawImage[], photo_maker_images: [] as RawImage[] }
   for (const [name, bytes] of Object.entries(attachments)) {
@@ -323,7 +330,9 @@ async function onlyPicture (attachments: Attachments): Promise<RawImage> {
   return await picture(first[0], first[1], { channels: 3 })
 }
 
-async function picture (name: string, bytes: Uint8Array, options: Parameters<typeof decodeImage>[1]): Promise<RawImage> {
+async function picture (
+  name: string, bytes: Uint8Array, options: Parameters<typeof decodeImage>[1]
+): Promise<RawImage> {
   try {
     return await decodeImage(bytes, options)
   } catch (error) {

@@ -9,7 +9,10 @@ import { ScriptedEngine, type Step } from '../fixtures/scripted-engine.ts'
 import { until } from '../fixtures/until.ts'
 
 const draw = drawingExecutors(({ model, parameters: { prompt } }, attachments, { name }) => ({
-  files: { model }, options: { device: name }, parameters: { prompt: prompt as string, width: 1, height: 1, seed: 0 }, attachments
+  files: { model },
+  options: { device: name },
+  parameters: { prompt: prompt as string, width: 1, height: 1, seed: 0 },
+  attachments
 }))
 
 /** A queue with two devices. */

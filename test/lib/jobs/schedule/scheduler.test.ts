@@ -61,7 +61,12 @@ t.test('a full disk fails the job, leaves nothing behind, and the next one runs'
     }
   }
   const outputs = new FullDisk(join(root, 'outputs'))
-  const scheduler = new Scheduler({ ...all, outputs, executors: draw({ ...all, outputs }), onEnded: () => { isFull = false } })
+  const scheduler = new Scheduler({
+    ...all,
+    outputs,
+    executors: draw({ ...all, outputs }),
+    onEnded: () => { isFull = false }
+  })
   const [first, second] = [accept(store), accept(store)]
   scheduler.start()
   await until(() => store.get(second)?.status === 'completed')

@@ -367,8 +367,10 @@ t.test('retention with ten thousand jobs of a thousand owners takes no time', as
     const { user, system } = process.cpuUsage(before)
     return (user + system) / 1000
   }))
-  const expired = (keepJobs: number, keepJobsPerOwner?: number) => store.expired({ keepJobs, keepJobsPerOwner, keepAfter: 0, limit: 100 })
-  const crowded = (keepBytes: number, keepBytesPerOwner = Infinity) => store.crowdedOut({ keepBytes, keepBytesPerOwner, limit: 100 })
+  const expired = (keepJobs: number, keepJobsPerOwner?: number) =>
+    store.expired({ keepJobs, keepJobsPerOwner, keepAfter: 0, limit: 100 })
+  const crowded = (keepBytes: number, keepBytesPerOwner = Infinity) =>
+    store.crowdedOut({ keepBytes, keepBytesPerOwner, limit: 100 })
   t.equal(expired(9999).length, 1)
   t.equal(expired(1).length, 100)
   t.equal(crowded(9_999_500).length, 1)

@@ -20,7 +20,9 @@ interface Received {
 }
 
 /** A receiver that answers with the given statuses in turn, the last one for ever. */
-async function receiver (t: Test, answers: Array<number | ((request: IncomingMessage, response: ServerResponse) => void)> = [204]) {
+async function receiver (
+  t: Test, answers: Array<number | ((request: IncomingMessage, response: ServerResponse) => void)> = [204]
+) {
   const received: Received[] = []
   const server = createServer(async (request, response) => {
     const chunks: Buffer[] = []
@@ -179,7 +181,7 @@ t.test('which addresses are public', async t => {
     '127.0.0.1', '10.1.2.3', '172.16.0.1', '172.31.255.255', '192.168.1.1', '169.254.169.254', '100.64.0.1', '0.0.0.0', '224.0.0.1', '255.255.255.255',
     '::1', '::', 'fe80::1', 'fd00::1', 'ff02::1', '::ffff:127.0.0.1', '::ffff:8.8.8.8', '64:ff9b::7f00:1', '2002:7f00:1::', '2001:db8::1', 'localhost', ''
   ]) t.notOk(isPublicAddress(address), address)
-  // Where clouds tell their machines about themselves: Azure, Equinix Metal, Alibaba, Oracle, Tencent, Scaleway, AWS, Google.
+  // Where clouds tell machines about themselves: Azure, Equinix Metal, Alibaba, Oracle, Tencent, Scaleway, AWS, Google.
   for (const address of ['168.63.129.16', '192.80.8.124', '100.100.100.200', '192.0.0.192', '169.254.0.23', '169.254.42.42', '169.254.170.2',
     'fd00:ec2::254', 'fd20:ce::254', 'fd00:42::42', 'fd00:c1::a9fe:a9fe', 'fe80::a9fe:a9fe', '::ffff:168.63.129.16', '64:ff9b::a83f:8110', '2002:a83f:8110::'
   ]) t.notOk(isPublicAddress(address), address)

@@ -47,7 +47,9 @@ t.test('a converted model is whole or not there', async t => {
     if (asked.length === 1) t.match(names(), [/^\.[0-9a-f]{32}\.part\.gguf$/, 'a.safetensors'], 'nothing of it is listed yet')
   })
   const told: number[] = []
-  const { path, size } = await convertModel(request, { catalog, engine, staging }, { progress: ({ step }) => { told.push(step) } })
+  const { path, size } = await convertModel(request, { catalog, engine, staging }, {
+    progress: ({ step }) => { told.push(step) }
+  })
   t.strictSame({ path, size }, { path: join(models, 'vae/a-q8_0.gguf'), size: converted.length })
   t.ok(readFileSync(path).equals(converted))
   t.match(asked, [{ input: join(models, 'vae/a.safetensors'), weight_type: 'q8_0', output: /\.gguf$/ }])

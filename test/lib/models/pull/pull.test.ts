@@ -41,7 +41,9 @@ function setUp (t: Test, { hosts = ['127.0.0.1'], tokens = {}, ...options }: Set
   return { models, staging, open, puller: open(), hidden: () => readdirSync(models).filter(name => name.startsWith('.')) }
 }
 
-const sends = (content = model, options = {}): RequestListener => (request, response) => { sendFile(request, response, content, options) }
+const sends = (content = model, options = {}): RequestListener => (request, response) => {
+  sendFile(request, response, content, options)
+}
 
 t.test('a file becomes a model, and is not fetched twice', async t => {
   const { models, puller, hidden } = setUp(t)
@@ -89,7 +91,10 @@ t.test('a broken connection is taken up where it broke', async t => {
       const { url, requests } = await fileServer(t, (request, response) => {
         const round = requests.length - 1
         const isOther = etags[1] !== undefined && round > 0
-        sendFile(request, response, contents[isOther ? 1 : 0]!, { etag: isOther ? etags[1] : etags[0], cut: cuts[round] })
+        sendFile(request, response, contents[isOther ? 1 : 0]!, {
+          etag: isOther ? etags[1] : etags[0],
+          cut: cuts[round]
+        })
       })
       await puller.pull({ source: `${url}/a.safetensors` })
       t.match(requests.map(({ headers }) => headers.range), ranges)
