@@ -364,7 +364,7 @@ t.test('files of accounts are for their owner only', async t => {
   for (const file of readdirSync(lax)) t.equal(statSync(join(lax, file)).mode & 0o777, 0o600, `${file}, where others may look into the folder`)
   database.close()
   chmodSync(lax, 0o777)
-  t.throws(() => openAuthDatabase(lax), { exitCode: 4, message: /Everybody .* can replace the accounts .* chmod o-w/ })
+  t.throws(() => openAuthDatabase(lax), { exitCode: 4, message: /Every user .* can replace the accounts .* chmod o-w/ })
   const blocked = join(t.testdir({ file: '' }), 'file', 'auth')
   t.throws(() => openAuthDatabase(blocked), { exitCode: 4, message: /--auth-data-dir/ })
   mkdirSync(join(folder, 'sub', 'auth.db'), { recursive: true })
