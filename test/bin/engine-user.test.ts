@@ -31,12 +31,18 @@ t.test('an engine with a user of its own draws, reads no account, and is killed 
   const server = await startServer(t, [
     '--models-dir', models, '--data-dir', data, '--engine-user', user, '--cancel-grace', '1'
   ])
-  const draw = async () => (await server.json('/api/generate/txt2img', {
-    method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"prompt":"a fox","width":64,"steps":2}'
-  })).body.id as string
-  const status = async (id: string) => (await server.json(`/api/queue/job/${id}`)).body.status as string
-  const first = await draw()
-  await until(async () => await status(first) === 'completed')
+  const draw = async () => {
+    const { status, body } = await server.json('/api/generate/txt2img', {
+      method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"prompt":"a fox","width":64,"steps":2}'
+    })
+    t.equal(status, 202, JSON.stringify(body))
+    return body.id as string
+  }
+  const ended = async (id: string) => await until(async () => {
+    const { body } = await server.json(`/api/queue/job/${id}`)
+    return ['completed', 'failed', 'cancelled'].includes(body.status) && body as object
+  }).catch(async () => (await server.json(`/api/queue/job/${id}`)).body as object)
+  t.match(await ended(await draw()), { status: 'completed' })
 
   const [engine] = childrenOf(server.child.pid!) as [number]
   const facts = readFileSync(`/proc/${engine}/status`, 'utf8')
@@ -54,11 +60,10 @@ t.test('an engine with a user of its own draws, reads no account, and is killed 
 
   process.kill(engine, 'SIGSTOP')
   const second = await draw()
-  await until(async () => await status(second) === 'running')
+  await until(async () => (await server.json(`/api/queue/job/${second}`)).body.status === 'running')
   await server.json(`/api/queue/job/${second}`, { method: 'DELETE' })
-  await until(async () => await status(second) === 'cancelled')
-  const third = await draw()
-  await until(async () => await status(third) === 'completed')
+  t.match(await ended(second), { status: 'cancelled' })
+  t.match(await ended(await draw()), { status: 'completed' }, JSON.stringify(server.log.slice(-5)))
   t.notOk(childrenOf(server.child.pid!).includes(engine), 'the one that stood still is gone')
   t.match(await server.end(), { code: 0 })
 })
