@@ -1,5 +1,5 @@
-// bare-runtime has a package for each platform. A registry mirror that lacks those of other platforms makes npm leave them
-// out of the lock file, and then `npm ci` refuses it. Run this after `npm install` there: it writes them in again.
+// bare-runtime has a package for each platform. Where those of other platforms cannot be had, npm leaves them out of
+// the lock file, and `npm ci` refuses it elsewhere. Run this after `npm install`: it writes them in again.
 import { readFileSync, writeFileSync } from 'node:fs'
 
 const file = new URL('../package-lock.json', import.meta.url)
