@@ -277,17 +277,13 @@ class Scan {
     for (let start = 0; start < this.#found.length; start += filesAtOnce) {
       const files = this.#found.slice(start, start + filesAtOnce)
       const measured = await Promise.allSettled(files.map(({ path }) => statLink(path)))
-      // Rights change without the time of change, so what is remembered of a file can't say that it is still readable.
-      const rights = await Promise.allSettled(files.map(({ path }) => access(path, constants.R_OK)))
+      const refusals = await Promise.all(measured.map((stats, index) =>
+        stats.status === 'fulfilled' ? refusalToRead(files[index]!.path, stats.value) : undefined))
       for (const [index, stats] of measured.entries()) {
         const file = files[index]!
-        const right = rights[index]!
         if (stats.status === 'rejected') this.#unreadable(file, stats.reason)
         else if (!stats.value.isFile()) this.#warn(file.path, 'This is not a regular file.')
-        else {
-          this.#recall(file, stats.value,
-            right.status === 'rejected' && isForbidden(right.reason) ? right.reason : undefined)
-        }
+        else this.#recall(file, stats.value, refusals[index])
       }
     }
   }
@@ -376,6 +372,18 @@ function objectionTo (name: string, relative: string): string | undefined {
 /** Removed between the look into its folder and the look at itself, as the temporary files of a download are. */
 function isGone (error: unknown): boolean {
   return (error as NodeJS.ErrnoException).code === 'ENOENT'
+}
+
+/** Read rights of the owner, the group and all others. */
+const readableByAll = 0o444
+
+/**
+ * Why this process may not read the file, undefined when it may. Rights change without the time of change, so what is
+ * remembered of a file cannot say. The system is asked only where its mode does not say it.
+ */
+async function refusalToRead (path: string, { mode }: Stats): Promise<unknown> {
+  if ((mode & readableByAll) === readableByAll) return undefined
+  return await access(path, constants.R_OK).then(() => undefined, error => isForbidden(error) ? error : undefined)
 }
 
 function isForbidden (error: unknown): boolean {
