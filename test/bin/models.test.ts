@@ -5,10 +5,12 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { gguf, safetensors, typical } from '../fixtures/headers.ts'
 import { doubledProgram } from '../doubled-program.ts'
+import { without } from '../fixtures/pam/system.ts'
 import { workspace } from '../helper.ts'
 import { fileServer, sendFile } from '../lib/models/fixtures/file-server.ts'
 import { environment, runProgram, startServer } from '../server-process.ts'
 
+const notRoot = without('root, who acts as others', process.getuid?.() === 0)
 const lora = safetensors(typical.lora)
 const sha256 = (content: Buffer) => createHash('sha256').update(content).digest('hex')
 
@@ -78,7 +80,7 @@ t.test('convert needs the native engine', async t => {
   t.match(await run('convert', 'minit2i', '--weight-type', 'q8_0', '--engine', 'portable'), { code: 1, stderr: /The portable engine lacks convert/ })
 })
 
-t.test('root leaves the folders of a service user to that user', { skip: process.getuid?.() !== 0 && 'only root acts as others' }, async t => {
+t.test('root leaves the folders of a service user to that user', { skip: notRoot }, async t => {
   const nobody = 65534
   const content = gguf({ 'decoder.conv_in.weight': { dimensions: [64] }, 'decoder.conv_out.weight': { dimensions: [64] } })
   const files = await fileServer(t, (request, response) => { sendFile(request, response, content) })
@@ -115,7 +117,7 @@ t.test('root leaves the folders of a service user to that user', { skip: process
   t.same(foreign(models), [], 'what it makes in a folder of another user is that user\'s, folders too')
 })
 
-t.test('a user who cannot read the program is named', { skip: process.getuid?.() !== 0 && 'only root acts as others' }, async t => {
+t.test('a user who cannot read the program is named', { skip: notRoot }, async t => {
   const { data } = workspace(t, { models: false })
   mkdirSync(data)
   chownSync(data, 65534, 65534)
