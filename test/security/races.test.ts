@@ -220,7 +220,7 @@ t.test('open answers are decided again', async t => {
     isCut(events, { 'x-api-key': key }, async () => {}),
     isCut(events, { authorization: `Bearer ${owner.token}` }, async () => {}, { patience: 12_000 }) // two looks of the guard
   ])
-  t.same({ byToken, byKey, own }, { byToken: true, byKey: true, own: false }, "the events of others end with the right to them, and nobody else's")
+  t.same({ byToken, byKey, own }, { byToken: true, byKey: true, own: false }, 'the events of others end with the right to them, the own ones stay')
   t.same(await waiting, [202, 401], 'a wait ends with an answer: a lost right leaves the own job, a reset leaves nothing')
   const barred = await newCaller()
   const { id: another } = (await barred(long)).json<{ id: string }>()
