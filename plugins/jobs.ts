@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { drawingExecutors, type Resolve } from '../lib/generation/run/drawing.ts'
 import { toEngineTerms } from '../lib/generation/run/engine-terms.ts'
+import type { Job } from '../lib/jobs/job.ts'
 import { JobQueue } from '../lib/jobs/queue.ts'
 import { modelExecutors } from '../lib/models/jobs.ts'
 import type { Options } from '../lib/options/options.ts'
@@ -12,6 +13,8 @@ import { CommandError, exitCodes } from '../errors.ts'
 declare module 'fastify' {
   interface FastifyInstance {
     jobs: JobQueue
+    /** Answers with a job that was just accepted: at once, or as it is at its end when `?wait=` asks for that. */
+    answerJob: (request: FastifyRequest, reply: FastifyReply, accepted: Job) => Promise<FastifyReply>
   }
 }
 
@@ -66,6 +69,17 @@ function openQueue (app: FastifyInstance): JobQueue {
 export default fp(async (app) => {
   const jobs = openQueue(app)
   app.decorate('jobs', jobs)
+  app.decorate('answerJob', async (request, reply, accepted) => {
+    const { wait = 0 } = request.query as { wait?: number }
+    const job = wait === 0
+      ? accepted
+      : await jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure, caller: app.callerOf(request) })
+    if (wait > 0) app.decideAgain(request)
+    return reply
+      .header('location', `/api/queue/job/${accepted.id}`)
+      .code(job.finished_at === null ? 202 : 200)
+      .send(job)
+  })
   app.addHook('onReady', async () => jobs.start())
   // Before the connections are closed: callers that wait for the running job still get it.
   app.addHook('preClose', async () => jobs.drain(app.config.shutdownTimeout * 1000))

@@ -157,16 +157,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       const { leaveRoom = () => {} } = request
       reply.raw.off('close', leaveRoom) // the images stay in memory when their sender goes
       const accepted = await submit(type, request).finally(leaveRoom)
-      reply.header('location', `/api/queue/job/${accepted.id}`)
-      const { wait = 0 } = request.query
-      const job = wait === 0
-        ? accepted
-        : await app.jobs.waitFor(accepted.id, wait * 1000, {
-          signal: reply.departure,
-          caller: app.callerOf(request)
-        })
-      if (wait > 0) app.decideAgain(request)
-      return reply.code(job.finished_at === null ? 202 : 200).send(job)
+      return await app.answerJob(request, reply, accepted)
     })
   }
 

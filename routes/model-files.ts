@@ -20,18 +20,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     request: FastifyRequest, reply: FastifyReply, job: Pick<NewJob, 'type' | 'model' | 'parameters'>
   ) {
     const accepted = await app.jobs.submit({ ...job, owner: request.principal.id, caller: app.callerOf(request) })
-    const { wait = 0 } = request.query as { wait?: number }
-    const ended = wait === 0
-      ? accepted
-      : await app.jobs.waitFor(accepted.id, wait * 1000, {
-        signal: reply.departure,
-        caller: app.callerOf(request)
-      })
-    if (wait > 0) app.decideAgain(request)
-    return reply
-      .header('location', `/api/queue/job/${accepted.id}`)
-      .code(ended.finished_at === null ? 202 : 200)
-      .send(ended)
+    return await app.answerJob(request, reply, accepted)
   }
 
   app.post('/hash', {
