@@ -28,7 +28,7 @@ interface ChildListener {
 }
 
 /** When memory is short, Linux ends an engine rather than the server. */
-const manners = { niceness: 10, outOfMemoryScore: 500 }
+export const manners = { niceness: 10, outOfMemoryScore: 500 }
 /** Milliseconds from SIGTERM to SIGKILL. */
 const killDelay = 2000
 /** Milliseconds for which output may still arrive after the end, when something else holds the pipes open. */

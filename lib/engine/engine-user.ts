@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { dataFolders, modelRoots } from '../options/folders.ts'
 import type { Options } from '../options/options.ts'
-import type { EngineCommand } from './child.ts'
+import { manners, type EngineCommand } from './child.ts'
 import { engineEnvironment } from '../util/environment.ts'
 
 /** Milliseconds for a program that looks at a user or at files: directories of users may be in the network. */
@@ -20,9 +20,9 @@ const needed = { CAP_KILL: 5, CAP_SETGID: 6, CAP_SETUID: 7 }
  * setpriv drops every capability, those in the ambient set too, which a mere change of the user would leave.
  */
 const becomeUser = `cd / && umask 022
-{ echo 500 >/proc/self/oom_score_adj; } 2>/dev/null
+{ echo ${manners.outOfMemoryScore} >/proc/self/oom_score_adj; } 2>/dev/null
 user=$1 group=$2; shift 2
-exec nice -n 10 setpriv --reuid="$user" --regid="$group" --init-groups \
+exec nice -n ${manners.niceness} setpriv --reuid="$user" --regid="$group" --init-groups \
 --inh-caps=-all --ambient-caps=-all --no-new-privs -- "$@"`
 
 /** Prints the first path that cannot be read. */
