@@ -32,10 +32,10 @@ export const measurePages: Measure = async (scope, scale) => {
   const database = openDatabase(file, migrations)
   database.prepare(`
     WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
-    INSERT INTO jobs (id, type, status, owner, model, priority, parameters, attempts, ` +
-    `created_at, started_at, finished_at, service)
-    SELECT printf('00000000-0000-7000-8000-%012d', i), 'txt2img', ` +
-    `CASE WHEN i % 10 = 0 THEN 'failed' ELSE 'completed' END,
+    INSERT INTO jobs (id, type, status, owner, model, priority, parameters, attempts,
+      created_at, started_at, finished_at, service)
+    SELECT printf('00000000-0000-7000-8000-%012d', i), 'txt2img',
+      CASE WHEN i % 10 = 0 THEN 'failed' ELSE 'completed' END,
       'owner ' || (i % ${owners}), 'checkpoint/' || (i % 7), 0, ?, 1, i, i, i, i FROM n
   `).run(jobs, JSON.stringify(request('').parameters))
   database.exec('INSERT INTO images SELECT sequence, 0, id, 512, 512, 400000, 7 FROM jobs; ' +

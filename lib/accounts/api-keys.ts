@@ -69,8 +69,8 @@ export class ApiKeyStore {
     this.#database = database
     this.#rows = new Remembered(changes, mostRemembered)
     const found = database.prepare(`
-      SELECT api_keys.*, users.username, users.role, users.source ` +
-      `FROM api_keys JOIN users ON users.id = api_keys.user_id
+      SELECT api_keys.*, users.username, users.role, users.source
+      FROM api_keys JOIN users ON users.id = api_keys.user_id
       WHERE api_keys.id = ? AND users.disabled = 0`)
     this.#lastUse = lastUse
     this.#touch = database.prepare('UPDATE api_keys SET last_used_at = ? WHERE id = ?')
@@ -115,8 +115,8 @@ export class ApiKeyStore {
         throw apiError('SDR_CONFLICT', `An account has at most ${keysPerUser} keys; revoke one first.`)
       }
       this.#database.prepare(`
-        INSERT INTO api_keys (id, user_id, name, hash, permissions, created_at, expires_at) ` +
-        'VALUES (?, ?, ?, ?, ?, ?, ?)')
+        INSERT INTO api_keys (id, user_id, name, hash, permissions, created_at, expires_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?)`)
         .run(id, userId, name, hashOf(key), JSON.stringify(granted), now, expiresAt ?? null)
       const row = this.#database.prepare(`${selectKeys} WHERE api_keys.id = ?`).get(id) as unknown as KeyRow
       return { ...toKey(row), key }
@@ -150,8 +150,8 @@ export class ApiKeyStore {
     // Condition by condition, because an index does not help with `? IS NULL OR …`.
     return this.#database.prepare(`
       ${selectKeys} WHERE (expires_at IS NULL OR expires_at > ?)
-      ${userId === undefined ? '' : 'AND user_id = ?'} ` +
-      `${before === undefined ? '' : 'AND (api_keys.created_at, api_keys.id) < (?, ?)'}
+      ${userId === undefined ? '' : 'AND user_id = ?'}
+      ${before === undefined ? '' : 'AND (api_keys.created_at, api_keys.id) < (?, ?)'}
       ORDER BY api_keys.created_at DESC, api_keys.id DESC LIMIT ?`)
       .all(Date.now(), ...(userId === undefined ? [] : [userId]), ...(before ?? []), limit) as unknown as KeyRow[]
   }

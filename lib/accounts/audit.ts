@@ -87,8 +87,8 @@ export class AuditLog {
     this.#database = database
     this.#onTrouble = onTrouble
     this.#insert = database.prepare(`
-      INSERT INTO audit (at, event, outcome, actor, subject, address, reason, kind, share) ` +
-      'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)')
+      INSERT INTO audit (at, event, outcome, actor, subject, address, reason, kind, share)
+      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
   }
 
   /**
@@ -169,8 +169,8 @@ export class AuditLog {
       if (rows <= capacity) continue
       this.#database.prepare(`
         DELETE FROM audit WHERE id IN (
-          SELECT id FROM (` +
-          `SELECT id, row_number() OVER (PARTITION BY share ORDER BY id DESC) AS age FROM audit WHERE kind = ?)
+          SELECT id FROM (
+            SELECT id, row_number() OVER (PARTITION BY share ORDER BY id DESC) AS age FROM audit WHERE kind = ?)
           ORDER BY age DESC, id LIMIT ?)`).run(kind, rows - capacity)
     }
   }

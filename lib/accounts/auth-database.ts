@@ -81,8 +81,8 @@ export const authMigrations = [`
   ALTER TABLE audit ADD COLUMN share TEXT NOT NULL DEFAULT '';
   UPDATE audit SET share = CASE outcome WHEN 'success' THEN actor ELSE coalesce(address, '') END, kind = CASE
     WHEN outcome = 'failure' THEN 'failure'
-    WHEN event IN ('user.create', 'user.update', 'user.remove', 'model.pull', 'model.convert', 'model.remove') ` +
-    `THEN 'administration'
+    WHEN event IN ('user.create', 'user.update', 'user.remove', 'model.pull', 'model.convert', 'model.remove')
+      THEN 'administration'
     ELSE 'use' END;
   DROP INDEX audit_by_outcome;
   CREATE INDEX audit_by_share ON audit (kind, share, id);

@@ -98,8 +98,8 @@ export class SessionStore {
       FROM sessions JOIN users ON users.id = sessions.user_id WHERE sessions.id = ? AND users.disabled = 0`)
     this.#findActive = (sessionId: string) => active.get(sessionId) as ActiveRow | undefined
     this.#addresses = database.prepare(`
-      SELECT DISTINCT address FROM sessions JOIN users ON users.id = user_id ` +
-      'WHERE username = ? COLLATE NOCASE AND expires_at > ?')
+      SELECT DISTINCT address FROM sessions JOIN users ON users.id = user_id
+      WHERE username = ? COLLATE NOCASE AND expires_at > ?`)
   }
 
   /**
@@ -110,8 +110,8 @@ export class SessionStore {
     return transaction(this.#database, () => {
       const now = Date.now()
       const user = this.#database.prepare(`
-        UPDATE users SET last_login_at = ? WHERE id = ? AND disabled = 0 AND password IS ? ` +
-        'RETURNING id, username, role, source')
+        UPDATE users SET last_login_at = ? WHERE id = ? AND disabled = 0 AND password IS ?
+        RETURNING id, username, role, source`)
         .get(now, userId, hash) as SessionUser | undefined
       if (user === undefined) return undefined
       const sessionId = uuidv7()
@@ -140,10 +140,10 @@ export class SessionStore {
     return transaction(this.#database, () => {
       const now = Date.now()
       const found = this.#database.prepare(`
-        SELECT sessions.id AS sessionId, users.id, users.username, users.role, users.source, ` +
-        `refresh_tokens.used_at AS usedAt
-        FROM refresh_tokens JOIN sessions ON sessions.id = refresh_tokens.session_id ` +
-        `JOIN users ON users.id = sessions.user_id
+        SELECT sessions.id AS sessionId, users.id, users.username, users.role, users.source,
+          refresh_tokens.used_at AS usedAt
+        FROM refresh_tokens JOIN sessions ON sessions.id = refresh_tokens.session_id
+        JOIN users ON users.id = sessions.user_id
         WHERE refresh_tokens.hash = ? AND sessions.expires_at > ? AND users.disabled = 0`).get(hash, now) as
         SessionUser & { sessionId: string, usedAt: number | null } | undefined
       if (found === undefined) return undefined
@@ -158,8 +158,8 @@ export class SessionStore {
       this.#database.prepare('UPDATE refresh_tokens SET used_at = ? WHERE hash = ?').run(now, hash)
       this.#database.prepare(`
         DELETE FROM refresh_tokens WHERE session_id = ? AND hash IN (
-          SELECT hash FROM refresh_tokens WHERE session_id = ? AND used_at IS NOT NULL ` +
-          'ORDER BY used_at DESC LIMIT -1 OFFSET ?)')
+          SELECT hash FROM refresh_tokens WHERE session_id = ? AND used_at IS NOT NULL
+          ORDER BY used_at DESC LIMIT -1 OFFSET ?)`)
         .run(sessionId, sessionId, rememberedTokens)
       this.#database.prepare('UPDATE sessions SET last_used_at = ?, expires_at = min(?, created_at + ?) WHERE id = ?')
         .run(now, now + this.#lifetime, this.#longest, sessionId)

@@ -18,10 +18,10 @@ export function requireStanding (database: Database, actor: Actor | undefined, p
   if (sessionId === null && keyId === null) return // --auth none: there is nothing that could have ended
   const found = database.prepare(`
     SELECT role FROM users WHERE id = $id AND disabled = 0
-      AND ($session IS NULL OR EXISTS (` +
-      `SELECT 1 FROM sessions WHERE id = $session AND user_id = $id AND expires_at > $now))
-      AND ($key IS NULL OR EXISTS (` +
-      'SELECT 1 FROM api_keys WHERE id = $key AND user_id = $id AND ifnull(expires_at, $now + 1) > $now))')
+      AND ($session IS NULL OR EXISTS (
+        SELECT 1 FROM sessions WHERE id = $session AND user_id = $id AND expires_at > $now))
+      AND ($key IS NULL OR EXISTS (
+        SELECT 1 FROM api_keys WHERE id = $key AND user_id = $id AND ifnull(expires_at, $now + 1) > $now))`)
     .get({ id, session: sessionId, key: keyId, now: Date.now() }) as { role: AccountRole } | undefined
   if (found === undefined) throw apiError('SDR_INVALID_TOKEN', 'The session or key of this request has ended.')
   if (permission !== undefined && !rolePermissions[found.role].includes(permission)) {

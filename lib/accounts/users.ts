@@ -130,8 +130,8 @@ export class UserStore {
   /** The accounts of a system that could come in without a new login: with a session or a key. */
   externalWithAccess (source: 'unix' | 'pam'): User[] {
     const rows = this.#database.prepare(`
-      SELECT * FROM users WHERE source = ? AND ` +
-      '(id IN (SELECT user_id FROM sessions) OR id IN (SELECT user_id FROM api_keys))')
+      SELECT * FROM users WHERE source = ? AND
+      (id IN (SELECT user_id FROM sessions) OR id IN (SELECT user_id FROM api_keys))`)
       .all(source) as unknown as UserRow[]
     return rows.map(toUser)
   }
@@ -227,8 +227,8 @@ export class UserStore {
     return await whenFree(() => this.#guardLastAdmin(id, by, () => {
       if (disabled === true || hash !== null) this.#database.prepare('DELETE FROM sessions WHERE user_id = ?').run(id)
       return toUser(this.#database.prepare(`
-        UPDATE users SET role = ifnull(?, role), disabled = ifnull(?, disabled), password = ifnull(?, password) ` +
-        'WHERE id = ? RETURNING *')
+        UPDATE users SET role = ifnull(?, role), disabled = ifnull(?, disabled), password = ifnull(?, password)
+        WHERE id = ? RETURNING *`)
         .get(role ?? null, disabled === undefined ? null : Number(disabled), hash, id) as unknown as UserRow)
     }))
   }
@@ -250,8 +250,8 @@ export class UserStore {
       const { role, disabled } = this.get(id)
       const changed = change()
       const admin = this.#database.prepare(`
-        SELECT 1 FROM users WHERE role = 'admin' AND disabled = 0 AND ` +
-        'source IN (SELECT value FROM json_each(?)) LIMIT 1')
+        SELECT 1 FROM users WHERE role = 'admin' AND disabled = 0 AND
+        source IN (SELECT value FROM json_each(?)) LIMIT 1`)
         .get(JSON.stringify(this.#sources))
       if (role === 'admin' && !disabled && admin === undefined) {
         throw apiError('SDR_CONFLICT', 'This is the last administrator; make another one first.')

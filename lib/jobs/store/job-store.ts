@@ -663,10 +663,10 @@ export class JobStore {
 
 function prepareAll (database: Database) {
   const all = {
-    insert: 'INSERT INTO jobs ' +
-      `(id, type, status, owner, caller, model, priority, parameters, units, input_bytes, created_at)
-      VALUES ($id, $type, 'queued', $owner, $caller, $model, $priority, $parameters, $units, $input_bytes, ` +
-      '$created_at) RETURNING *',
+    insert: `INSERT INTO jobs
+      (id, type, status, owner, caller, model, priority, parameters, units, input_bytes, created_at)
+      VALUES ($id, $type, 'queued', $owner, $caller, $model, $priority, $parameters, $units, $input_bytes,
+        $created_at) RETURNING *`,
     has: 'SELECT 1 FROM jobs WHERE id = $id',
     get: 'SELECT * FROM jobs WHERE id = $id',
     waiting: "SELECT * FROM jobs WHERE status = 'queued'",
@@ -734,11 +734,11 @@ function prepareAll (database: Database) {
     // From one caller to the next in the index, however many webhooks each has.
     callersWithDueWebhooks: `WITH RECURSIVE callers (caller) AS (
         SELECT min(caller) FROM webhooks
-        UNION ALL SELECT (SELECT min(caller) FROM webhooks WHERE caller > callers.caller) ` +
-        `FROM callers WHERE caller IS NOT NULL
+        UNION ALL SELECT (SELECT min(caller) FROM webhooks WHERE caller > callers.caller)
+        FROM callers WHERE caller IS NOT NULL
       ), first (caller, due_at) AS (
-        SELECT caller, (` +
-        `SELECT min(due_at) FROM webhooks WHERE webhooks.caller = callers.caller AND due_at IS NOT NULL) FROM callers
+        SELECT caller, (
+          SELECT min(due_at) FROM webhooks WHERE webhooks.caller = callers.caller AND due_at IS NOT NULL) FROM callers
         WHERE caller IS NOT NULL
       ) SELECT caller FROM first WHERE due_at <= $now ORDER BY due_at`,
     dueWebhooks: `SELECT sequence, id, url, tries FROM webhooks JOIN jobs ON sequence = job
