@@ -1,13 +1,37 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { createServer, request as ask } from 'node:http'
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import t from 'tap'
+import type { AddressInfo } from 'node:net'
+import t, { type Test } from 'tap'
 import { password, workspace } from '../helper.ts'
 import { program, runProgram, startServer, until } from '../server-process.ts'
 
 const pngStart = Buffer.from([0x89, 0x50, 0x4e, 0x47]).toString('base64').slice(0, 5)
+
+/**
+ * The server, whose event streams begin with the last step. Of steps that follow each other fast it sends the latest
+ * only, so that a client may see none of a short drawing.
+ */
+async function withLastStep (t: Test, url: string): Promise<string> {
+  const step = { phase: 'sampling', step: 2, steps: 2, eta_seconds: null }
+  const server = createServer((incoming, answer) => {
+    const { method, headers } = incoming
+    incoming.pipe(ask(url + incoming.url!, { method, headers }, response => {
+      answer.writeHead(response.statusCode!, response.headers)
+      if (incoming.url!.endsWith('/events')) answer.write(`event: progress\ndata: ${JSON.stringify(step)}\n\n`)
+      response.pipe(answer)
+    }))
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+}
 
 t.test('generate draws on a running server', async t => {
   const { folder, models, data } = workspace(t)
@@ -15,10 +39,11 @@ t.test('generate draws on a running server', async t => {
   const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--auth', 'jwt'])
   const { body: { token } } = await server.json('/api/auth/login', { method: 'POST', body: JSON.stringify({ username: 'alice', password }) })
   const env = { SDREST_SERVER: server.url, SDREST_TOKEN: token as string }
+  const stepped = { ...env, SDREST_SERVER: await withLastStep(t, server.url) }
   const fox = join(folder, 'fox.png')
   const request = ['generate', 'a red fox', '--width', '64', '--steps', '2', '--seed', '42']
 
-  const first = await runProgram([...request, '-o', fox], { env })
+  const first = await runProgram([...request, '-o', fox], { env: stepped })
   t.match(first, { code: 0, stdout: `${fox}\n`, stderr: /sampling[\s\S]*64×64, seed 42/ }, 'without a terminal the path stands alone on standard output')
   t.match(readFileSync(fox).subarray(1, 4).toString(), 'PNG')
 
@@ -72,7 +97,7 @@ t.test('generate draws on a running server', async t => {
     })
     return stdout
   }
-  const plain = await inTerminal({})
+  const plain = await inTerminal(stepped)
   t.match(plain, /█░* {2}sampling 2\/2/, 'a bar')
   t.match(plain, /fox\.png/)
   t.notMatch(plain, pngStart, 'and no picture where nobody said that it can be shown')
