@@ -46,7 +46,7 @@ t.test('the package holds what is needed and works where it is installed', async
   }
   for (const development of ['tap', 'tsx', 'typescript']) t.notOk(existsSync(join(installed, 'node_modules', development)))
 
-  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(SDREST_|TAP|NODE_OPTIONS|SD_CPP_DIR)/.test(name)))
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(SDREST_|TAP|SD_CPP_DIR)/.test(name)))
   const { scripts, bin } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8')) as { scripts: Record<string, string>, bin: Record<string, string> }
   t.equal(scripts.install, 'node native/install.js')
   await run(process.execPath, ['native/install.js'], { cwd: installed, env, timeout: 240_000 })

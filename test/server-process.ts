@@ -18,7 +18,6 @@ export interface Ended extends CommandResult {
 }
 
 export const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SDREST_') && !name.startsWith('TAP')))
-delete environment.NODE_OPTIONS
 
 /** Runs a command of the built program to its end. */
 export async function runProgram (parameters: string[], { input = '', env = {} }: { input?: string, env?: Record<string, string> } = {}): Promise<Ended> {

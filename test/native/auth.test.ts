@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { loadAuthAddon, findAuthAddon, type AuthAddon, type VerdictCode } from '../../native/index.ts'
 import {
-  bareNode, makeAccount, noAddon, noPam, noRoot, openFolder, pamServices, runNode, setPassword, system
+  makeAccount, noAddon, noPam, noRoot, openFolder, pamServices, runNode, setPassword, system
 } from '../fixtures/pam/system.ts'
 
 const addon = noAddon ? {} as AuthAddon : await loadAuthAddon()
@@ -232,8 +232,7 @@ t.test('the password does not stay in memory', { skip: noPam || noRoot || (proce
         password.fill(0)
         process.send(codes)
       })`
-    const [command, ...args] = bareNode
-    const child = spawn(command, [...args, '-e', script], { stdio: ['pipe', 'inherit', 'inherit', 'ipc'] })
+    const child = spawn(process.execPath, ['-e', script], { stdio: ['pipe', 'inherit', 'inherit', 'ipc'] })
     t.teardown(() => child.kill('SIGKILL'))
     child.stdin!.write(password)
     await once(child, 'message')

@@ -40,7 +40,7 @@ async function run (
   const begin = performance.now()
   const [program, ...words] = command
   const child = spawn(program!, [...words, ...args, '-e', start], {
-    stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NODE_OPTIONS: '', ...environment }, timeout, killSignal: 'SIGKILL'
+    stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...environment }, timeout, killSignal: 'SIGKILL'
   })
   const [[code, signal], stdout, stderr] = await Promise.all([once(child, 'exit'), text(child.stdout), text(child.stderr)])
   return { code: code as number, signal: signal as NodeJS.Signals, stdout, stderr, duration: performance.now() - begin }
@@ -164,8 +164,7 @@ t.test('env-cleanup: a worker that alone has loaded the addon ends first', { ski
         engine.generate({ prompt: 'step_ms=700', width: 64, height: 64, steps: 4, seed: 1 })
         setTimeout(() => process.exit(), 50)
       })\`, { eval: true })
-    worker.once('exit', () => setTimeout(() => console.log('alive'), 1500))`],
-  { env: { ...process.env, NODE_OPTIONS: '' } })
+    worker.once('exit', () => setTimeout(() => console.log('alive'), 1500))`])
   const [[code], stdout] = await Promise.all([once(child, 'exit'), text(child.stdout)])
   t.match({ code, stdout }, { code: 0, stdout: 'alive\n' })
 })

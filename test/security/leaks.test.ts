@@ -186,7 +186,7 @@ interface Terminal {
 async function onTerminal (t: Test, parameters: string[]): Promise<Terminal> {
   const words = [process.execPath, program, '--port', '0', '--engine', 'portable', '--threads', '1', ...parameters]
   const child = spawn('script', ['-qefc', `exec ${words.map(word => `'${word}'`).join(' ')}`, '/dev/null'], {
-    env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(NODE_OPTIONS|SDREST_|TAP)/.test(name)))
+    env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(SDREST_|TAP)/.test(name)))
   })
   const exited = once(child, 'exit')
   let output = ''
