@@ -2,7 +2,7 @@ import yargs, { type Argv, type CommandModule } from 'yargs'
 import { hideBin } from 'yargs/helpers'
 import { CommandError, exitCodes } from '../errors.ts'
 import { version } from '../lib/util/version.ts'
-import { visible } from '../lib/util/visible.ts'
+import { visible } from '../lib/util/text.ts'
 
 /** The file of a command, loaded when its help or its work is asked for: no command waits for the code of another. */
 type Load = () => Promise<CommandModule<object, any>>

@@ -7,7 +7,7 @@ import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { apiError, errorTable, type ApiError, type ErrorCode } from '../errors.ts'
 import { discardBody, isBodyUnderWay, mostDiscarded } from '../lib/http/discard-body.ts'
 import { EngineError, type EngineErrorCode } from '../lib/engine/engine.ts'
-import { shortened } from '../lib/util/shortened.ts'
+import { shortened } from '../lib/util/text.ts'
 import { storageError } from '../lib/storage/storage-errors.ts'
 
 /** The framework's refusals whose status says too little. */

@@ -6,6 +6,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { apiError, CommandError, exitCodes } from '../errors.ts'
 import { isSentOnPurpose } from '../lib/accounts/credentials.ts'
 import { hostMatcher, isOriginOfHost, originMatcher } from '../lib/http/origins.ts'
+import { quoted } from '../lib/util/text.ts'
 
 const year = 365 * 24 * 60 * 60
 
@@ -99,10 +100,6 @@ function headersOf (options: HelmetOptions): Record<string, string> {
     if (error !== undefined) throw error
   })
   return headers
-}
-
-function quoted (text: string): string {
-  return JSON.stringify(text.slice(0, 100))
 }
 
 /** @throws {CommandError} for an entry that could never match */

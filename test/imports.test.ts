@@ -16,7 +16,7 @@ const arrows: Record<string, string[]> = {
   'lib/engine': ['lib/util', 'lib/options', 'lib/media', 'native'],
   'lib/http': ['lib/util', 'lib/options', 'lib/engine (types)'],
   'lib/media': ['lib/util'],
-  'lib/metrics': ['lib/options', 'lib/engine', 'lib/jobs (types)', 'lib/storage (types)'],
+  'lib/metrics': ['lib/util', 'lib/options', 'lib/engine', 'lib/jobs (types)', 'lib/storage (types)'],
   'lib/accounts': ['lib/util', 'lib/storage', 'lib/options', 'lib/network', 'lib/http', 'native'],
   'lib/jobs': ['lib/util', 'lib/storage', 'lib/options', 'lib/network', 'lib/http', 'lib/engine'],
   'lib/models': ['lib/util', 'lib/storage', 'lib/options (types)', 'lib/network', 'lib/http', 'lib/engine (types)', 'lib/jobs (types)'],

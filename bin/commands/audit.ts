@@ -1,7 +1,6 @@
 import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises'
 import { auditEvents, auditOutcomes, type AuditRecord } from '../../lib/accounts/audit.ts'
-import { shortened } from '../../lib/util/shortened.ts'
-import { visibleRow } from '../../lib/util/visible.ts'
+import { quoted, visibleRow } from '../../lib/util/text.ts'
 import { accountCommand } from '../support/account-command.ts'
 import { say } from '../support/say.ts'
 import { CommandError, exitCodes } from '../../errors.ts'
@@ -75,7 +74,7 @@ function wholeNumber (option: string, text: string, { least = 1, most = Number.M
   const number = Number(text)
   if (/^\d{1,16}$/.test(text) && number >= least && number <= most) return number
   throw new CommandError(exitCodes.usage,
-    `Expected a whole number from ${least} to ${most} for --${option} but received ` + JSON.stringify(shortened(text)))
+    `Expected a whole number from ${least} to ${most} for --${option} but received ${quoted(text)}`)
 }
 
 function line ({ at, event, outcome, actor, subject, address, reason }: AuditRecord): string {

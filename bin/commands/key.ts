@@ -1,7 +1,7 @@
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { permissions, type Permission } from '../../lib/options/permissions.ts'
-import { visibleRow } from '../../lib/util/visible.ts'
+import { visibleRow } from '../../lib/util/text.ts'
 import { accountCommand, findUser } from '../support/account-command.ts'
 import { say } from '../support/say.ts'
 

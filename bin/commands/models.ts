@@ -9,7 +9,7 @@ import { configurePuller } from '../../lib/models/pull/configure.ts'
 import type { PullRequest } from '../../lib/models/pull/pull.ts'
 import { removeModel } from '../../lib/models/files/remove.ts'
 import { modelTypes, type ModelType } from '../../lib/models/types.ts'
-import { visibleRow } from '../../lib/util/visible.ts'
+import { visibleRow } from '../../lib/util/text.ts'
 import { modelsCommand, showBytes } from '../support/models-command.ts'
 import { say } from '../support/say.ts'
 

@@ -5,7 +5,7 @@ import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { accountRoles, type AccountRole } from '../../lib/options/permissions.ts'
 import type { User } from '../../lib/accounts/users.ts'
-import { visibleRow } from '../../lib/util/visible.ts'
+import { visibleRow } from '../../lib/util/text.ts'
 import { accountCommand, findUser } from '../support/account-command.ts'
 import { say } from '../support/say.ts'
 

@@ -2,7 +2,7 @@ import { writeSync } from 'node:fs'
 import pino, { type DestinationStream, type Logger } from 'pino'
 import type { Options } from '../../lib/options/options.ts'
 import { rarely } from '../../lib/util/rarely.ts'
-import { visibleField } from '../../lib/util/visible.ts'
+import { visibleField } from '../../lib/util/text.ts'
 
 /** Bytes of log lines kept while they can't be written; later lines are dropped. */
 const mostKept = 1024 * 1024

@@ -1,5 +1,5 @@
 import { exitCodes } from '../../errors.ts'
-import { visible } from '../../lib/util/visible.ts'
+import { visible } from '../../lib/util/text.ts'
 
 let isFirst = true
 let isLost = false

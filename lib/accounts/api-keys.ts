@@ -9,6 +9,7 @@ import { Remembered, type Versioned } from '../util/remembered.ts'
 import { isoTime } from '../util/iso-time.ts'
 import { LastUse } from '../storage/records.ts'
 import { requireStanding, type Actor } from './standing.ts'
+import { quoted } from '../util/text.ts'
 
 /** A key as its owner sees it: everything but the secret. */
 interface ApiKey {
@@ -88,7 +89,7 @@ export class ApiKeyStore {
   }, by?: Actor): ApiKey & { key: string } {
     if (!new RegExp(keyNamePattern, 'u').test(name)) {
       throw apiError('SDR_INVALID_REQUEST',
-        `Expected 1 to 64 printable characters for name but received ${JSON.stringify(name.slice(0, 80))}`)
+        `Expected 1 to 64 printable characters for name but received ${quoted(name)}`)
     }
     if (expiresAt !== undefined && !(expiresAt > Date.now())) {
       throw apiError('SDR_INVALID_REQUEST', 'Expected a time in the future for expires_at')

@@ -8,6 +8,7 @@ import { accountSources, type AccountSource } from './principals.ts'
 import type { AccountRole } from '../options/permissions.ts'
 import { requireStanding, type Actor } from './standing.ts'
 import { whenFree } from '../storage/storage-errors.ts'
+import { quoted } from '../util/text.ts'
 
 export interface User {
   id: string
@@ -264,7 +265,7 @@ export class UserStore {
 function checkUsername (username: string): void {
   if (!new RegExp(usernamePattern).test(username)) {
     throw apiError('SDR_INVALID_REQUEST',
-      `Expected 1 to 64 letters, digits and . _ - @ for username but received ${JSON.stringify(username.slice(0, 80))}`)
+      `Expected 1 to 64 letters, digits and . _ - @ for username but received ${quoted(username)}`)
   }
 }
 

@@ -1,6 +1,5 @@
 import { readHeader } from '../media/png.ts'
-import { shortened } from '../util/shortened.ts'
-import { visibleField } from '../util/visible.ts'
+import { quoted, shortened, visibleField } from '../util/text.ts'
 import {
   capabilityNames, hostErrorCodes, maximumSeed, phases, type EngineImage, type EngineInfo, type Preview, type Progress
 } from './engine.ts'
@@ -196,7 +195,7 @@ export function invalid (field: string, expected: string, received: unknown): Pr
 }
 
 function shown (value: unknown): string {
-  if (typeof value === 'string') return `"${visibleField(shortened(value, 40))}"`
+  if (typeof value === 'string') return quoted(value, 40)
   if (Array.isArray(value)) return `a list of ${value.length}`
   if (value === undefined) return 'nothing'
   return typeof value === 'object' && value !== null ? 'an object' : String(value)

@@ -1,5 +1,5 @@
 import { apiError, type ApiError } from '../../errors.ts'
-import { shortened } from '../util/shortened.ts'
+import { quoted } from '../util/text.ts'
 
 /** Entries of a page where the request does not say, and the most that it may ask for. */
 export const pageSize = { default: 100, maximum: 500 } as const
@@ -38,7 +38,7 @@ export function decodeCursor (cursor: string, shape: RegExp): string[] {
 /** SDR_INVALID_REQUEST */
 export function wrongCursor (cursor: string): ApiError {
   const expected = 'the next_cursor of a page of this list'
-  const received = JSON.stringify(shortened(cursor))
+  const received = quoted(cursor)
   return apiError('SDR_INVALID_REQUEST',
     `Expected ${expected} for cursor but received ${received}; start again without it`,
     { details: [{ field: 'cursor', expected, received }] })

@@ -1,5 +1,5 @@
 import { apiError, unexpected, type ApiError, type ErrorCode } from '../../errors.ts'
-import { shortened } from '../util/shortened.ts'
+import { shortened } from '../util/text.ts'
 import type { Capability, EngineInfo } from '../engine/engine.ts'
 
 /** The value of a field is not what it has to be; said in the words of the schema's own refusals. */

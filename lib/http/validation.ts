@@ -1,7 +1,6 @@
 import { inspect } from 'node:util'
 import { nearest } from '../util/nearest.ts'
-import { shortened } from '../util/shortened.ts'
-import { visible } from '../util/visible.ts'
+import { shortened, visible } from '../util/text.ts'
 
 /** What ajv says of a value that it refused. */
 interface SchemaError {

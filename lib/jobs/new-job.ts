@@ -2,6 +2,7 @@ import { createHash, randomInt } from 'node:crypto'
 import { apiError } from '../../errors.ts'
 import { maximumSeed } from '../engine/engine.ts'
 import { imageTypes, jobTypes, type Attachments, type NewJob } from './job.ts'
+import { quoted } from '../util/text.ts'
 
 /** The rules for every submission, even one that was checked before, and what is derived from it. */
 
@@ -77,8 +78,7 @@ function isName (value: string): boolean {
 
 function expect (isKept: boolean, rule: string, received: unknown): void {
   if (isKept) return
-  const what = JSON.stringify(received)?.slice(0, 100)
-  throw apiError('SDR_INVALID_REQUEST', `Expected that ${rule}, but received ${what}.`)
+  throw apiError('SDR_INVALID_REQUEST', `Expected that ${rule}, but received ${quoted(received)}.`)
 }
 
 function atMost (bytes: number, most: number, what: string): void {

@@ -3,6 +3,7 @@ import { cleanImage, type CleanImage } from './container.ts'
 import { formatOf, formats } from './format.ts'
 import { ImageError } from './image-process.ts'
 import type { ImageProcesses } from './image-processes.ts'
+import { quoted } from '../util/text.ts'
 
 /** Images that callers send. Nothing of them is trusted: neither what they say they are, nor how large. */
 
@@ -126,7 +127,7 @@ function fromText (field: string, text: string, maxBytes: number): Buffer {
   if (/^https?:/i.test(text)) throw refuse(field, 'the image itself', 'an address (this server does not fetch images)')
   const [prefix = ''] = /^data:[^,]{0,200},?/i.exec(text) ?? []
   if (prefix !== '' && !/;base64,$/i.test(prefix)) {
-    throw refuse(field, 'a data URL with ;base64,', JSON.stringify(prefix.slice(0, 80)))
+    throw refuse(field, 'a data URL with ;base64,', quoted(prefix))
   }
   const encoded = text.slice(prefix.length)
   checkSize(field, Math.floor(encoded.length * 3 / 4 / largestOverhead), maxBytes)

@@ -2,6 +2,7 @@ import { createServer, type Server } from 'node:http'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { hostIn } from '../options/options.ts'
 import type { Metrics } from './metrics.ts'
+import { quoted } from '../util/text.ts'
 
 export interface Address {
   host: string
@@ -33,7 +34,7 @@ export function parseAddress (text: string | undefined): Address | undefined {
   if (host === undefined || Number(port) > 65535) {
     throw new CommandError(exitCodes.usage,
       'Expected host:port (127.0.0.1:9464, for example) for --metrics-listen ' +
-      `but received ${JSON.stringify(text.slice(0, 300))}`)
+      `but received ${quoted(text, 300)}`)
   }
   return { host, port: Number(port) }
 }

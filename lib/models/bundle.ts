@@ -1,10 +1,11 @@
 import { realpath, stat } from 'node:fs/promises'
 import { dirname, isAbsolute, resolve } from 'node:path'
 import { type Static, Type, Validator } from '../http/type.ts'
+import { quoted } from '../util/text.ts'
 import { yaml } from '../util/yaml.ts'
 import type { ModelFiles } from '../engine/engine.ts'
 import type { ImageDefaults } from './detect/architectures.ts'
-import { ModelFileError, quote } from './headers/header.ts'
+import { ModelFileError } from './headers/header.ts'
 import { formatOfName } from './headers/read-header.ts'
 import { isInside } from './scan/scan.ts'
 import { withFile } from './headers/source.ts'
@@ -101,19 +102,19 @@ function parseBundle (text: string): Static<typeof BundleFile> {
   const { errors } = validator
   const unknown = errors.filter(({ keyword }) => keyword === 'additionalProperties')
   if (unknown.length > 0) {
-    const fields = unknown.map(({ params }) => quote(params.additionalProperty as string)).join(', ')
+    const fields = unknown.map(({ params }) => quoted(params.additionalProperty as string)).join(', ')
     const known = ['name', 'defaults', ...bundleParts].join(', ')
     throw new ModelFileError(`The description has the unknown field ${fields}. Known are ${known}.`)
   }
   const { instancePath = '', message = 'is not valid' } = errors[0] ?? {}
-  const field = instancePath === '' ? 'it' : quote(instancePath.slice(1))
+  const field = instancePath === '' ? 'it' : quoted(instancePath.slice(1))
   throw new ModelFileError(`The description is not valid: ${field} ${message}.`)
 }
 
 async function findPart (
   part: BundlePart, named: string, folder: string, roots: ReadonlyArray<string | null>
 ): Promise<{ path: string, size: number }> {
-  const what = `The ${part} ${quote(named)}`
+  const what = `The ${part} ${quoted(named)}`
   if (isAbsolute(named) || named.includes('\0')) {
     throw new ModelFileError(`${what} must be a path relative to the description.`)
   }

@@ -2,6 +2,7 @@ import { apiError } from '../../errors.ts'
 import { nearest } from '../util/nearest.ts'
 import { type Model, obstacleTo } from './model.ts'
 import { type ModelType } from './types.ts'
+import { quoted } from '../util/text.ts'
 
 /** Characters; no id is longer, and looking for the nearest id costs time for every one of them. */
 const longestName = 512
@@ -63,7 +64,7 @@ function notFound (wanted: string, models: readonly Model[], skipped: string): E
   const close = wanted.length > longestName ? [] : closeTo(wanted, models)
   const hint = close.length === 0 ? 'GET /api/models lists them.' : `Did you mean ${close.join(' or ')}?`
   return apiError('SDR_MODEL_NOT_FOUND',
-    `There is no model ${JSON.stringify(wanted.slice(0, longestName))}. ${hint}${skipped}`,
+    `There is no model ${quoted(wanted, longestName)}. ${hint}${skipped}`,
     { details: { nearest: close } })
 }
 

@@ -1,4 +1,4 @@
-import { shortened } from './shortened.ts'
+import { shortened } from './text.ts'
 
 /** What a text in JSON may have, whatever its length: each value costs many times the bytes that it is written with. */
 export interface JsonBounds {

@@ -1,4 +1,4 @@
-import { visibleField } from './visible.ts'
+import { visibleField } from './text.ts'
 
 /** Lines that are kept, and characters of each. */
 const mostLines = 40

@@ -1,5 +1,6 @@
 import { architectureOf } from './architectures.ts'
-import { type Header, elementCount, printable } from '../headers/header.ts'
+import { unprintable } from '../../util/text.ts'
+import { type Header, elementCount } from '../headers/header.ts'
 import {
   type Rule, adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules, unetOfTextWidth
 } from './rules.ts'
@@ -193,7 +194,7 @@ function describeMetadata ({ metadata }: Header): Record<string, string> | undef
 
 /** Text from a stranger's file, safe to print: no control characters, bounded. */
 function clean (text: string, length: number): string {
-  return printable(text.slice(0, length), ' ').replace(/\s+/g, ' ').trim()
+  return text.slice(0, length).replace(unprintable, ' ').replace(/\s+/g, ' ').trim()
 }
 
 function optional<Key extends string, Value> (key: Key, value: Value | undefined): { [key in Key]?: Value } {

@@ -1,4 +1,4 @@
-import { printable } from '../headers/header.ts'
+import { unprintable } from '../../util/text.ts'
 import { formatOfName } from '../headers/read-header.ts'
 import { scanLimits } from '../scan/scan.ts'
 
@@ -30,5 +30,5 @@ export function checkFolderName (folder: string): string | undefined {
 
 function isPlain (name: string): boolean {
   return name !== '' && !name.startsWith('.') && !/[. ]$/.test(name) && name === name.trim() &&
-    !unsafe.test(name) && printable(name) === name && !/\p{Surrogate}/u.test(name)
+    !unsafe.test(name) && name.search(unprintable) === -1 && !/\p{Surrogate}/u.test(name)
 }

@@ -1,7 +1,6 @@
 import { Pacer } from '../../util/concurrency.ts'
-import {
-  type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount, limits, quote
-} from './header.ts'
+import { quoted } from '../../util/text.ts'
+import { type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount, limits } from './header.ts'
 import type { Source } from './source.ts'
 
 /** Elements and bytes of one block, by the number that ggml gives the type; gaps are types that ggml removed. */
@@ -53,14 +52,14 @@ export async function readGgufHeader (source: Source, start: Buffer): Promise<He
   const ends = new Map<string, number>()
   for (let index = 0; index < tensorCount; index++) {
     const { name, end, ...info } = await readTensor(reader, alignment)
-    if (tensors.has(name)) throw new ModelFileError(`The header names the tensor ${quote(name)} twice.`)
+    if (tensors.has(name)) throw new ModelFileError(`The header names the tensor ${quoted(name)} twice.`)
     tensors.set(name, info)
     ends.set(name, end)
     if (index % 256 === 0) await pacer.pause()
   }
   const dataStart = Math.ceil(reader.position / alignment) * alignment
   for (const [name, end] of ends) {
-    if (dataStart + end > source.size) throw cutOff(`tensor ${quote(name)}`, dataStart + end, source.size)
+    if (dataStart + end > source.size) throw cutOff(`tensor ${quoted(name)}`, dataStart + end, source.size)
   }
   return { format: 'gguf', tensors, metadata }
 }
@@ -71,7 +70,7 @@ async function readMetadata (reader: Reader, count: number, pacer: Pacer): Promi
   let kept = 0
   for (let index = 0; index < count; index++) {
     const key = await reader.text(limits.name)
-    if (seen.has(key)) throw new ModelFileError(`The header names the metadata ${quote(key)} twice.`)
+    if (seen.has(key)) throw new ModelFileError(`The header names the metadata ${quoted(key)} twice.`)
     seen.add(key)
     await reader.need(4)
     const type = reader.u32()
@@ -103,7 +102,7 @@ async function skipArray (reader: Reader, key: string, pacer: Pacer): Promise<vo
   /** How many arrays are left at each level. */
   const left = [1]
   for (let seen = 1; left.length > 0; seen++) {
-    if (left.length > limits.depth) throw beyondLimit(limits.depth, `levels of arrays in ${quote(key)}`)
+    if (left.length > limits.depth) throw beyondLimit(limits.depth, `levels of arrays in ${quoted(key)}`)
     const level = left.length - 1
     if (left[level]!-- === 0) {
       left.pop()
@@ -126,23 +125,23 @@ async function readTensor (reader: Reader, alignment: number): Promise<TensorInf
   const name = await reader.text(limits.name)
   await reader.need(4)
   const dimensions = reader.u32()
-  if (dimensions > limits.dimensions) throw beyondLimit(limits.dimensions, `dimensions for ${quote(name)}`)
+  if (dimensions > limits.dimensions) throw beyondLimit(limits.dimensions, `dimensions for ${quoted(name)}`)
   await reader.need(dimensions * 8 + 12)
   const shape = Array.from({ length: dimensions }, () => reader.u64('a dimension'))
   const type = reader.u32()
   const offset = reader.u64('an offset')
   const known = tensorTypes.get(type)
   if (known === undefined) {
-    throw new ModelFileError(`Tensor ${quote(name)} has the unknown type ${type}; it may be newer than this server.`)
+    throw new ModelFileError(`Tensor ${quoted(name)} has the unknown type ${type}; it may be newer than this server.`)
   }
   const [dtype, elements, bytes] = known
   const rowLength = shape[0] ?? 1
   if (rowLength % elements !== 0) {
     throw new ModelFileError(
-      `Tensor ${quote(name)} has rows of ${rowLength}, no multiple of the ${elements} of ${dtype}.`)
+      `Tensor ${quoted(name)} has rows of ${rowLength}, no multiple of the ${elements} of ${dtype}.`)
   }
   if (offset % alignment !== 0) {
-    throw new ModelFileError(`Tensor ${quote(name)} does not start at a multiple of ${alignment}.`)
+    throw new ModelFileError(`Tensor ${quoted(name)} does not start at a multiple of ${alignment}.`)
   }
   const end = offset + elementCount(name, shape) / elements * bytes
   return { name, dtype, shape: shape.reverse(), end }
@@ -161,7 +160,7 @@ function wrongAlignment (): ModelFileError {
 }
 
 function unknownType (key: string, type: number): ModelFileError {
-  return new ModelFileError(`The metadata ${quote(key)} has the unknown type ${type}.`)
+  return new ModelFileError(`The metadata ${quoted(key)} has the unknown type ${type}.`)
 }
 
 /**

@@ -1,4 +1,4 @@
-import { shortened } from '../../util/shortened.ts'
+import { quoted } from '../../util/text.ts'
 
 export interface TensorInfo {
   /** As the file names it: `F16`, `BF16`, `Q4_K`… */
@@ -62,23 +62,9 @@ export function elementCount (name: string, shape: readonly number[]): number {
   let count = 1
   for (const length of shape) {
     if (length > Number.MAX_SAFE_INTEGER / count) {
-      throw new ModelFileError(`Tensor ${quote(name)} claims the impossible shape [${shape.join(', ')}].`)
+      throw new ModelFileError(`Tensor ${quoted(name)} claims the impossible shape [${shape.join(', ')}].`)
     }
     count *= length
   }
   return count
-}
-
-/** Characters that move the cursor or turn the direction of writing, and the one that stands for what is no text. */
-// eslint-disable-next-line no-control-regex
-const unprintable = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufffd]/g
-
-/** Text from a stranger's file, with `substitute` for each character that would disturb a terminal or a page. */
-export function printable (text: string, substitute = '?'): string {
-  return text.replace(unprintable, substitute)
-}
-
-/** A name from a file, fit for one line of a message: printable and short. */
-export function quote (name: string): string {
-  return `"${printable(shortened(name))}"`
 }

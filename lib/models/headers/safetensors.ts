@@ -1,8 +1,7 @@
 import { isAscii, isUtf8 } from 'node:buffer'
 import { Pacer } from '../../util/concurrency.ts'
-import {
-  type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount, limits, quote
-} from './header.ts'
+import { quoted } from '../../util/text.ts'
+import { type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount, limits } from './header.ts'
 import type { Source } from './source.ts'
 
 /** Bits of one element, by the names of the safetensors format. */
@@ -101,10 +100,10 @@ class HeaderParser {
       if (key === 'dtype' && dtype === undefined) dtype = this.#string(limits.name)
       else if (key === 'shape' && shape === undefined) shape = this.#integers(name, limits.dimensions)
       else if (key === 'data_offsets' && offsets === undefined) offsets = this.#integers(name, 2)
-      else throw new ModelFileError(`Tensor ${quote(name)} has an unknown or repeated field ${quote(key)}.`)
+      else throw new ModelFileError(`Tensor ${quoted(name)} has an unknown or repeated field ${quoted(key)}.`)
     }
     if (dtype === undefined || shape === undefined || offsets === undefined) {
-      throw new ModelFileError(`Tensor ${quote(name)} lacks its dtype, shape or data_offsets.`)
+      throw new ModelFileError(`Tensor ${quoted(name)} lacks its dtype, shape or data_offsets.`)
     }
     this.#checkData(name, dtype, shape, offsets)
     return { dtype, shape }
@@ -113,19 +112,19 @@ class HeaderParser {
   #checkData (name: string, dtype: string, shape: number[], offsets: number[]): void {
     const elementBits = bits.get(dtype)
     if (elementBits === undefined) {
-      throw new ModelFileError(`Tensor ${quote(name)} has the unknown dtype ${quote(dtype)}.`)
+      throw new ModelFileError(`Tensor ${quoted(name)} has the unknown dtype ${quoted(dtype)}.`)
     }
     const [begin, end] = offsets
     if (begin === undefined || end === undefined || begin > end) {
-      throw new ModelFileError(`Tensor ${quote(name)} has no valid data_offsets.`)
+      throw new ModelFileError(`Tensor ${quoted(name)} has no valid data_offsets.`)
     }
     if (this.#dataStart + end > this.#dataEnd) {
-      throw cutOff(`tensor ${quote(name)}`, this.#dataStart + end, this.#dataEnd)
+      throw cutOff(`tensor ${quoted(name)}`, this.#dataStart + end, this.#dataEnd)
     }
     // Exact in floating point: what differs after the division can't be equal to the integer on the left.
     const expected = elementCount(name, shape) / 8 * elementBits
     if (end - begin !== expected) {
-      throw new ModelFileError(`Tensor ${quote(name)} of shape [${shape.join(', ')}] and dtype ${dtype} ` +
+      throw new ModelFileError(`Tensor ${quoted(name)} of shape [${shape.join(', ')}] and dtype ${dtype} ` +
         `needs ${expected} bytes, but its data_offsets hold ${end - begin}.`)
     }
   }
@@ -174,7 +173,7 @@ class HeaderParser {
     this.#expect(Char.openBracket, 'a list of numbers')
     if (this.#accept(Char.closeBracket)) return numbers
     do {
-      if (numbers.length === maximum) throw beyondLimit(maximum, `dimensions or offsets for ${quote(name)}`)
+      if (numbers.length === maximum) throw beyondLimit(maximum, `dimensions or offsets for ${quoted(name)}`)
       numbers.push(this.#integer())
     } while (this.#accept(Char.comma))
     this.#expect(Char.closeBracket, 'a comma or the end of the list')
@@ -283,7 +282,7 @@ class HeaderParser {
   }
 
   #duplicate (name: string): ModelFileError {
-    return new ModelFileError(`The header names ${quote(name)} twice; programs would disagree about which one counts.`)
+    return new ModelFileError(`The header names ${quoted(name)} twice; programs would disagree about which one counts.`)
   }
 
   #unexpected (what: string): ModelFileError {

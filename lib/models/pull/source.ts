@@ -1,6 +1,7 @@
 import { apiError } from '../../../errors.ts'
 import { badValue } from '../../http/refusals.ts'
 import { checkFileName } from '../files/file-name.ts'
+import { quoted } from '../../util/text.ts'
 
 /** Where a file comes from, before any request is made. */
 export interface PullSource {
@@ -39,7 +40,7 @@ function parseUrl (text: string): URL | undefined {
   // Its source is stored with the job, and shown to those who may see the job.
   if (url.username !== '' || url.password !== '') throw secretInside('its user name and password')
   const secret = [...url.searchParams.keys()].find(name => secretField.test(name))
-  if (secret !== undefined) throw secretInside(`its query field ${JSON.stringify(secret.slice(0, 80))}`)
+  if (secret !== undefined) throw secretInside(`its query field ${quoted(secret)}`)
   url.hash = ''
   return url
 }

@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { CommandError, exitCodes } from '../../../errors.ts'
 import { yaml } from '../../util/yaml.ts'
+import { quoted } from '../../util/text.ts'
 
 /** Bytes; a token has dozens. */
 const largestFile = 64 * 1024
@@ -46,7 +47,7 @@ function originOf (host: string, file: string): string {
   const url = `https://${host}`
   if (URL.canParse(url) && new URL(url).host === host.toLowerCase()) return new URL(url).origin
   throw new CommandError(exitCodes.usage,
-    `Expected host names before the tokens in ${file} but received ${JSON.stringify(host.slice(0, 100))}`)
+    `Expected host names before the tokens in ${file} but received ${quoted(host)}`)
 }
 
 function checkToken (token: unknown, what: string): string {

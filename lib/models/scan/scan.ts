@@ -3,7 +3,8 @@ import { access, opendir, realpath, stat } from 'node:fs/promises'
 import { basename, sep } from 'node:path'
 import { promisify } from 'node:util'
 import { forEachLimited } from '../../util/concurrency.ts'
-import { ModelFileError, printable, quote } from '../headers/header.ts'
+import { quoted, unprintable } from '../../util/text.ts'
+import { ModelFileError } from '../headers/header.ts'
 import { type Summary, inspectHeader } from '../detect/inspect.ts'
 import { type FileFormat, formatOfName, readHeader } from '../headers/read-header.ts'
 import { type ModelType, typeOfFolder } from '../types.ts'
@@ -365,7 +366,9 @@ export function isInside (path: string, roots: ReadonlyArray<string | null>): bo
 
 function objectionTo (name: string, relative: string): string | undefined {
   // A name whose bytes are no UTF-8 is among these, and no path with it would lead back to the file.
-  if (printable(name) !== name) return `The name ${quote(name)} holds characters that can't be shown. Rename it.`
+  if (name.search(unprintable) !== -1) {
+    return `The name ${quoted(name)} holds characters that can't be shown. Rename it.`
+  }
   if (relative.length > scanLimits.path) return `The path is longer than ${scanLimits.path} characters.`
 }
 

@@ -1,12 +1,12 @@
 import { EngineError } from '../../engine.ts'
+import { quoted } from '../../../util/text.ts'
 
 /** Says what is wrong with a value, or returns what goes on to the engine. */
 export type Check = (name: string, value: unknown) => unknown
 export type Checks = Record<string, Check>
 
 export function refuse (name: string, expected: string, received: unknown): EngineError {
-  const what = JSON.stringify(received)?.slice(0, 100)
-  return new EngineError('invalid_parameters', `Expected ${expected} for ${name} but received ${what}.`)
+  return new EngineError('invalid_parameters', `Expected ${expected} for ${name} but received ${quoted(received)}.`)
 }
 
 export const integer = (minimum: number, maximum: number, multipleOf = 1): Check => (name, value) => {

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { visible, visibleRow } from '../../../lib/util/visible.ts'
+import { visible, visibleRow } from '../../../lib/util/text.ts'
 
 t.test('what could trick a terminal is shown as an escape', async t => {
   t.equal(visible('grüße 漢字 🦊\n\tx'), 'grüße 漢字 🦊\n\tx')
