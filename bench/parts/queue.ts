@@ -4,7 +4,7 @@ import { JobQueue, type JobQueueOptions } from '../../lib/jobs/queue.ts'
 import { ScriptedEngine } from '../../test/lib/jobs/fixtures/scripted-engine.ts'
 import type { Scope } from '../figure.ts'
 
-const logger = { info () {}, warn () {}, error () {} }
+const logger = { debug () {}, info () {}, warn () {}, error () {} }
 
 /** A queue without a server; its engine does everything at once. */
 export function openQueue (

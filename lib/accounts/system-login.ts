@@ -5,6 +5,7 @@ import type { Options } from '../options/options.ts'
 import type { Principal } from './principals.ts'
 import type { AccountRole } from '../options/permissions.ts'
 import type { SystemAccount } from '../../native/index.ts'
+import type { Logger } from '../util/logger.ts'
 import { whenFree } from '../storage/storage-errors.ts'
 import type { AccountCheck, SystemAccounts } from './system-accounts.ts'
 import { isLoginName, type CheckedAccount, type UserStore } from './users.ts'
@@ -14,7 +15,7 @@ interface SystemLoginParts {
   accounts: SystemAccounts
   users: UserStore
   options: Pick<Options, 'pamServiceName' | 'adminUsers' | 'adminGroups' | 'allowedGroups'>
-  logger: { warn: (details: object, message: string) => void }
+  logger: Pick<Logger, 'warn'>
 }
 
 type Refusal = Exclude<AccountCheck, { ok: true }>['code']

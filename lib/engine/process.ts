@@ -1,3 +1,4 @@
+import type { Logger } from '../util/logger.ts'
 import { EngineChild, type EngineCommand } from './child.ts'
 import {
   EngineError, type Engine, type EngineInfo, type EngineState, type EngineStatus, type OperationName, type Operations,
@@ -8,13 +9,6 @@ import { invalid } from './host-message.ts'
 import { Operation } from './operation.ts'
 import { ProtocolError, type HostMessage, type LogLevel } from './protocol.ts'
 import { Rate } from './rate.ts'
-
-export interface EngineLogger {
-  debug: (details: object, text: string) => void
-  info: (details: object, text: string) => void
-  warn: (details: object, text: string) => void
-  error: (details: object, text: string) => void
-}
 
 /** All times in milliseconds. */
 export interface EngineProcessOptions {
@@ -30,7 +24,7 @@ export interface EngineProcessOptions {
   firstBackoff?: number
   /** Default 30 000. */
   longestBackoff?: number
-  logger?: EngineLogger
+  logger?: Logger
 }
 
 const defaults = {
@@ -56,7 +50,7 @@ const stepsPerSecond = 100
 export class EngineProcess implements Engine {
   readonly #command: EngineCommand
   readonly #options: Required<Omit<EngineProcessOptions, 'logger'>>
-  readonly #logger: EngineLogger | undefined
+  readonly #logger: Logger | undefined
   #info: EngineInfo | undefined
   #generation = 0
   #restarts = 0

@@ -3,7 +3,8 @@ import type { Options } from '../options/options.ts'
 import { deviceNames, findDevice } from './devices.ts'
 import type { Device, EngineInfo } from './engine.ts'
 import { withEngineUser } from './engine-user.ts'
-import { EngineProcess, type EngineLogger } from './process.ts'
+import type { Logger } from '../util/logger.ts'
+import { EngineProcess } from './process.ts'
 import { selectEngine } from './select.ts'
 
 interface StartingEngines {
@@ -20,7 +21,7 @@ interface StartingEngines {
  */
 export async function startEngines (
   options: Options,
-  logger: EngineLogger & { child: (bindings: { device: string }) => EngineLogger }
+  logger: Logger & { child: (bindings: { device: string }) => Logger }
 ): Promise<StartingEngines> {
   const names = deviceNames(options)
   const selected = await selectEngine(options)

@@ -15,7 +15,8 @@ import {
   type NewJob
 } from './job.ts'
 import { bytesOf, checkNewJob, toIdempotency, withSeed } from './new-job.ts'
-import { longestTimer, type Logger } from './schedule/lane.ts'
+import { longestTimer } from './schedule/lane.ts'
+import type { Logger } from '../util/logger.ts'
 import type { JobObserver } from './observer.ts'
 import { Outputs, type OpenImage } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'

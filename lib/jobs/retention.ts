@@ -2,7 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { whenFree } from '../storage/storage-errors.ts'
 import type { JobStore } from './store/job-store.ts'
 import type { OutputOwner, Outputs } from './outputs.ts'
-import type { Logger } from './schedule/lane.ts'
+import type { Logger } from '../util/logger.ts'
 
 export interface RetentionOptions {
   /** Ended jobs that are kept, of all callers and of one. */

@@ -9,27 +9,6 @@ export async function forEachLimited<Item> (
   await Promise.all(Array.from({ length: Math.min(width, items.length) }, run))
 }
 
-/** A number of slots; who finds none free waits, first come, first served. */
-export class Slots {
-  #free: number
-  readonly #waiting: Array<() => void> = []
-
-  constructor (slots: number) {
-    this.#free = slots
-  }
-
-  async take (): Promise<void> {
-    if (this.#free > 0) this.#free--
-    else await new Promise<void>(resolve => { this.#waiting.push(resolve) })
-  }
-
-  give (): void {
-    const next = this.#waiting.shift()
-    if (next === undefined) this.#free++
-    else next()
-  }
-}
-
 /** Lets the event loop turn when parsing has held it for a while. */
 export class Pacer {
   #turn = performance.now()

@@ -1,12 +1,10 @@
-/** Milliseconds between two lines about the same trouble. */
+import type { Logger } from './logger.ts'
+
+/** Milliseconds between two lines about the same error. */
 const interval = 60_000
 
-interface ErrorLogger {
-  error: (details: object, message: string) => void
-}
-
 /**
- * Logs a trouble that may come at any rate: the first time at once, then at most once a minute, with how often it came.
+ * Logs an error that may come at any rate: the first at once, then at most one line a minute, with the number of them.
  * @param now milliseconds of a clock that is never set back
  */
 export function rarely (log: (details: { err: unknown, times: number }) => void, now = () => performance.now()) {
@@ -25,7 +23,7 @@ export function rarely (log: (details: { err: unknown, times: number }) => void,
  * A callback for a timer or an event. An exception that leaves such a callback ends the process, so this one logs it;
  * the next round tries again.
  */
-export function guarded (logger: ErrorLogger, message: string, work: () => void | Promise<void>): () => Promise<void> {
+export function guarded (logger: Pick<Logger, 'error'>, message: string, work: () => void | Promise<void>): () => Promise<void> {
   const report = rarely(details => logger.error(details, message))
   return async () => {
     try {

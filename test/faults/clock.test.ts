@@ -14,7 +14,7 @@ async function open (dataDir: string, clock: { now: number }, options: Partial<J
   const queue = new JobQueue({
     dataDir,
     devices: [{ name: 'auto', engine }],
-    logger: { info () {}, warn () {}, error () {} },
+    logger: { debug () {}, info () {}, warn () {}, error () {} },
     executors: drawingExecutors(({ model }) => ({ files: { model }, options: {}, parameters: { prompt: '', width: 2, height: 2, seed: 1 }, attachments: {} })),
     now: () => clock.now,
     keepDays: 1,

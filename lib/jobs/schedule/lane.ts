@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { apiError } from '../../../errors.ts'
 import type { Device, Operations } from '../../engine/engine.ts'
 import { isoTime } from '../../util/iso-time.ts'
+import type { Logger } from '../../util/logger.ts'
 import { isStorageTrouble, whenFree } from '../../storage/storage-errors.ts'
 import { Errands, type Patience } from './errands.ts'
 import type { Executors, LaneKind } from '../executor.ts'
@@ -15,12 +16,6 @@ import { LoadedModel } from './loaded-model.ts'
 import type { JobObserver } from '../observer.ts'
 import type { Outputs } from '../outputs.ts'
 import { Run } from './run.ts'
-
-export interface Logger {
-  info (details: object, message: string): void
-  warn (details: object, message: string): void
-  error (details: object, message: string): void
-}
 
 /** What all lanes of a scheduler share. */
 export interface LaneParts {

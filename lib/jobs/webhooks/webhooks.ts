@@ -1,6 +1,6 @@
 import { setTimeout as delayed } from 'node:timers/promises'
 import type { DueWebhook, JobStore } from '../store/job-store.ts'
-import type { Logger } from '../schedule/lane.ts'
+import type { Logger } from '../../util/logger.ts'
 import type { AllowList } from '../../network/allow-list.ts'
 import { whenFree } from '../../storage/storage-errors.ts'
 import { post } from './delivery.ts'

@@ -1,6 +1,6 @@
 import { close, constants, fstat, open, read } from 'node:fs'
 import { promisify } from 'node:util'
-import { Slots } from '../../util/concurrency.ts'
+import { Gate } from '../../util/gate.ts'
 import { ModelFileError } from './header.ts'
 
 /** Bytes that can be read from any place: an open file, or a buffer in a test. */
@@ -22,7 +22,7 @@ const flags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NO
 
 /** Bytes; files that need more in one piece wait for each other, or a folder of huge headers would fill the memory. */
 const largeRead = 1024 * 1024
-const largeReads = new Slots(2)
+const largeReads = new Gate({ running: 2, waiting: Infinity, what: 'large model headers' })
 
 /**
  * Opens a regular file for `work` and closes it afterwards.
@@ -31,12 +31,9 @@ const largeReads = new Slots(2)
  */
 export async function withFile<Result> (path: string, work: (source: Source) => Promise<Result>): Promise<Result> {
   const descriptor = await openFile(path, flags)
-  let holdsSlot = false
+  let leave: (() => void) | undefined
   async function read (position: number, length: number): Promise<Buffer> {
-    if (length > largeRead && !holdsSlot) {
-      await largeReads.take()
-      holdsSlot = true
-    }
+    if (length > largeRead) leave ??= await largeReads.enter('')
     return await readExactly(descriptor, position, length)
   }
   try {
@@ -44,7 +41,7 @@ export async function withFile<Result> (path: string, work: (source: Source) => 
     if (!stats.isFile()) throw new ModelFileError('This is not a regular file.')
     return await work({ size: stats.size, read })
   } finally {
-    if (holdsSlot) largeReads.give()
+    leave?.()
     await closeFile(descriptor)
   }
 }

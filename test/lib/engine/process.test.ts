@@ -8,7 +8,8 @@ import t, { type Test } from 'tap'
 import { engineEnvironment } from '../../../lib/util/environment.ts'
 import { ExpectedImages } from '../../../lib/engine/expected-images.ts'
 import { OutputTail } from '../../../lib/util/output-tail.ts'
-import { EngineProcess, type EngineLogger, type EngineProcessOptions } from '../../../lib/engine/process.ts'
+import type { Logger } from '../../../lib/util/logger.ts'
+import { EngineProcess, type EngineProcessOptions } from '../../../lib/engine/process.ts'
 import { maximumBytes, maximumJson } from '../../../lib/engine/protocol.ts'
 import { packageRoot } from '../../../lib/util/package-root.ts'
 import { draw, emptyPng, failure, isAlive, until } from './helper.ts'
@@ -353,6 +354,6 @@ t.test('the surroundings of the process', async (t) => {
   if (process.platform === 'linux') t.equal(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8').trim(), '500')
 })
 
-function silentLogger (parts: Partial<EngineLogger>): EngineLogger {
+function silentLogger (parts: Partial<Logger>): Logger {
   return { debug: () => {}, info: () => {}, warn: () => {}, error: () => {}, ...parts }
 }

@@ -11,7 +11,7 @@ import { JobQueue, type JobQueueOptions } from '../../../lib/jobs/queue.ts'
 import { ScriptedEngine } from './fixtures/scripted-engine.ts'
 import { until } from './fixtures/until.ts'
 
-const logger = { info () {}, warn () {}, error () {} }
+const logger = { debug () {}, info () {}, warn () {}, error () {} }
 
 interface Open {
   queue: JobQueue

@@ -24,7 +24,7 @@ async function opened (t: Test, options: Partial<JobQueueOptions> = {}) {
   const queue = new JobQueue({
     dataDir: t.testdir({}),
     devices: [{ name: 'gpu0', engine: a }, { name: 'gpu1', engine: b }],
-    logger: { info () {}, warn () {}, error () {} },
+    logger: { debug () {}, info () {}, warn () {}, error () {} },
     executors: draw,
     backOff: 20,
     ...options

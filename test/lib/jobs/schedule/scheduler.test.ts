@@ -32,7 +32,7 @@ function parts (t: Test) {
     ...files,
     events: new JobEvents(),
     executors: draw(files),
-    logger: { info () {}, warn: note, error: note },
+    logger: { debug () {}, info () {}, warn: note, error: note },
     backOff: 5
   } satisfies SchedulerParts & { root: string, log: string[], engine: ScriptedEngine }
 }

@@ -49,7 +49,7 @@ function open (t: Test, options: Partial<JobQueueOptions> = {}) {
   const queue = new JobQueue({
     dataDir: options.dataDir ?? t.testdir({}),
     devices: [{ name: 'auto', engine: new ScriptedEngine() }],
-    logger: { info: note, warn: note, error: note },
+    logger: { debug: note, info: note, warn: note, error: note },
     executors: drawingExecutors(({ model }) => ({ files: { model }, options: {}, parameters: { prompt: '', width: 3, height: 2, seed: 1 }, attachments: {} })),
     ...options
   })
