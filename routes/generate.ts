@@ -4,13 +4,12 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { apiError } from '../errors.ts'
 import { failBody } from '../lib/http/discard-body.ts'
 import { fieldBytes, isPartAFile, readForm } from '../lib/generation/form.ts'
-import { splitImages } from '../lib/generation/images.ts'
+import { prepareJob } from '../lib/generation/prepare.ts'
+import { splitAttachments, type RequestAttachments } from '../lib/generation/request.ts'
 import {
   bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter
-} from '../lib/generation/parameters.ts'
-import { prepareJob } from '../lib/generation/prepare.ts'
+} from '../lib/generation/request-schema.ts'
 import { requireFeature } from '../lib/http/refusals.ts'
-import type { Uploads } from '../lib/generation/request.ts'
 import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
 import { Type } from '../lib/http/type.ts'
 import { UploadRoom } from '../lib/http/upload-room.ts'
@@ -19,7 +18,7 @@ import { jobResponses, Wait } from './schemas/jobs.ts'
 declare module 'fastify' {
   interface FastifyRequest {
     /** Images that came as files of a multipart form, by field. */
-    uploads: Uploads
+    attachments: RequestAttachments
     /** Gives back the room for a large body. */
     leaveRoom: (() => void) | undefined
   }
@@ -93,7 +92,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       parts: mostParts
     }
   })
-  app.decorateRequest('uploads')
+  app.decorateRequest('attachments')
   app.decorateRequest('leaveRoom')
 
   const imageCountOf = (type: ImageType) => {
@@ -125,10 +124,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   /** Brings forms into the shape of JSON. */
   async function takeBody (request: FastifyRequest): Promise<void> {
-    request.uploads = {}
+    request.attachments = {}
     if (request.isMultipart()) {
       const { fields, files } = await readForm(request.parts(), parameters, mostFileBytes)
-      Object.assign(request, { body: fields, uploads: files })
+      Object.assign(request, { body: fields, attachments: files })
     }
   }
 
@@ -163,18 +162,18 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
 
   async function submit (type: ImageType, request: FastifyRequest): Promise<JobDescription> {
     const { id: owner, permissions } = request.principal
-    const { request: wanted, uploads } = splitImages(request.body as object, request.uploads)
-    const { job, attachments } = await prepareJob(type, wanted, uploads, {
+    const sent = splitAttachments(request.body as object, request.attachments)
+    const { job, attachments } = await prepareJob(type, sent.request, sent.attachments, {
       catalog: app.models,
       engine,
       limits,
       parameters,
       loadedModel: app.jobs.status.scheduler.loaded_model,
       decoder: app.decoderFor(request),
-      mayHurry: permissions.includes('jobs:all')
+      mayRaisePriority: permissions.includes('jobs:all')
     })
     // Images of megabytes are not kept while the caller waits for the job.
-    Object.assign(request, { body: undefined, uploads: {} })
+    Object.assign(request, { body: undefined, attachments: {} })
     app.decideAgain(request) // looking at images takes time
     const idempotencyKey = request.headers['idempotency-key'] as string | undefined
     return await app.jobs.submit({ ...job, owner, caller: app.callerOf(request), idempotencyKey }, attachments)

@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type, type Static, type TSchema } from '../lib/http/type.ts'
 import { capabilityNames } from '../lib/engine/engine.ts'
-import { isRequired, requestParameters } from '../lib/generation/parameters.ts'
+import { isRequired, requestParameters } from '../lib/generation/request-schema.ts'
 import { imageTypes } from '../lib/jobs/job.ts'
 import { Named, named, Nullable, OneOf } from '../lib/http/schemas.ts'
 

@@ -1,8 +1,7 @@
 import { apiError, unexpected } from '../../errors.ts'
-import { findFault, jsonBounds } from '../util/json.ts'
-import { checkDepth } from './depth.ts'
-import { isImage, isImageList, type Parameter } from './parameters.ts'
 import { badValue } from '../http/refusals.ts'
+import { findFault, jsonBounds } from '../util/json.ts'
+import { isImage, isImageList, type Parameter } from './request-schema.ts'
 
 /** What of a multipart form is read here; @fastify/multipart has more to say about each part. */
 export type FormPart =
@@ -129,7 +128,6 @@ export async function readForm (
     // One entry of a list looks like the list itself is missing.
     if (typeOf(parameters[name]) === 'array' && isEntry(value)) all[name] = [value]
   }
-  checkDepth(all)
   for (const [name, value] of Object.entries(all)) {
     if (hasHalfCharacter(value)) throw badValue(name, 'text of whole characters', 'half of one')
   }
@@ -187,7 +185,8 @@ function readValue (name: string, value: unknown, parameter: Parameter | undefin
 }
 
 function fromJson (name: string, text: string): unknown {
-  const fault = findFault(Buffer.from(text), jsonBounds)
+  // The bounds are those of a body, in which the value of a field lies one level deeper.
+  const fault = findFault(Buffer.from(name === manyFields ? text : `{"":${text}}`), jsonBounds)
   if (fault !== undefined && fault !== 'half') throw unexpected({ ...fault, field: name })
   try {
     return JSON.parse(text) as unknown
@@ -196,7 +195,6 @@ function fromJson (name: string, text: string): unknown {
   }
 }
 
-/** Of a value that is not nested more deeply than `checkDepth` allows. */
 function hasHalfCharacter (value: unknown): boolean {
   return findFault(
     Buffer.from(JSON.stringify(value)), { ...jsonBounds, structure: Infinity, values: Infinity }) === 'half'

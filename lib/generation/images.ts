@@ -1,73 +1,115 @@
-import { InputImage, type Decoder } from '../media/input.ts'
-import type { Attachments } from '../jobs/job.ts'
-import { imageLists, imageNames, isImage, isImageList, type ImageListName, type ImageName } from './parameters.ts'
-import type { ImageRequest, Setting, Uploads } from './request.ts'
-import type { Size } from './size.ts'
+import { apiError, type ApiError } from '../../errors.ts'
+import { badValue } from '../http/refusals.ts'
+import { InputImage } from '../media/input.ts'
+import type { ModelCatalog } from '../models/catalog.ts'
+import type { Model } from '../models/model.ts'
+import { imageMismatch, namedOrFirst } from './model.ts'
+import type { ImageRequest, RequestAttachments, Setting } from './request.ts'
+import { imageLists, imageNames, type ImageListName, type ImageName, type Limits } from './request-schema.ts'
 
-/** Pixels of an image that a model looks at: stable-diffusion.cpp itself scales most of them to a megapixel or less. */
-const mostSeenPixels = 2048 * 2048
-
-/** The images of a request, of which the headers were read. */
+/** The images of a request, with their headers read. */
 export type Images = Partial<Record<ImageName, InputImage> & Record<ImageListName, InputImage[]>>
 
-/** Takes the images out of the body of a request; `files` are those that came beside it. */
-export function splitImages (body: object, files: Uploads): { request: ImageRequest, uploads: Uploads } {
-  const isUpload = ([name]: [string, unknown]) => isImage(name) || isImageList(name)
-  const entries = Object.entries(body)
-  return {
-    request: Object.fromEntries(entries.filter(entry => !isUpload(entry))),
-    uploads: { ...Object.fromEntries(entries.filter(isUpload)), ...files }
+/** Ids of the models beside the main one that look at the images. */
+interface ImageModels {
+  control_net?: string
+  ip_adapter?: string
+  photo_maker?: string
+}
+
+/** PhotoMaker puts the person in place of this word and the one before it. */
+const trigger = /(?:^|[^\p{L}\p{N}_])img(?:$|[^\p{L}\p{N}_])/u
+
+/**
+ * Opens the images of a request and finds the models that look at them.
+ * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL
+ */
+export function resolveImages (
+  request: ImageRequest, attachments: RequestAttachments, model: Model, { catalog, limits }: Setting
+): { images: Images, imageModels: ImageModels } {
+  const images = openImages(attachments, limits)
+  if (request.strength !== undefined && images.init_image === undefined) {
+    throw badValue('strength', 'an init_image', 'none')
   }
+  refuseMismatch(request, attachments, model)
+  const imageModels = {
+    control_net: images.control_image && chooseControlNet(request, model, catalog),
+    ip_adapter: chooseIpAdapter(request, images, model, catalog)?.id,
+    photo_maker: choosePhotoMaker(request, images, catalog)?.id
+  }
+  return { images, imageModels }
 }
 
 /** @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE */
-export function openImages (uploads: Uploads, { limits }: Pick<Setting, 'limits'>): Images {
+export function openImages (attachments: RequestAttachments, limits: Limits): Images {
   const bounds = { maxBytes: limits.maxUploadSize * 1024 * 1024, maxPixels: limits.maxUploadPixels }
   const images: Images = {}
   for (const name of imageNames) {
-    if (uploads[name] !== undefined) images[name] = InputImage.open(name, uploads[name], bounds)
+    if (attachments[name] !== undefined) images[name] = InputImage.open(name, attachments[name], bounds)
   }
   for (const name of imageLists) {
-    for (const [index, upload] of uploads[name]?.entries() ?? []) {
-      (images[name] ??= []).push(InputImage.open(`${name}.${index}`, upload, bounds))
+    for (const [index, image] of attachments[name]?.entries() ?? []) {
+      (images[name] ??= []).push(InputImage.open(`${name}.${index}`, image, bounds))
     }
   }
   return images
 }
 
-/**
- * The images as an engine takes them: PNG, and in the size of the job where they are drawn over or along. The mask is
- * laid over the init image, so that both are cut alike.
- * @throws {ApiError} SDR_INVALID_REQUEST, SDR_UNAVAILABLE, SDR_RATE_LIMITED
- */
-export async function unpackImages (
-  { init_image: init, mask, control_image: control, ip_adapter_image: ipAdapter, ...lists }: Images,
-  { width, height }: Size,
-  decoder: Decoder
-): Promise<Attachments> {
-  return {
-    ...(init && { init_image: await init.toPng({ width, height, channels: 3 }, decoder) }),
-    ...(mask && { mask: await mask.toPng({ width, height, channels: 1, over: init }, decoder) }),
-    ...(control && { control_image: await control.toPng({ width, height, channels: 3 }, decoder) }),
-    ...(ipAdapter && { ip_adapter_image: await whole(ipAdapter, decoder) }),
-    ...await unpackLists(lists, decoder)
+function refuseMismatch (request: ImageRequest, attachments: RequestAttachments, model: Model): void {
+  const { field, reason } = imageMismatch(attachments, model) ?? {}
+  if (field === undefined) return
+  const isNamed = request.model !== undefined || request.components?.diffusion !== undefined
+  const advice = isNamed
+    ? ''
+    : ' No other model here can do it either: put one that can into a models folder, then POST /api/models/refresh.'
+  throw unsupported(field, `${reason}${advice}`)
+}
+
+function chooseControlNet (
+  { control_net: idOrName }: ImageRequest, { parts }: Model, catalog: ModelCatalog
+): string | undefined {
+  if (idOrName === undefined && parts?.control_net !== undefined) return undefined
+  return namedOrFirst('control_net', idOrName, 'controlnet', catalog).id
+}
+
+function chooseIpAdapter (
+  { ip_adapter, ip_adapter_strength }: ImageRequest, { ip_adapter_image: image }: Images, model: Model,
+  catalog: ModelCatalog
+): Model | undefined {
+  if (image === undefined) return refuseWithout('ip_adapter_image', { ip_adapter, ip_adapter_strength })
+  const adapter = namedOrFirst('ip_adapter', ip_adapter, 'ip_adapter', catalog)
+  if (adapter.architecture !== null && model.architecture !== null && adapter.architecture !== model.architecture) {
+    throw unsupported('ip_adapter',
+      `${adapter.id} is made for ${adapter.architecture}, and ${model.id} is ${model.architecture}.`)
+  }
+  if (model.parts?.clip_vision === undefined) namedOrFirst('ip_adapter_image', undefined, 'clip_vision', catalog)
+  return adapter
+}
+
+function choosePhotoMaker (
+  { photo_maker, photo_maker_style_strength, prompt = '' }: ImageRequest, { photo_maker_images: images }: Images,
+  catalog: ModelCatalog
+): Model | undefined {
+  if (images === undefined) return refuseWithout('photo_maker_images', { photo_maker, photo_maker_style_strength })
+  if (!trigger.test(prompt)) {
+    throw badValue('prompt', "a word for the person followed by img, for example 'a man img in the snow',", prompt)
+  }
+  const maker = namedOrFirst('photo_maker', photo_maker, 'photo_maker', catalog)
+  // The library tells the versions apart in the same way.
+  if (maker.path.includes('v2')) {
+    throw unsupported('photo_maker',
+      `${maker.id} is of version 2 (or lies in a folder with v2 in its name), which needs ` +
+      'more of the faces than their pictures. Use version 1.')
+  }
+  return maker
+}
+
+function refuseWithout (image: string, given: Record<string, unknown>): undefined {
+  for (const [name, value] of Object.entries(given)) {
+    if (value !== undefined) throw badValue(name, `${image} beside it`, 'none')
   }
 }
 
-/** `ref_images.0`, `ref_images.1`… */
-async function unpackLists (
-  lists: Partial<Record<ImageListName, InputImage[]>>, decoder: Decoder
-): Promise<Attachments> {
-  const attachments: Attachments = {}
-  for (const images of Object.values(lists)) {
-    for (const image of images) attachments[image.field] = await whole(image, decoder)
-  }
-  return attachments
-}
-
-/** Uncut, and not larger than the models that look at it make use of. */
-async function whole (image: InputImage, decoder: Decoder): Promise<Buffer> {
-  const scale = Math.min(1, Math.sqrt(mostSeenPixels / (image.width * image.height)))
-  const side = (length: number) => Math.max(1, Math.round(length * scale))
-  return await image.toPng({ width: side(image.width), height: side(image.height), channels: 3 }, decoder)
+function unsupported (field: string, message: string): ApiError {
+  return apiError('SDR_UNSUPPORTED_MODEL', `${field}: ${message}`, { details: { field } })
 }

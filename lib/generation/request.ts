@@ -2,10 +2,12 @@ import type { EngineInfo } from '../engine/engine.ts'
 import type { Decoder } from '../media/input.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Components } from '../models/components.ts'
-import type { ImageListName, ImageName, Limits, Parameter } from './parameters.ts'
-import type { Hires } from './size.ts'
+import type { Hires } from './bounds.ts'
+import {
+  isImage, isImageList, type ImageListName, type ImageName, type Limits, type Parameter
+} from './request-schema.ts'
 
-/** A request after its schema was checked; which fields there are, the type of the job decides. */
+/** A request that its schema allows, without its images; the type of the job decides which fields it may have. */
 export interface ImageRequest {
   prompt?: string
   negative_prompt?: string
@@ -40,21 +42,32 @@ export interface HiresRequest extends Hires {
   upscaler?: string
 }
 
-/** Images as they came: a text that holds one, or the bytes of a file. */
-type Upload = string | Uint8Array
-export type Uploads = Partial<Record<ImageName, Upload> & Record<ImageListName, Upload[]>>
+/** An image as it came: base64, a data URL, or the bytes of a file. */
+type Attachment = string | Uint8Array
+export type RequestAttachments = Partial<Record<ImageName, Attachment> & Record<ImageListName, Attachment[]>>
 
-/** What a request is judged by. */
+/** What a request is checked against. */
 export interface Setting {
   catalog: ModelCatalog
   engine: EngineInfo
   limits: Limits
-  /** What `requestParameters` makes of `limits` and `engine`. */
+  /** From `requestParameters(limits, engine)`. */
   parameters: Record<string, Parameter>
-  /** Id of the model in the engine's memory: what a request without a model means. */
+  /** Id of the model in the engine's memory, the default of `model`. */
   loadedModel: string | null
-  /** Who decodes the images. */
   decoder: Decoder
-  /** Whether the caller may put a job before those of others. */
-  mayHurry: boolean
+  /** Whether the caller may give a job a priority above 0. */
+  mayRaisePriority: boolean
+}
+
+/** Takes the images out of the body of a request; `files` came beside it. */
+export function splitAttachments (
+  body: object, files: RequestAttachments
+): { request: ImageRequest, attachments: RequestAttachments } {
+  const isAttachment = ([name]: [string, unknown]) => isImage(name) || isImageList(name)
+  const entries = Object.entries(body)
+  return {
+    request: Object.fromEntries(entries.filter(entry => !isAttachment(entry))),
+    attachments: { ...Object.fromEntries(entries.filter(isAttachment)), ...files }
+  }
 }

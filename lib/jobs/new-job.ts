@@ -44,13 +44,16 @@ export function bytesOf (attachments: Attachments): number {
   return Object.values(attachments).reduce((sum, { byteLength }) => sum + byteLength, 0)
 }
 
-/** The parameters with a seed: chosen here when there is none, or −1, for the types of jobs that draw. */
+/**
+ * The parameters with a seed: chosen here when it is missing or −1, for the types of jobs that draw. Image n of a batch
+ * has seed + n.
+ */
 export function withSeed ({ type, parameters }: NewJob): Record<string, unknown> {
-  const { seed } = parameters
+  const { seed, batch_count: images = 1 } = parameters
   const isGiven = seed !== undefined && seed !== null && seed !== -1
   return type === 'upscale' || !imageTypes.some(drawn => drawn === type) || isGiven
     ? parameters
-    : { ...parameters, seed: randomInt(maximumSeed + 1) }
+    : { ...parameters, seed: randomInt(maximumSeed - Number(images)) }
 }
 
 export function toIdempotency (job: NewJob, attachments: Attachments): Idempotency | undefined {

@@ -6,7 +6,7 @@ import type { EngineAttempt, Executor, ExecutorParts, Executors, Outcome } from 
 import { withGenerationText } from './generation-text.ts'
 import { imageTypes, residentOf, type Attachments, type Job, type JobProgress } from '../../jobs/job.ts'
 import type { NewImage } from '../../jobs/outputs.ts'
-import { StepTimes } from './step-times.ts'
+import { StepTimes } from './eta.ts'
 
 /** What an engine needs to do a job. */
 export interface ResolvedJob {

@@ -6,10 +6,10 @@ import type { Components } from '../../models/components.ts'
 import type { Model } from '../../models/model.ts'
 import type { ModelType } from '../../models/types.ts'
 import type { Options } from '../../options/options.ts'
-import { namedOrFirst } from '../choose-model.ts'
 import { composeModel } from '../components.ts'
-import { hiresMethods } from '../parameters.ts'
-import type { LoraRequest } from '../prompt.ts'
+import { namedOrFirst } from '../model.ts'
+import type { LoraRequest } from '../prompts.ts'
+import { hiresMethods } from '../request-schema.ts'
 import type { HiresRequest } from '../request.ts'
 
 /** Embeddings that an engine is told of, the first in the order of their ids. */
@@ -76,7 +76,7 @@ async function toDrawing (job: Job, attachments: Attachments, parts: EngineTerms
     photo_maker_style_strength: style, previews, ...parameters
   } = job.parameters as unknown as NamedParameters
   const pathOf = async (id: string, type: ModelType) => await catalog.path(catalog.resolve(id, { types: [type] }))
-  const model = components === undefined ? catalog.resolve(id) : composeModel(id, components, catalog).model
+  const model = components === undefined ? catalog.resolve(id) : composeModel({ model: id, components }, catalog).model
   const { files, options } = await toLoad(model, parts)
   return {
     files: { ...files, ...await filesBeside({ control_net, ip_adapter, photo_maker }, files, catalog) },

@@ -5,9 +5,9 @@ import sharp from 'sharp'
 import t, { type Test } from 'tap'
 import { EngineProcess } from '../../../lib/engine/process.ts'
 import { toEngineTerms, toLoad } from '../../../lib/generation/run/engine-terms.ts'
-import { requestParameters } from '../../../lib/generation/parameters.ts'
+import { requestParameters } from '../../../lib/generation/request-schema.ts'
 import { prepareJob } from '../../../lib/generation/prepare.ts'
-import type { ImageRequest, Uploads } from '../../../lib/generation/request.ts'
+import type { ImageRequest, RequestAttachments } from '../../../lib/generation/request.ts'
 import type { Job, ImageType } from '../../../lib/jobs/job.ts'
 import { ImageProcesses } from '../../../lib/media/image-processes.ts'
 import { drawingExecutors } from '../../../lib/generation/run/drawing.ts'
@@ -131,7 +131,7 @@ async function start (t: Test) {
     parameters: requestParameters(limits, info),
     loadedModel: null,
     decoder: { processes, caller: 'a' },
-    mayHurry: false
+    mayRaisePriority: false
   }
   /** What the library was told since the last look, by the name of the call. */
   function calls (): Record<string, Call> {
@@ -144,15 +144,15 @@ async function start (t: Test) {
     catalog,
     engine,
     calls,
-    prepare: async (type: ImageType, request: ImageRequest, uploads: Uploads = {}) =>
-      await prepareJob(type, request, uploads, setting),
+    prepare: async (type: ImageType, request: ImageRequest, attachments: RequestAttachments = {}) =>
+      await prepareJob(type, request, attachments, setting),
     /** Runs a request to its end; returns its job and what the library was told. */
     async run (
       type: ImageType,
       request: ImageRequest,
-      uploads: Uploads = {}
+      sent: RequestAttachments = {}
     ): Promise<{ job: Job, calls: Record<string, Call> }> {
-      const { job: newJob, attachments } = await prepareJob(type, request, uploads, setting)
+      const { job: newJob, attachments } = await prepareJob(type, request, sent, setting)
       const { id } = await jobs.submit({ ...newJob, owner: 'a' }, attachments)
       const job = await jobs.waitFor(id, 60_000)
       t.same(job.error, null)
@@ -188,6 +188,8 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
       },
       'the engine knows all embeddings from the start'
     )
+    const without = await prepare('txt2img', { ...base, prompt: 'a fox', loras: [{ name: 'ink', weight: 0 }] })
+    t.notOk('loras' in without.job.parameters)
     const two = await run('txt2img', { ...base, prompt: 'a fox <lora:snow:0.5> <lora:lora/style/ink.safetensors:2>' })
     t.match(two.calls.generate_image, {
       loras: [{ multiplier: 0.5 }, { path: path('loras/style/ink.safetensors'), multiplier: 2 }]
@@ -285,17 +287,17 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
   })
 
   t.test('reference images, for models that edit', async t => {
-    const uploads = { ref_images: [await png(300, 150, '#fff'), (await png(4000, 2000, '#000')).toString('base64')] }
+    const sent = { ref_images: [await png(300, 150, '#fff'), (await png(4000, 2000, '#000')).toString('base64')] }
     const edit = { ...base, model: 'whole-edit', prompt: 'a fox' }
-    const { job, calls } = await run('txt2img', edit, uploads)
+    const { job, calls } = await run('txt2img', edit, sent)
     t.notOk('ref_images' in job.parameters)
     t.match(calls.generate_image, {
       ref_images: [{ width: 300, height: 150, channel: 3 }, { width: 2896, height: 1448, channel: 3 }]
     }, 'whole, in their own size, up to what a model makes use of')
-    await t.rejects(prepare('txt2img', { ...base, model: 'checkpoint/sd.safetensors', prompt: 'a fox' }, uploads), {
+    await t.rejects(prepare('txt2img', { ...base, model: 'checkpoint/sd.safetensors', prompt: 'a fox' }, sent), {
       code: 'SDR_UNSUPPORTED_MODEL', message: /^ref_images: checkpoint\/sd.safetensors takes no reference images/
     })
-    const { job: unnamed } = await prepare('txt2img', { ...base, prompt: 'a fox' }, uploads)
+    const { job: unnamed } = await prepare('txt2img', { ...base, prompt: 'a fox' }, sent)
     t.not(unnamed.model, 'checkpoint/sd.safetensors', 'the first model that can, when none is named')
     await t.rejects(prepare('txt2img', edit, { ref_images: [await png(8, 8, '#fff'), 'x'] }), {
       code: 'SDR_INVALID_REQUEST', message: /ref_images\.1/

@@ -3,10 +3,11 @@ import t from 'tap'
 import type { ApiError } from '../../../errors.ts'
 import type { EngineInfo } from '../../../lib/engine/engine.ts'
 import { readForm, type FormPart } from '../../../lib/generation/form.ts'
-import { objectionToImages } from '../../../lib/generation/model-images.ts'
-import { requestParameters } from '../../../lib/generation/parameters.ts'
-import { checkNegativePrompt, readPrompt, replaceEmbeddings } from '../../../lib/generation/prompt.ts'
-import { checkWork, chooseSize } from '../../../lib/generation/size.ts'
+import { checkBounds } from '../../../lib/generation/bounds.ts'
+import { imageMismatch } from '../../../lib/generation/model.ts'
+import { checkNegativePrompt, readPrompt, replaceEmbeddings } from '../../../lib/generation/prompts.ts'
+import { requestParameters } from '../../../lib/generation/request-schema.ts'
+import { chooseSize } from '../../../lib/generation/size.ts'
 import { resolveOptions } from '../../../lib/options/options.ts'
 import type { Model } from '../../../lib/models/model.ts'
 
@@ -15,7 +16,7 @@ const refusal = (code: string, message: RegExp) => ({ code, message }) as unknow
 
 t.test('models that would draw without the images', async t => {
   const of = (name: string, architecture: string) =>
-    Object.values(objectionToImages({ [name]: 'an image' }, { id: 'm', architecture } as Model) ?? { no: 'none' }).join(': ')
+    Object.values(imageMismatch({ [name]: 'an image' }, { id: 'm', architecture } as Model) ?? { no: 'none' }).join(': ')
   t.match(of('init_image', 'minit2i'), /^init_image: m draws from a text alone/)
   t.match(of('control_image', 'minit2i'), /^control_image: m draws from a text alone/)
   t.match(of('ref_images', 'sd1'), /^ref_images: m takes no reference images/)
@@ -223,7 +224,7 @@ t.test('the work of a job is bounded, and the refusal says by what', async t => 
   const check =
     (changes: object, of = model(), more: Partial<typeof limits> = {}) =>
       () =>
-        checkWork({ ...work, ...changes }, of, { ...limits, ...more })
+        checkBounds({ ...work, ...changes }, of, { ...limits, ...more })
   t.doesNotThrow(check({}))
   for (const [changes, message] of [
     [{ width: 2048, height: 2112 }, /from 64 to 2048.*for height but received 2112/],

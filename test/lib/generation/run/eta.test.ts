@@ -1,5 +1,5 @@
 import t from 'tap'
-import { StepTimes } from '../../../../lib/generation/run/step-times.ts'
+import { StepTimes } from '../../../../lib/generation/run/eta.ts'
 import type { Job } from '../../../../lib/jobs/job.ts'
 import type { Phase } from '../../../../lib/engine/engine.ts'
 
