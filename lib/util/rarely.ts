@@ -23,7 +23,9 @@ export function rarely (log: (details: { err: unknown, times: number }) => void,
  * A callback for a timer or an event. An exception that leaves such a callback ends the process, so this one logs it;
  * the next round tries again.
  */
-export function guarded (logger: Pick<Logger, 'error'>, message: string, work: () => void | Promise<void>): () => Promise<void> {
+export function guarded (
+  logger: Pick<Logger, 'error'>, message: string, work: () => void | Promise<void>
+): () => Promise<void> {
   const report = rarely(details => logger.error(details, message))
   return async () => {
     try {
