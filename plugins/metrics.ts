@@ -6,6 +6,7 @@ import { metricsServer, parseAddress, type Address } from '../lib/metrics/listen
 import { Metrics } from '../lib/metrics/metrics.ts'
 import { hostMatcher } from '../lib/http/origins.ts'
 import { readablePattern } from '../lib/http/public-paths.ts'
+import { totalsByType } from '../lib/models/listing.ts'
 import { version } from '../lib/util/version.ts'
 
 declare module 'fastify' {
@@ -26,7 +27,7 @@ export default fp(async (app) => {
       ...status,
       device: name === 'auto' ? info?.device ?? 'unknown' : name
     })),
-    models: app.models.types(),
+    models: totalsByType(app.models.all()),
     headers: app.models.headers
   }))
   app.decorate('metrics', metrics)

@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Type, type Static } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
 import { toLoad } from '../lib/generation/run/engine-terms.ts'
+import { totalsByType } from '../lib/models/listing.ts'
 import { describe, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
 import { Remembered } from '../lib/util/remembered.ts'
@@ -129,7 +130,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       description: 'All types that there are, those without a model too.',
       response: { 200: Named(ModelTypes) }
     }
-  }, async () => ({ types: app.models.types() }))
+  }, async () => ({ types: totalsByType(app.models.all()) }))
 
   app.get('/directories', {
     config,

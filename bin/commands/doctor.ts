@@ -14,6 +14,7 @@ import { cleanImage } from '../../lib/media/container.ts'
 import { ImageProcesses } from '../../lib/media/image-processes.ts'
 import { encodePng } from '../../lib/media/png-encode.ts'
 import { ModelCatalog } from '../../lib/models/catalog.ts'
+import { totalsByType } from '../../lib/models/listing.ts'
 import type { Options } from '../../lib/options/options.ts'
 import { SystemAccounts } from '../../lib/accounts/system-accounts.ts'
 import { visibleRow } from '../../lib/util/text.ts'
@@ -122,7 +123,8 @@ async function checkModels (options: Options): Promise<Finding> {
   if (roots.length === 0) return warn('no models folder; name one with --models-dir')
   const catalog = new ModelCatalog({ roots })
   const { models, warnings } = await catalog.refresh()
-  const found = catalog.types().filter(({ count }) => count > 0).map(({ type, count }) => `${count} ${type}`).join(', ')
+  const found = totalsByType(catalog.all())
+    .filter(({ count }) => count > 0).map(({ type, count }) => `${count} ${type}`).join(', ')
   const skipped = warnings.length === 0
     ? ''
     : `; skipped: ${warnings.slice(0, 3).map(({ path, message }) => visibleRow([`${path}: ${message}`])).join('; ')}`

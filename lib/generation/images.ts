@@ -66,9 +66,9 @@ function refuseMismatch (request: ImageRequest, attachments: RequestAttachments,
 }
 
 function chooseControlNet (
-  { control_net: idOrName }: ImageRequest, { parts }: Model, catalog: ModelCatalog
+  { control_net: idOrName }: ImageRequest, { components }: Model, catalog: ModelCatalog
 ): string | undefined {
-  if (idOrName === undefined && parts?.control_net !== undefined) return undefined
+  if (idOrName === undefined && components?.control_net !== undefined) return undefined
   return namedOrFirst('control_net', idOrName, 'controlnet', catalog).id
 }
 
@@ -82,7 +82,7 @@ function chooseIpAdapter (
     throw unsupported('ip_adapter',
       `${adapter.id} is made for ${adapter.architecture}, and ${model.id} is ${model.architecture}.`)
   }
-  if (model.parts?.clip_vision === undefined) namedOrFirst('ip_adapter_image', undefined, 'clip_vision', catalog)
+  if (model.components?.clip_vision === undefined) namedOrFirst('ip_adapter_image', undefined, 'clip_vision', catalog)
   return adapter
 }
 

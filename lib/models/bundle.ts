@@ -7,18 +7,18 @@ import type { ModelFiles } from '../engine/engine.ts'
 import type { ImageDefaults } from './detect/architectures.ts'
 import { ModelFileError } from './headers/header.ts'
 import { formatOfName } from './headers/read-header.ts'
-import { isInside } from './scan/scan.ts'
+import { isInside } from './roots.ts'
 import { withFile } from './headers/source.ts'
 
 /** Files that a `*.model.yaml` can name, as the engine calls them. */
-const bundleParts = [
+const componentFiles = [
   'model', 'diffusion_model', 'high_noise_diffusion_model', 'uncond_diffusion_model',
   'clip_l', 'clip_g', 'clip_vision', 't5xxl', 'llm', 'vae', 'taesd', 'control_net'
 ] as const satisfies ReadonlyArray<keyof ModelFiles>
-export type BundlePart = typeof bundleParts[number]
+export type ComponentFile = typeof componentFiles[number]
 
 /** What requests call them, understood here too. */
-const shortNames: Partial<Record<BundlePart, 'diffusion' | 'uncond_diffusion'>> = {
+const shortNames: Partial<Record<ComponentFile, 'diffusion' | 'uncond_diffusion'>> = {
   diffusion_model: 'diffusion', uncond_diffusion_model: 'uncond_diffusion'
 }
 
@@ -27,7 +27,7 @@ export interface Bundle {
   name?: string
   defaults: Partial<ImageDefaults>
   /** Real paths, each inside the roots. */
-  files: Partial<Record<BundlePart, string>>
+  files: Partial<Record<ComponentFile, string>>
   /** Bytes of all parts together. */
   size: number
 }
@@ -37,7 +37,7 @@ const maximumSize = 64 * 1024
 const Path = Type.Optional(Type.String({ minLength: 1, maxLength: 1024 }))
 const BundleFile = Type.Object({
   name: Type.Optional(Type.String({ minLength: 1, maxLength: 200 })),
-  ...Object.fromEntries(bundleParts.map(part => [part, Path])) as Record<BundlePart, typeof Path>,
+  ...Object.fromEntries(componentFiles.map(part => [part, Path])) as Record<ComponentFile, typeof Path>,
   diffusion: Path,
   uncond_diffusion: Path,
   defaults: Type.Optional(Type.Object({
@@ -62,7 +62,7 @@ export async function readBundle (file: string, roots: ReadonlyArray<string | nu
   const content = parseBundle(await readText(file))
   const bundle: Bundle = { defaults: content.defaults ?? {}, files: {}, size: 0 }
   if (content.name !== undefined) bundle.name = content.name
-  for (const part of bundleParts) {
+  for (const part of componentFiles) {
     const short = shortNames[part]
     const shortlyNamed = short && content[short]
     if (content[part] !== undefined && shortlyNamed !== undefined) {
@@ -70,7 +70,7 @@ export async function readBundle (file: string, roots: ReadonlyArray<string | nu
     }
     const named = content[part] ?? shortlyNamed
     if (named === undefined) continue
-    const { path, size } = await findPart(part, named, dirname(file), roots)
+    const { path, size } = await findComponent(part, named, dirname(file), roots)
     bundle.files[part] = path
     bundle.size += size
   }
@@ -103,7 +103,7 @@ function parseBundle (text: string): Static<typeof BundleFile> {
   const unknown = errors.filter(({ keyword }) => keyword === 'additionalProperties')
   if (unknown.length > 0) {
     const fields = unknown.map(({ params }) => quoted(params.additionalProperty as string)).join(', ')
-    const known = ['name', 'defaults', ...bundleParts].join(', ')
+    const known = ['name', 'defaults', ...componentFiles].join(', ')
     throw new ModelFileError(`The description has the unknown field ${fields}. Known are ${known}.`)
   }
   const { instancePath = '', message = 'is not valid' } = errors[0] ?? {}
@@ -111,8 +111,8 @@ function parseBundle (text: string): Static<typeof BundleFile> {
   throw new ModelFileError(`The description is not valid: ${field} ${message}.`)
 }
 
-async function findPart (
-  part: BundlePart, named: string, folder: string, roots: ReadonlyArray<string | null>
+async function findComponent (
+  part: ComponentFile, named: string, folder: string, roots: ReadonlyArray<string | null>
 ): Promise<{ path: string, size: number }> {
   const what = `The ${part} ${quoted(named)}`
   if (isAbsolute(named) || named.includes('\0')) {

@@ -1,39 +1,25 @@
 import { EventEmitter } from 'node:events'
-import { lstat, realpath } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { apiError } from '../../errors.ts'
 import type { ModelFiles } from '../engine/engine.ts'
-import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from '../http/paging.ts'
 import { collectModels, compareModels } from './scan/collect.ts'
+import { componentsOf } from './components.ts'
 import { findModel } from './find-model.ts'
+import { checkedPath } from './files/checked-path.ts'
 import { type HashOptions, hashFile } from './files/hash.ts'
+import { type ModelPage, type ModelQuery, pageOfModels } from './listing.ts'
 import { type Model, obstacleTo } from './model.ts'
-import { loadScanCache, saveScanCache, writtenAt } from './scan/scan-cache.ts'
-import {
-  type CachedFile, type ScanCache, type ScanProgress, type ScanResult, type ScanRoot, type ScanWarning,
-  isInside, scanModels
-} from './scan/scan.ts'
-import { withFile } from './headers/source.ts'
+import { type ModelRoot, isInside } from './roots.ts'
+import { SharedScanCache } from './scan/scan-cache.ts'
+import { type ScanProgress, type ScanResult, scanModels } from './scan/scan.ts'
+import type { ScanWarning } from './scan/walk.ts'
 import { type ModelType, drawingTypes, modelTypes } from './types.ts'
 import { FolderWatcher } from './scan/watch.ts'
 
 interface CatalogOptions {
-  roots: readonly ScanRoot[]
+  roots: readonly ModelRoot[]
   /** Where what was read of files is remembered between starts; without it every start reads every header. */
   cacheFile?: string
-}
-
-interface ModelQuery extends PageQuery {
-  type?: ModelType
-  architecture?: string
-  /** Part of the id, name or title, in any case of letters. */
-  search?: string
-}
-
-interface ModelPage {
-  models: Model[]
-  total: number
-  next_cursor: string | null
 }
 
 interface ModelDirectory {
@@ -56,19 +42,15 @@ interface RefreshResult {
   warnings: ScanWarning[]
 }
 
-const cursorShape = /^(.+)$/s
-
 /**
  * The models below the configured folders. It knows them after the first `refresh()`; every method that answers
  * without waiting answers from memory. Emits `changed` when a refresh found a difference, and `error` when one that
  * was started by a change in the folders failed.
  */
 export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error: [unknown] }> {
-  readonly #roots: readonly ScanRoot[]
+  readonly #roots: readonly ModelRoot[]
   readonly #cacheFile: string | undefined
-  #cache: ScanCache | undefined
-  /** When the cache file had been written that was read or written last. */
-  #cacheWritten: number | undefined
+  readonly #cache: SharedScanCache
   #models = new Map<string, Model>()
   #scan: ScanResult = { files: [], warnings: [], roots: [], folders: [], headersRead: 0, cacheChanged: false }
   readonly #headers = { cached: 0, read: 0 }
@@ -80,6 +62,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     super()
     this.#roots = roots
     this.#cacheFile = cacheFile
+    this.#cache = new SharedScanCache(cacheFile)
   }
 
   /**
@@ -123,10 +106,9 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   async #refresh (progress?: ScanProgress): Promise<RefreshResult> {
     const start = performance.now()
-    const firstTime = this.#cache === undefined
-    if (this.#cacheFile !== undefined) await this.#learn(this.#cacheFile)
-    this.#cache ??= new Map()
-    const scan = await scanModels(this.#roots, this.#cache, progress)
+    const isFirst = this.#version === 0
+    await this.#cache.read()
+    const scan = await scanModels(this.#roots, this.#cache.files, progress)
     const models = await collectModels(scan)
     const difference = compareModels(this.#models, models)
     this.#scan = scan
@@ -135,34 +117,19 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     this.#models = models
     this.#version++
     this.#followFolders()
-    if (this.#cacheFile !== undefined && scan.cacheChanged) await this.#save(this.#cacheFile)
+    if (scan.cacheChanged) await this.#saveCache()
     const duration_ms = Math.round(performance.now() - start)
     const result = { models: models.size, ...difference, duration_ms, warnings: scan.warnings }
-    if (firstTime || Object.values(difference).some(count => count > 0)) this.emit('changed', result)
+    if (isFirst || Object.values(difference).some(count => count > 0)) this.emit('changed', result)
     return result
   }
 
-  /** Reads the cache file; later, what another process that shares it has found since: a command, or a server. */
-  async #learn (cacheFile: string): Promise<void> {
-    const written = await writtenAt(cacheFile)
-    if (written === this.#cacheWritten) return
-    this.#cacheWritten = written
-    this.#cache ??= new Map()
-    for (const [path, other] of await loadScanCache(cacheFile)) {
-      const known = this.#cache.get(path)
-      if (known === undefined) this.#cache.set(path, other)
-      else if (isSameFile(known, other)) known.sha256 ??= other.sha256
-    }
-  }
-
-  async #save (cacheFile: string): Promise<void> {
+  async #saveCache (): Promise<void> {
     try {
-      await this.#learn(cacheFile)
-      await saveScanCache(cacheFile, this.#cache!)
-      this.#cacheWritten = await writtenAt(cacheFile)
+      await this.#cache.write()
     } catch (error) {
       const { message } = error as Error
-      this.#warn(cacheFile, `The cache of the models can't be written, so starts are slower: ${message}`)
+      this.#warn(this.#cacheFile!, `The cache of the models can't be written, so starts are slower: ${message}`)
     }
   }
 
@@ -177,16 +144,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   }
 
   /** A page of models in the order of their ids. @throws an API error when the cursor is not one of ours. */
-  list ({ type, architecture, search, limit, cursor }: ModelQuery = {}): ModelPage {
-    const text = search?.toLowerCase()
-    const found = [...this.#models.values()].filter(model =>
-      (type === undefined || model.type === type) &&
-      (architecture === undefined || model.architecture === architecture) &&
-      (text === undefined || textsOf(model).some(value => value?.toLowerCase().includes(text))))
-    const [after] = cursor === undefined ? [] : decodeCursor(cursor, cursorShape)
-    const rest = after === undefined ? found : found.filter(({ id }) => id > after)
-    const { rows: models, next_cursor } = pageOf(rest, boundedLimit(limit), ({ id }) => encodeCursor(id))
-    return { models, total: found.length, next_cursor }
+  list (query: ModelQuery = {}): ModelPage {
+    return pageOfModels(this.all(), query)
   }
 
   /** Another number than before when what is known of any model changed since. */
@@ -213,7 +172,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   }
 
   /** The folders that are searched, as the options name them. */
-  get roots (): readonly ScanRoot[] {
+  get roots (): readonly ModelRoot[] {
     return this.#roots
   }
 
@@ -225,18 +184,6 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   /** The first model of a type, in the order of ids, that is neither blocked nor damaged. */
   firstUsable (type: ModelType): Model | undefined {
     for (const model of this.#models.values()) if (model.type === type && obstacleTo(model) === undefined) return model
-  }
-
-  /** Number and size of the models of each type, and how many of them can't be used. */
-  types (): Array<{ type: ModelType, count: number, size: number, unusable: number }> {
-    const totals = modelTypes.map(type => ({ type, count: 0, size: 0, unusable: 0 }))
-    for (const { type, size, blocked, error } of this.#models.values()) {
-      const total = totals[modelTypes.indexOf(type)]!
-      total.count++
-      total.size += size
-      if (blocked !== undefined || error !== undefined) total.unusable++
-    }
-    return totals
   }
 
   /** The configured folders and what was found in each. */
@@ -297,7 +244,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
    * @throws an API error SDR_UNSUPPORTED_MODEL.
    */
   async path (model: Model): Promise<string> {
-    return await this.#checked(model, model.path)
+    return await checkedPath(model, model.path, this.realRoots)
   }
 
   /**
@@ -306,9 +253,12 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
    */
   async files (model: Model): Promise<ModelFiles> {
     requireUsable(model)
-    const files: ModelFiles = {}
-    for (const [part, path] of Object.entries(partsOf(model))) {
-      files[part as keyof ModelFiles] = await this.#checked(model, path)
+    const files = componentsOf(model)
+    if (files === undefined) {
+      throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is of type ${model.type} and can't be loaded by itself.`)
+    }
+    for (const [name, path] of Object.entries(files)) {
+      files[name as keyof ModelFiles] = await checkedPath(model, path, this.realRoots)
     }
     return files
   }
@@ -320,10 +270,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
    */
   async hash (model: Model, options: HashOptions = {}): Promise<string> {
     requireOneFile(model)
-    const known = this.#cache?.get(model.path)
-    if (
-      known?.sha256 !== undefined && known.sha256 === model.sha256 && isSameFile(known, await measure(model.path))
-    ) return known.sha256
+    const known = model.sha256 === undefined ? undefined : await this.#cache.current(model.path)
+    if (known?.sha256 !== undefined && known.sha256 === model.sha256) return known.sha256
     const sha256 = await hashFile(await this.path(model), options)
     await this.remember(model, sha256)
     return sha256
@@ -334,43 +282,15 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
    * @throws an API error SDR_CONFLICT when the file is not the one that the last scan saw.
    */
   async remember (model: Model, sha256: string): Promise<void> {
-    const known = this.#cache?.get(model.path)
-    if (known === undefined || !isSameFile(known, await measure(model.path))) {
+    const known = await this.#cache.current(model.path)
+    if (known === undefined) {
       throw apiError('SDR_CONFLICT', `The file of ${model.id} changed meanwhile. Refresh the models and ask again.`)
     }
     known.sha256 = sha256
     for (const other of this.#models.values()) if (other.path === model.path) other.sha256 = sha256
     this.#version++
-    if (this.#cacheFile !== undefined) await this.#save(this.#cacheFile)
+    await this.#saveCache()
   }
-
-  async #checked (model: Model, path: string): Promise<string> {
-    const real = await realpath(path).catch((cause: unknown) => {
-      const { code } = cause as NodeJS.ErrnoException
-      throw apiError('SDR_UNSUPPORTED_MODEL', `A file of ${model.id} is gone (${code}). Refresh the models.`, { cause })
-    })
-    if (real !== path || !isInside(real, this.#scan.roots)) {
-      throw apiError('SDR_UNSUPPORTED_MODEL',
-        `A file of ${model.id} is now a link to another place, which is refused. Refresh the models.`)
-    }
-    await withFile(real, async () => {}).catch((cause: unknown) => {
-      const { code, message } = cause as NodeJS.ErrnoException
-      throw apiError('SDR_UNSUPPORTED_MODEL',
-        `A file of ${model.id} can't be read (${code ?? message}). Refresh the models.`, { cause })
-    })
-    return real
-  }
-}
-
-type Measured = Pick<CachedFile, 'modified' | 'size' | 'inode'>
-
-async function measure (path: string): Promise<Measured> {
-  const { mtimeMs: modified, size, ino: inode } = await lstat(path)
-  return { modified, size, inode }
-}
-
-function isSameFile (a: Measured, b: Measured): boolean {
-  return a.modified === b.modified && a.size === b.size && a.inode === b.inode
 }
 
 /** @throws an API error SDR_UNSUPPORTED_MODEL */
@@ -385,25 +305,6 @@ function requireUsable (model: Model): void {
 
 function unusable ({ id }: Model, obstacle: string): Error {
   return apiError('SDR_UNSUPPORTED_MODEL', `${id} can't be used: ${obstacle}`)
-}
-
-/** The files that a model is loaded from, by the engine's names. @throws when it can't be loaded by itself. */
-function partsOf (model: Model): ModelFiles {
-  const { id, type, path } = model
-  if (model.parts !== undefined) return model.parts
-  switch (type) {
-    case 'checkpoint': return { model: path }
-    case 'upscaler': return { esrgan: path }
-    case 'vae': return { vae: path }
-    case 'taesd': return { taesd: path }
-    case 'controlnet': return { control_net: path }
-    case 'clip_vision': return { clip_vision: path }
-    default: throw apiError('SDR_UNSUPPORTED_MODEL', `${id} is of type ${type} and can't be loaded by itself.`)
-  }
-}
-
-function textsOf ({ id, name, summary }: Model): Array<string | undefined> {
-  return [id, name, summary?.metadata?.title]
 }
 
 function sizeOf (items: ReadonlyArray<{ size: number }>): number {

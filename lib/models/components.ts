@@ -1,13 +1,13 @@
 import { apiError } from '../../errors.ts'
 import type { Capability, ModelFiles } from '../engine/engine.ts'
 import { architectureOf, type Part } from './detect/architectures.ts'
-import type { BundlePart } from './bundle.ts'
+import type { ComponentFile } from './bundle.ts'
 import { objectionToParts, type Model } from './model.ts'
 import type { ModelType } from './types.ts'
 
 interface Component {
   /** What the engine calls it. */
-  file: BundlePart
+  file: ComponentFile
   type: ModelType
   /** What the header of a text encoder may prove; one that proves nothing is taken. */
   roles?: readonly string[]
@@ -44,9 +44,21 @@ export const componentNames = Object.keys(components) as ComponentName[]
 /** By name: ids or names of models in a request, models once they are found. */
 export type Components<Value> = Partial<Record<ComponentName, Value>>
 
-/** The files of a model that is to be one part of several. */
-function filesOf ({ parts, type, path }: Model): ModelFiles {
-  return parts ?? (type === 'diffusion' ? { diffusion_model: path } : { model: path })
+/** What the engine calls the only file of a model of each type. */
+const fileNames: Partial<Record<ModelType, keyof ModelFiles>> = {
+  checkpoint: 'model',
+  diffusion: 'diffusion_model',
+  upscaler: 'esrgan',
+  vae: 'vae',
+  taesd: 'taesd',
+  controlnet: 'control_net',
+  clip_vision: 'clip_vision'
+}
+
+/** The files that a model is loaded from; undefined for a model that can't be loaded by itself. */
+export function componentsOf ({ components, type, path }: Model): ModelFiles | undefined {
+  const name = fileNames[type]
+  return components !== undefined ? { ...components } : name && { [name]: path }
 }
 
 /**
@@ -55,9 +67,9 @@ function filesOf ({ parts, type, path }: Model): ModelFiles {
  */
 export function compose (main: Model, chosen: Components<Model>): Model {
   const added = Object.entries(chosen).map(([name, { path }]) => [components[name as ComponentName].file, path])
-  const parts = { ...filesOf(main), ...Object.fromEntries(added) as ModelFiles }
-  const objection = main.type === 'diffusion' ? objectionToDiffusion(main, parts) : undefined
-  if (objection === undefined) return { ...main, parts }
+  const files = { ...componentsOf(main), ...Object.fromEntries(added) as ModelFiles }
+  const objection = main.type === 'diffusion' ? objectionToDiffusion(main, files) : undefined
+  if (objection === undefined) return { ...main, components: files }
   throw apiError('SDR_UNSUPPORTED_MODEL', `${main.id} can't be used: ${objection}`)
 }
 
@@ -77,9 +89,9 @@ function isThere (part: Part, files: ModelFiles): boolean {
 const encoders = ['clip_l', 'clip_g', 't5xxl', 'llm'] as const
 
 /** What the engine has to be able to do to load a model of several files. */
-export function featuresOf ({ parts = {} }: Model): Capability[] {
-  const replaced = parts.model !== undefined && encoders.some(name => parts[name] !== undefined)
-  const needed = Object.values<Component>(components).filter(({ file }) => parts[file] !== undefined)
+export function featuresOf ({ components: files = {} }: Model): Capability[] {
+  const replaced = files.model !== undefined && encoders.some(name => files[name] !== undefined)
+  const needed = Object.values<Component>(components).filter(({ file }) => files[file] !== undefined)
   return [
     ...replaced ? ['text_encoder_swap' as const] : [],
     ...needed.flatMap(({ feature }) => feature ?? [])

@@ -1,7 +1,8 @@
 import { type ImageDefaults, type ImageLimits, architectureOf, defaultsOf } from './detect/architectures.ts'
-import type { Bundle, BundlePart } from './bundle.ts'
+import type { ModelFiles } from '../engine/engine.ts'
+import type { Bundle } from './bundle.ts'
 import type { Summary } from './detect/inspect.ts'
-import type { ScannedFile } from './scan/scan.ts'
+import type { ScannedFile } from './scan/walk.ts'
 import { type ModelType, drawingTypes } from './types.ts'
 
 /** A model as the server knows it. Only `describe` decides what of it leaves the server. */
@@ -32,8 +33,8 @@ export interface Model {
   path: string
   /** Where the link lies that led to it, when one did. */
   link?: string
-  /** Real paths of the parts of a bundle. */
-  parts?: Partial<Record<BundlePart, string>>
+  /** Real paths of a model of several files, by the engine's names. */
+  components?: ModelFiles
 }
 
 /** A model as clients see it. */
@@ -139,7 +140,7 @@ export function modelOfBundle (
     summary,
     limits,
     defaults: { ...defaults, ...bundle.defaults },
-    parts: bundle.files
+    components: bundle.files
   }
 }
 
@@ -191,9 +192,9 @@ export function objectionToParts (architecture: string | null): string | undefin
 }
 
 /** Why a model can't be used as it is; undefined when it can. */
-export function obstacleTo ({ blocked, error, type, parts, architecture }: Model): string | undefined {
+export function obstacleTo ({ blocked, error, type, components, architecture }: Model): string | undefined {
   const problem = blocked ?? error
-  if (problem !== undefined || type !== 'diffusion' || parts !== undefined) return problem
+  if (problem !== undefined || type !== 'diffusion' || components !== undefined) return problem
   const wholeOnly = objectionToParts(architecture)
   if (wholeOnly !== undefined) return wholeOnly
   const needed = architectureOf(architecture)?.parts.join(', ') ?? 'text encoders and VAE'

@@ -1,6 +1,6 @@
 import { unprintable } from '../../util/text.ts'
 import { formatOfName } from '../headers/read-header.ts'
-import { scanLimits } from '../scan/scan.ts'
+import { scanLimits } from '../scan/walk.ts'
 
 /** Bytes; every file system takes that many, with an ending for what is half done. */
 const longestName = 200

@@ -4,7 +4,7 @@ import { apiError } from '../../../errors.ts'
 import { syncFolder } from '../../storage/files.ts'
 import type { ModelCatalog } from '../catalog.ts'
 import type { Model } from '../model.ts'
-import { isInside } from '../scan/scan.ts'
+import { isInside } from '../roots.ts'
 import { notWritable } from './target.ts'
 
 const shown = 5
@@ -28,12 +28,14 @@ export async function removeModel (
 ): Promise<Model> {
   const model = catalog.get(id)
   if (model === undefined) throw apiError('SDR_MODEL_NOT_FOUND')
-  const files = model.parts === undefined ? [model.path] : Object.values(model.parts)
+  const files = Object.values(model.components ?? [model.path])
   if (inUse.models.includes(id) || files.some(file => inUse.files.includes(file))) {
     throw apiError('SDR_CONFLICT',
       `${id} is in the memory of an engine, or a job works with it. Unload it, or wait for the job.`)
   }
-  const bundles = model.link === undefined ? catalog.all().filter(other => partsOf(other).includes(model.path)) : []
+  const bundles = model.link !== undefined
+    ? []
+    : catalog.all().filter(({ components = {} }) => Object.values(components).includes(model.path))
   if (bundles.length > 0) {
     const names = bundles.slice(0, shown).map(({ id }) => id)
     throw apiError('SDR_CONFLICT',
@@ -46,10 +48,6 @@ export async function removeModel (
   await syncFolder(dirname(path))
   await catalog.rescan()
   return model
-}
-
-function partsOf ({ parts = {} }: Model): string[] {
-  return Object.values(parts)
 }
 
 /** Since the scan, another file may have taken its name, or a link its folder. */

@@ -4,7 +4,7 @@ import { apiError } from '../../../errors.ts'
 import { badValue } from '../../http/refusals.ts'
 import { checkFileName, checkFolderName } from './file-name.ts'
 import { leaveToOwner } from '../../storage/ownership.ts'
-import { type ScanRoot, isInside } from '../scan/scan.ts'
+import { type ModelRoot, isInside } from '../roots.ts'
 import { type ModelType, folderOfType, typeOfFolder } from '../types.ts'
 
 /** Where a new model is to lie, as the one who asks says it. */
@@ -21,7 +21,7 @@ interface TargetRequest {
  * @throws {ApiError} SDR_INVALID_REQUEST; SDR_CONFLICT when no models folder fits.
  */
 export async function chooseTarget (
-  { type, folder, name }: TargetRequest, roots: readonly ScanRoot[]
+  { type, folder, name }: TargetRequest, roots: readonly ModelRoot[]
 ): Promise<string> {
   const wrong = checkFileName(name)
   if (wrong !== undefined) throw badValue('name', wrong, name)
@@ -31,7 +31,7 @@ export async function chooseTarget (
   return join(base, ...folder?.split('/') ?? [], name)
 }
 
-async function baseFolder (type: ModelType | undefined, roots: readonly ScanRoot[]): Promise<string> {
+async function baseFolder (type: ModelType | undefined, roots: readonly ModelRoot[]): Promise<string> {
   const typed = type === undefined ? undefined : roots.find(root => root.type === type)
   if (typed !== undefined) return typed.path
   const general = roots.find(root => root.type === undefined)
@@ -51,7 +51,7 @@ async function baseFolder (type: ModelType | undefined, roots: readonly ScanRoot
  * @returns the real path of the target.
  * @throws {ApiError} SDR_CONFLICT
  */
-export async function openTarget (target: string, roots: readonly ScanRoot[]): Promise<string> {
+export async function openTarget (target: string, roots: readonly ModelRoot[]): Promise<string> {
   const realRoots = await Promise.all(roots.map(({ path }) => realpath(path).catch(() => null)))
   const folder = dirname(target)
   const existing = await nearestFolder(folder)

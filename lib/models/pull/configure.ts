@@ -3,7 +3,7 @@ import { AllowList } from '../../network/allow-list.ts'
 import { hostOf, portOf } from '../../network/checked-lookup.ts'
 import { checkProxies } from '../../network/proxy.ts'
 import type { Options } from '../../options/options.ts'
-import type { ScanRoot } from '../scan/scan.ts'
+import type { ModelRoot } from '../roots.ts'
 import type { StagingArea } from '../files/staging.ts'
 import { Puller } from './pull.ts'
 import { readTokens } from './tokens.ts'
@@ -12,7 +12,7 @@ type PullOptions = Pick<Options, 'pullHosts' | 'maxPullSize' | 'hfEndpoint' | 'h
 
 /** @throws {CommandError} (usage, storage) when a host, an address, a token or a proxy of the environment is none. */
 export function configurePuller (
-  options: PullOptions, { roots, staging }: { roots: readonly ScanRoot[], staging: StagingArea }
+  options: PullOptions, { roots, staging }: { roots: readonly ModelRoot[], staging: StagingArea }
 ): Puller {
   checkProxies()
   const hosts = new AllowList(options.pullHosts, '--pull-hosts')

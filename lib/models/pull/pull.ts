@@ -5,7 +5,7 @@ import { badValue } from '../../http/refusals.ts'
 import type { AllowList } from '../../network/allow-list.ts'
 import { ModelFileError } from '../headers/header.ts'
 import { readHeader } from '../headers/read-header.ts'
-import type { ScanRoot } from '../scan/scan.ts'
+import type { ModelRoot } from '../roots.ts'
 import {
   type StagingArea, type StagingNote, exists, finishedBefore, nameTaken, place, stagingName
 } from '../files/staging.ts'
@@ -30,7 +30,7 @@ export interface PullRequest {
 }
 
 export interface PullerOptions {
-  roots: readonly ScanRoot[]
+  roots: readonly ModelRoot[]
   staging: StagingArea
   hosts: AllowList
   tokens: Tokens

@@ -2,7 +2,7 @@ import { readBundle } from '../bundle.ts'
 import { Pacer } from '../../util/concurrency.ts'
 import { ModelFileError } from '../headers/header.ts'
 import { type FileModel, type Model, failedBundle, modelOfBundle, modelOfFile } from '../model.ts'
-import { type ScanResult, type ScannedFile, scanLimits } from './scan.ts'
+import { type FoundFiles, type ScannedFile, addWarning } from './walk.ts'
 import type { ModelType } from '../types.ts'
 
 interface Entry {
@@ -11,7 +11,7 @@ interface Entry {
 }
 
 /** Makes the models of what a scan found, by id and in the order of ids. Adds a warning for files that get no id. */
-export async function collectModels (scan: ScanResult): Promise<Map<string, Model>> {
+export async function collectModels (scan: FoundFiles): Promise<Map<string, Model>> {
   const files: Entry[] = []
   const bundles: Entry[] = []
   for (const file of scan.files) if (file.format !== 'bundle') files.push({ file, model: modelOfFile(file) })
@@ -26,15 +26,13 @@ export async function collectModels (scan: ScanResult): Promise<Map<string, Mode
     if (models.size % 512 === 0) await pacer.pause()
     const id = idsOf(model.type, file).find(id => !models.has(id))
     if (id !== undefined) models.set(id, Object.assign(model, { id }))
-    else if (scan.warnings.length < scanLimits.warnings) {
-      scan.warnings.push({ path: file.path, message: 'Not listed: a file in another root has the same id.' })
-    }
+    else addWarning(scan.warnings, file.path, 'Not listed: a file in another root has the same id.')
   }
   return new Map([...models.keys()].sort().map(id => [id, models.get(id)!]))
 }
 
 async function modelOfDescription (
-  file: ScannedFile, { roots }: ScanResult, byPath: ReadonlyMap<string, FileModel>
+  file: ScannedFile, { roots }: FoundFiles, byPath: ReadonlyMap<string, FileModel>
 ): Promise<FileModel> {
   try {
     return modelOfBundle(file, await readBundle(file.path, roots), path => byPath.get(path))

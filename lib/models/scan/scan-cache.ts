@@ -1,11 +1,26 @@
 import { createHash, randomUUID } from 'node:crypto'
-import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
+import { lstat, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { type Static, Type, Validator } from '../../http/type.ts'
 import { architectures } from '../detect/architectures.ts'
 import { adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules } from '../detect/rules.ts'
-import type { ScanCache } from './scan.ts'
+import type { Summary } from '../detect/inspect.ts'
 import { modelTypes } from '../types.ts'
+
+/** What a file's header says, or why it can't be used. */
+export type FileContent = Summary | { blocked: string } | { error: string }
+
+/** What is remembered of a file, so that its header is read once. */
+export interface CachedFile {
+  modified: number
+  size: number
+  inode: number
+  content: FileContent
+  sha256?: string
+}
+
+/** By real path. */
+export type ScanCache = Map<string, CachedFile>
 
 /** Increase it when what is kept of a file changes its meaning; older files are then read again. */
 const version = 2
@@ -20,7 +35,7 @@ const fingerprint = createHash('sha256')
 /** Bytes; a hundred thousand files with long metadata stay below. */
 const maximumSize = 256 * 1024 * 1024
 
-const Summary = Type.Object({
+const SummarySchema = Type.Object({
   format: Type.Enum(['safetensors', 'gguf']),
   type: Type.Enum([...modelTypes]),
   architecture: Type.Union([Type.String(), Type.Null()]),
@@ -39,13 +54,63 @@ const CacheFile = Type.Object({
     size: Type.Number(),
     inode: Type.Number(),
     sha256: Type.Optional(Type.String({ pattern: '^[0-9a-f]{64}$' })),
-    content: Type.Union([Summary, Type.Object({ blocked: Type.String() }), Type.Object({ error: Type.String() })])
+    content: Type.Union([SummarySchema, Type.Object({ blocked: Type.String() }), Type.Object({ error: Type.String() })])
   })]))
 })
 const validator = new Validator(CacheFile)
 
-/** Reads what an earlier scan remembered. A file that is missing, damaged or of another release is an empty cache. */
-export async function loadScanCache (file: string): Promise<ScanCache> {
+/**
+ * What scans remember of files, kept in a file when there is one. Other processes, commands and servers, may share that
+ * file.
+ */
+export class SharedScanCache {
+  readonly files: ScanCache = new Map()
+  readonly #file: string | undefined
+  /** When the cache file had been written that was read or written last. */
+  #written: number | undefined
+
+  constructor (file: string | undefined) {
+    this.#file = file
+  }
+
+  /** Adds what the file holds, unless it is the same as at the last time. */
+  async read (): Promise<void> {
+    if (this.#file === undefined) return
+    const written = await writtenAt(this.#file)
+    if (written === this.#written) return
+    this.#written = written
+    for (const [path, other] of await loadFile(this.#file)) {
+      const known = this.files.get(path)
+      if (known === undefined) this.files.set(path, other)
+      else if (isSameFile(known, other)) known.sha256 ??= other.sha256
+    }
+  }
+
+  /** Adds what other processes have found, and writes the file. @throws errors of the file system. */
+  async write (): Promise<void> {
+    if (this.#file === undefined) return
+    await this.read()
+    await saveFile(this.#file, this.files)
+    this.#written = await writtenAt(this.#file)
+  }
+
+  /** What is remembered of a file, if that is still the same. */
+  async current (path: string): Promise<CachedFile | undefined> {
+    const known = this.files.get(path)
+    if (known === undefined) return undefined
+    const { mtimeMs: modified, size, ino: inode } = await lstat(path)
+    return isSameFile(known, { modified, size, inode }) ? known : undefined
+  }
+}
+
+type Measures = Pick<CachedFile, 'modified' | 'size' | 'inode'>
+
+function isSameFile (a: Measures, b: Measures): boolean {
+  return a.modified === b.modified && a.size === b.size && a.inode === b.inode
+}
+
+/** A file that is missing, damaged or of another release is an empty cache. */
+async function loadFile (file: string): Promise<ScanCache> {
   try {
     if ((await stat(file)).size > maximumSize) return new Map()
     const content: unknown = JSON.parse(await readFile(file, 'utf8'))
@@ -58,7 +123,7 @@ export async function loadScanCache (file: string): Promise<ScanCache> {
 }
 
 /** Milliseconds since 1970; undefined when there is no such file. */
-export async function writtenAt (file: string): Promise<number | undefined> {
+async function writtenAt (file: string): Promise<number | undefined> {
   try {
     return (await stat(file)).mtimeMs
   } catch (error) {
@@ -68,7 +133,7 @@ export async function writtenAt (file: string): Promise<number | undefined> {
 }
 
 /** Replaces the file in one step, so that a crash leaves the old one or the new one. */
-export async function saveScanCache (file: string, cache: ScanCache): Promise<void> {
+async function saveFile (file: string, cache: ScanCache): Promise<void> {
   const temporary = `${file}.${randomUUID()}.tmp`
   await mkdir(dirname(file), { recursive: true, mode: 0o700 })
   try {

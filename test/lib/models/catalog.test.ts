@@ -9,6 +9,7 @@ import t from 'tap'
 import { namedOrFirst } from '../../../lib/generation/model.ts'
 import { modelRoots } from '../../../lib/options/folders.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
+import { totalsByType } from '../../../lib/models/listing.ts'
 import { describe } from '../../../lib/models/model.ts'
 import { optionTable, resolveOptions } from '../../../lib/options/options.ts'
 import { packageRoot } from '../../../lib/util/package-root.ts'
@@ -109,7 +110,7 @@ t.test('an existing collection is listed as it lies', async t => {
     false, 'no path leaves the server')
   t.match(catalog.get('checkpoint/old.ckpt'), { blocked: /pickle/ })
   t.match(catalog.get('unknown/stray/broken.safetensors'), { error: /too short/ })
-  t.match(catalog.types().find(({ type }) => type === 'checkpoint'), { count: 3, unusable: 1 })
+  t.match(totalsByType(catalog.all()).find(({ type }) => type === 'checkpoint'), { count: 3, unusable: 1 })
   t.match(catalog.directories(), [{ path: root, models: 10, readable: true }])
 })
 

@@ -5,7 +5,10 @@ import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { type ScanCache, type ScanResult, type ScanRoot, scanLimits, scanModels } from '../../../../lib/models/scan/scan.ts'
+import type { ModelRoot } from '../../../../lib/models/roots.ts'
+import type { ScanCache } from '../../../../lib/models/scan/scan-cache.ts'
+import { type ScanResult, scanModels } from '../../../../lib/models/scan/scan.ts'
+import { scanLimits } from '../../../../lib/models/scan/walk.ts'
 import { packageRoot } from '../../../../lib/util/package-root.ts'
 import { safetensors, typical } from '../../../fixtures/headers.ts'
 
@@ -109,7 +112,7 @@ t.test('roots may lie in each other and may be missing', async t => {
   write(root, 'y.safetensors')
   const inner = join(root, 'my-loras')
   const missing = join(root, 'missing')
-  const roots: ScanRoot[] = [{ path: root }, { path: inner, type: 'lora' }, { path: missing }, { path: inner }]
+  const roots: ModelRoot[] = [{ path: root }, { path: inner, type: 'lora' }, { path: missing }, { path: inner }]
   const result = await scanModels(roots, new Map())
   t.strictSame(result.files.map(({ root, relative }) => [root, relative]), [[0, 'y.safetensors'], [1, 'x.safetensors']])
   t.strictSame(result.roots, [root, inner, null, inner])
