@@ -4,6 +4,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import type { Options } from './lib/options/options.ts'
 import { trustedProxies } from './lib/options/trusted-proxies.ts'
+import accessLog from './plugins/access-log.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit.ts'
 import authApiKey from './plugins/auth-api-key.ts'
@@ -12,7 +13,6 @@ import authNone from './plugins/auth-none.ts'
 import authOptional from './plugins/auth-optional.ts'
 import authPam from './plugins/auth-pam.ts'
 import authUnix from './plugins/auth-unix.ts'
-import auth from './plugins/auth.ts'
 import config from './plugins/config.ts'
 import connections, { connectionTimes, type ConnectionTimes } from './plugins/connections.ts'
 import departure from './plugins/departure.ts'
@@ -20,14 +20,15 @@ import documentation from './plugins/documentation.ts'
 import engine, { type EngineOptions } from './plugins/engine.ts'
 import errors, { refuseConnection, sendError } from './plugins/errors.ts'
 import goneOwners from './plugins/gone-owners.ts'
+import guard from './plugins/guard.ts'
 import images from './plugins/images.ts'
 import jobs from './plugins/jobs.ts'
 import json from './plugins/json.ts'
-import keys from './plugins/keys.ts'
-import login from './plugins/login.ts'
+import logins from './plugins/logins.ts'
 import metrics from './plugins/metrics.ts'
 import models from './plugins/models.ts'
 import openapi from './plugins/openapi.ts'
+import publicRoutes from './plugins/public-routes.ts'
 import rateLimit from './plugins/rate-limit.ts'
 import readiness from './plugins/readiness.ts'
 import routeNeeds from './plugins/route-needs.ts'
@@ -141,10 +142,11 @@ async function registerParts (
 
   await app.register(store, storeOptions)
   await app.register(audit)
-  await app.register(auth)
+  await app.register(publicRoutes)
+  await app.register(accessLog)
+  await app.register(guard)
   await app.register(tokens)
-  await app.register(keys)
-  await app.register(login)
+  await app.register(logins)
   await app.register(authMethods[options.auth])
 
   await app.register(images)

@@ -5,7 +5,7 @@ import { operator } from '../lib/accounts/principals.ts'
 export default fp(async (app) => {
   app.addHook('onRequest', async request => {
     request.principal = operator
-    app.logDecision(request)
+    app.accessLog(request)
   })
   app.log.warn(`--auth none: anyone who can reach ${app.config.host} may do everything`)
-}, { name: 'auth-none', dependencies: ['auth'] })
+}, { name: 'auth-none', dependencies: ['guard'] })

@@ -74,7 +74,7 @@ export default fp(async (app) => {
     const job = wait === 0
       ? accepted
       : await jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure, caller: app.callerOf(request) })
-    if (wait > 0) app.decideAgain(request)
+    if (wait > 0) await app.guard.decideAgain(request)
     return reply
       .header('location', `/api/queue/job/${accepted.id}`)
       .code(job.finished_at === null ? 202 : 200)

@@ -66,4 +66,4 @@ export default fp(async (app) => {
     if (schema?.tags === undefined) return
     schema.response = { ...errorResponses(route, schema), ...(schema.response as object) }
   })
-}, { name: 'openapi', dependencies: ['auth'] })
+}, { name: 'openapi', dependencies: ['public-routes'] })

@@ -8,7 +8,7 @@ declare module 'fastify' {
   interface FastifyContextConfig extends Omit<Declaration, 'public'> {}
   interface FastifyInstance {
     /** Every route and its needs by its key (`GET /api/health`; HEAD follows GET); complete when the app is ready. */
-    routeFacts: ReadonlyMap<string, RouteFacts>
+    routeNeeds: ReadonlyMap<string, RouteFacts>
   }
 }
 
@@ -16,7 +16,7 @@ declare module 'fastify' {
 export default fp(async (app) => {
   const routes: RouteOptions[] = []
   const facts = new Map<string, RouteFacts>()
-  app.decorate('routeFacts', facts)
+  app.decorate('routeNeeds', facts)
   app.addHook('onRoute', route => { routes.push(route) })
 
   // Read at the end, because the hooks of a scope add to what the routes of a third-party plugin say.

@@ -18,9 +18,9 @@ export default fp<SystemLoginOptions>(async (app, { source }) => {
   if (support !== true) throw new CommandError(exitCodes.usage, `--auth ${source} cannot work here: ${support}`)
 
   const login = new SystemLogin({ source, accounts, users: app.users, options: app.config, logger: app.log })
-  app.addHook('onRequest', app.guard([app.tokens.identify, app.identifyKey]))
-  app.decorate('verifyLogin', (username, password, request) => login.verify(username, password, request.ip))
-  app.decorate('vouchesFor', principal => login.vouchesFor(principal))
+  app.addHook('onRequest', app.guard.hook([app.tokens.identify, app.keys.identify]))
+  app.logins.checkPassword = (username, password, address) => login.verify(username, password, address)
+  app.guard.systemAccepts = account => login.accepts(account)
 
   let timer: NodeJS.Timeout | undefined
   let isClosed = false
@@ -35,4 +35,4 @@ export default fp<SystemLoginOptions>(async (app, { source }) => {
     isClosed = true
     clearTimeout(timer)
   })
-}, { name: 'system-login', dependencies: ['auth', 'tokens', 'keys', 'login'] })
+}, { name: 'system-login', dependencies: ['guard', 'tokens', 'logins'] })

@@ -26,4 +26,4 @@ export default fp(async (app) => {
     }
   })
   app.decorate('tokens', new AccessTokens(app.jwt, app.sessions, app.config.jwtExpiration * 60))
-}, { name: 'tokens', dependencies: ['store', 'auth'] })
+}, { name: 'tokens', dependencies: ['store'] })

@@ -174,7 +174,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     })
     // Images of megabytes are not kept while the caller waits for the job.
     Object.assign(request, { body: undefined, attachments: {} })
-    app.decideAgain(request) // looking at images takes time
+    await app.guard.decideAgain(request) // looking at images takes time
     const idempotencyKey = request.headers['idempotency-key'] as string | undefined
     return await app.jobs.submit({ ...job, owner, caller: app.callerOf(request), idempotencyKey }, attachments)
   }

@@ -1,6 +1,6 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { apiError } from '../../errors.ts'
-import { apiKeyPrefix } from './credentials.ts'
+import { apiKeyPrefix, type Credential } from './credentials.ts'
 import { transaction, type Database } from '../storage/database.ts'
 import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from '../http/paging.ts'
 import type { AccountSource, Principal } from './principals.ts'
@@ -168,6 +168,19 @@ export class ApiKeyStore {
   principalOf (id: string): Principal | undefined {
     const row = this.#living(id, Date.now())
     return row && toPrincipal(row)
+  }
+
+  /**
+   * Who an API key acts for; undefined for another kind of credential.
+   * @throws {ApiError} SDR_INVALID_TOKEN
+   */
+  readonly identify = ({ kind, value }: Credential): Principal | undefined => {
+    if (kind !== 'api-key') return undefined
+    const principal = this.principal(value)
+    if (principal === undefined) {
+      throw apiError('SDR_INVALID_TOKEN', 'The API key is not valid, has expired or was revoked.')
+    }
+    return principal
   }
 
   /** Who the key acts for, with the permissions that it and its owner both have now; undefined when it is not valid. */

@@ -108,7 +108,7 @@ export class SystemLogin {
   }
 
   /** Whether a principal with a session or a key may go on, as far as the last review knows. */
-  vouchesFor ({ id, source }: Pick<Principal, 'id' | 'source'>): boolean {
+  accepts ({ id, source }: Pick<Principal, 'id' | 'source'>): boolean {
     return source === this.#parts.source && !this.#barred.has(id)
   }
 

@@ -82,6 +82,14 @@ function warningsOf ({ text, method, segments }: Entry, opened: readonly RouteFa
     : [`${option} lets callers without credentials administer the server: ${administration.join(', ')}`]
 }
 
+/** Whether a request is for one of the public routes. An unknown URL is no route, and never public. */
+export function isPublic (
+  publicRoutes: ReadonlySet<string>,
+  { method, routeOptions: { url } }: { method: string, routeOptions: { url?: string } }
+): boolean {
+  return url !== undefined && publicRoutes.has(routeKey({ method, pattern: url }))
+}
+
 /** HEAD follows GET. */
 export function routeKey ({ method, pattern }: { method: string, pattern: string }): string {
   return `${method === 'HEAD' ? 'GET' : method} ${pattern}`

@@ -224,10 +224,9 @@ t.test('open answers are decided again', async t => {
   t.same(await waiting, [202, 401], 'a wait ends with an answer: a lost right leaves the own job, a reset leaves nothing')
   const barred = await newCaller()
   const { id: another } = (await barred(long)).json<{ id: string }>()
-  const { admits } = app
-  t.equal(await isCut(`/api/queue/job/${another}/events`, { authorization: `Bearer ${barred.token}` }, async () => { app.admits = ({ id }) => id !== barred.id }), true,
+  t.equal(await isCut(`/api/queue/job/${another}/events`, { authorization: `Bearer ${barred.token}` }, async () => { app.guard.accepts = ({ id }) => id !== barred.id }), true,
     'an account that is not admitted any more')
-  app.admits = admits
+  delete (app.guard as Partial<typeof app.guard>).accepts
   process.kill(pid!, 'SIGCONT')
   for (const id of [job, another]) await root({ method: 'DELETE', url: `/api/queue/job/${id}` })
   for (const caller of [fallen, reset]) for (const { id } of app.jobs.list({ owner: caller.id }).jobs) await root({ method: 'DELETE', url: `/api/queue/job/${id}` })

@@ -99,7 +99,7 @@ const options = { 'cors-origins': 'https://ui.example', 'rate-limit': '100000', 
 
 t.test('every route is in the table, and every entry of the table is a route', async t => {
   const app = await build(t, { auth: 'jwt', ...options })
-  t.same(Object.fromEntries([...app.routeFacts].map(([key, { need }]) => [key, need])), routes)
+  t.same(Object.fromEntries([...app.routeNeeds].map(([key, { need }]) => [key, need])), routes)
 })
 
 type Caller = { name: keyof Outcomes, headers: Record<string, string> }
@@ -158,7 +158,7 @@ t.test('a route that does not say who may call it keeps the server from starting
     await bare.register(routeNeeds)
     for (const route of added) bare.route({ method: 'GET', url: '/new', handler: async () => 'reached', ...route } as RouteOptions)
     await bare.ready()
-    return [...bare.routeFacts.keys()]
+    return [...bare.routeNeeds.keys()]
   }
   await t.rejects(start({ method: ['POST', 'DELETE'], config: {}, schema: {} }), { message: /^The route POST \/new does not say/ })
   await t.rejects(start({ config: { needsAccount: true }, schema: { public: true } }), { message: /says public and needsAccount, which do not go together/ })

@@ -1,0 +1,16 @@
+import fp from 'fastify-plugin'
+import { Logins } from '../lib/accounts/login.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    logins: Logins<FastifyRequest>
+  }
+}
+
+/** Login, refresh and password change; the plugin of the running method says how it checks a password. */
+export default fp(async (app) => {
+  const { users, sessions, tokens, audit, guard, config: { auth } } = app
+  app.decorate('logins', new Logins({
+    auth, users, sessions, tokens, audit, accepts: account => guard.accepts(account)
+  }))
+}, { name: 'logins', dependencies: ['store', 'guard', 'tokens', 'audit'] })
