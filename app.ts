@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { fastifySSE } from '@fastify/sse'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify'
+import { refuseConnection } from './lib/http/error-answers.ts'
+import { addSchemas } from './lib/http/schemas.ts'
 import type { Options } from './lib/options/options.ts'
 import { trustedProxies } from './lib/options/trusted-proxies.ts'
 import accessLog from './plugins/access-log.ts'
@@ -13,12 +15,12 @@ import authNone from './plugins/auth-none.ts'
 import authOptional from './plugins/auth-optional.ts'
 import authPam from './plugins/auth-pam.ts'
 import authUnix from './plugins/auth-unix.ts'
+import closeSignal from './plugins/close-signal.ts'
 import config from './plugins/config.ts'
 import connections, { connectionTimes, type ConnectionTimes } from './plugins/connections.ts'
-import departure from './plugins/departure.ts'
 import documentation from './plugins/documentation.ts'
 import engine, { type EngineOptions } from './plugins/engine.ts'
-import errors, { refuseConnection, sendError } from './plugins/errors.ts'
+import errors, { sendError } from './plugins/errors.ts'
 import goneOwners from './plugins/gone-owners.ts'
 import guard from './plugins/guard.ts'
 import images from './plugins/images.ts'
@@ -46,7 +48,6 @@ import modelFileRoutes from './routes/model-files.ts'
 import modelRoutes from './routes/models.ts'
 import parameterRoutes from './routes/parameters.ts'
 import queueRoutes from './routes/queue.ts'
-import { addSchemas } from './lib/http/schemas.ts'
 import userRoutes from './routes/users.ts'
 
 const authMethods = {
@@ -131,7 +132,7 @@ async function registerParts (
   await app.register(routeNeeds)
   await app.register(errors)
   await app.register(connections, { times })
-  await app.register(departure)
+  await app.register(closeSignal)
   await app.register(metrics)
   await app.register(json)
   await app.register(validation, schemas)

@@ -52,6 +52,8 @@ interface ErrorExtra {
   details?: unknown
   /** Seconds after which a retry makes sense; becomes the Retry-After header. */
   retryAfter?: number
+  /** Methods that the URL takes, for Allow. */
+  allow?: string
   /** Permissions of which the credentials lack one, for WWW-Authenticate. */
   scope?: string
   cause?: unknown

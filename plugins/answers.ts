@@ -1,5 +1,6 @@
 import fp from 'fastify-plugin'
 import type { FastifyReply } from 'fastify'
+import { callerOf } from '../lib/http/rate-limits.ts'
 import { Gate } from '../lib/util/gate.ts'
 
 /** Bytes of an answer that is not worth counting. */
@@ -22,7 +23,7 @@ export default fp(async (app) => {
     const bytes = sizeOf(payload)
     // What is refused before it is known who asks has a short answer.
     if (bytes <= smallAnswer || request.principal === undefined) return done(null, payload)
-    unread.enter(app.callerOf(request), Math.min(bytes, mostUnreadForOne)).then(leave => {
+    unread.enter(callerOf(request), Math.min(bytes, mostUnreadForOne)).then(leave => {
       reply.raw.once('finish', leave).once('close', leave)
       if (reply.raw.destroyed) leave()
       done(null, payload)
@@ -31,7 +32,7 @@ export default fp(async (app) => {
       done(error)
     })
   })
-}, { name: 'answers', dependencies: ['rate-limit'] })
+}, { name: 'answers' })
 
 function sizeOf (payload: unknown): number {
   if (typeof payload === 'string' || Buffer.isBuffer(payload)) return Buffer.byteLength(payload)

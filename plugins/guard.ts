@@ -38,7 +38,7 @@ export default fp(async (app) => {
       app.metrics.decided(request.credential?.kind ?? 'none', error === undefined ? 'allowed' : error.code)
     },
     async refused (request, error) {
-      const answer = await app.countRefusal(request, error)
+      const answer = await app.rateLimits.countRefused(request, error)
       // A refused credential is worth a record; a caller without any is not.
       if (answer === error && (request.credential !== undefined || error.code === 'SDR_AMBIGUOUS_CREDENTIALS')) {
         const subject = `${request.method} ${routeOf(request) ?? 'unknown URL'}`

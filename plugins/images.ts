@@ -1,4 +1,5 @@
 import fp from 'fastify-plugin'
+import { callerOf } from '../lib/http/rate-limits.ts'
 import { requireSharp } from '../lib/media/binaries.ts'
 import { ImageProcesses } from '../lib/media/image-processes.ts'
 import type { Decoder } from '../lib/media/input.ts'
@@ -14,6 +15,6 @@ declare module 'fastify' {
 export default fp(async (app) => {
   requireSharp()
   const processes = new ImageProcesses(reason => app.log.warn(reason))
-  app.decorate('decoderFor', request => ({ processes, caller: app.callerOf(request) }))
+  app.decorate('decoderFor', request => ({ processes, caller: callerOf(request) }))
   app.addHook('onClose', async () => processes.close())
-}, { name: 'images', dependencies: ['rate-limit'] })
+}, { name: 'images' })

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { drawingExecutors, type Resolve } from '../lib/generation/run/drawing.ts'
 import { toEngineTerms } from '../lib/generation/run/engine-terms.ts'
+import { callerOf } from '../lib/http/rate-limits.ts'
 import type { Job } from '../lib/jobs/job.ts'
 import { JobQueue } from '../lib/jobs/queue.ts'
 import { modelExecutors } from '../lib/models/jobs.ts'
@@ -73,7 +74,7 @@ export default fp(async (app) => {
     const { wait = 0 } = request.query as { wait?: number }
     const job = wait === 0
       ? accepted
-      : await jobs.waitFor(accepted.id, wait * 1000, { signal: reply.departure, caller: app.callerOf(request) })
+      : await jobs.waitFor(accepted.id, wait * 1000, { signal: reply.closeSignal, caller: callerOf(request) })
     if (wait > 0) await app.guard.decideAgain(request)
     return reply
       .header('location', `/api/queue/job/${accepted.id}`)

@@ -7,7 +7,7 @@ import { StorageProbe } from '../lib/storage/probe.ts'
 declare module 'fastify' {
   interface FastifyInstance {
     /** Why no work should be sent here; undefined when it may. Administrators learn more than the reason's name. */
-    obstacle: (principal: Principal) => Promise<ApiError | undefined>
+    readiness: (principal: Principal) => Promise<ApiError | undefined>
   }
 }
 
@@ -15,7 +15,7 @@ declare module 'fastify' {
 export default fp(async (app) => {
   const storage = new StorageProbe(app.folders.data)
 
-  app.decorate('obstacle', async principal => {
+  app.decorate('readiness', async principal => {
     const { scheduler } = app.jobs.status
     if (scheduler.state === 'draining') return apiError('SDR_DRAINING')
     const unavailable = (reason: string, words: string, why: string) => apiError('SDR_UNAVAILABLE',

@@ -1,16 +1,13 @@
 import cors from '@fastify/cors'
 import fp from 'fastify-plugin'
-import type { FastifyRequest } from 'fastify'
 import helmet, { type HelmetOptions } from 'helmet'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { apiError, CommandError, exitCodes } from '../errors.ts'
+import { apiError } from '../errors.ts'
 import { isSentOnPurpose } from '../lib/accounts/credentials.ts'
-import { hostMatcher, isOriginOfHost, originMatcher } from '../lib/http/origins.ts'
+import { checkNames, hostMatcher, originMatcher, reasonAgainstPage } from '../lib/http/origins.ts'
 import { quoted } from '../lib/util/text.ts'
 
 const year = 365 * 24 * 60 * 60
-
-const safeMethods = ['GET', 'HEAD', 'OPTIONS']
 
 /** Response headers, CORS, checks of Host and Origin. Registered before the guard, which must not meet preflights. */
 export default fp(async (app) => {
@@ -57,34 +54,17 @@ export default fp(async (app) => {
   const isOwnHost = hostMatcher(['localhost', host, ...allowedHosts])
   const checksHost = auth === 'none' || allowedHosts.length > 0
 
-  /**
-   * Why a request that a browser may have sent for a page of another origin is refused. What browsers send unasked (a
-   * form, a POST without a body) needs no preflight, and carries the rights of an open server, of the guest, or of the
-   * API key that HTTP Basic remembers. A token or a key that the client itself put into a header needs no check;
-   * --auth none reads neither.
-   */
-  function foreignPage ({ method, headers, host, raw, routeOptions }: FastifyRequest): string | undefined {
-    const { origin, 'sec-fetch-site': site } = headers
-    if (safeMethods.includes(method) || (origin !== undefined && isAllowedOrigin(origin))) return undefined
-    const isOwn = site === undefined
-      ? origin === undefined || isOriginOfHost(origin, host)
-      : site === 'same-origin' || site === 'none'
-    const countsCredentials = auth !== 'none' && routeOptions.config.carriesCredentials !== true
-    if (isOwn || (countsCredentials && isSentOnPurpose(raw.rawHeaders))) return undefined
-    const page = origin === undefined ? 'Pages of other origins' : `Pages of ${quoted(origin)}`
-    return `${page} may not send this: the server sees Host ${quoted(host)}` +
-      `${site === undefined ? '' : `, and the browser says ${quoted(`Sec-Fetch-Site: ${String(site)}`)}`}. ` +
-      'If the page is of this server, let the proxy pass Host on (nginx: proxy_set_header Host $http_host;); ' +
-      'for another page, --cors-origins adds its origin.'
-  }
-
   app.addHook('onRequest', (request, _reply, done) => {
     if (checksHost && !isOwnHost(request.host)) {
       throw apiError('SDR_HOST_NOT_ALLOWED',
         `This server does not answer for the host name ${quoted(request.host)}; --allowed-hosts adds it.`)
     }
-    const reason = foreignPage(request)
-    if (reason !== undefined) throw apiError('SDR_FORBIDDEN', reason)
+    // --auth none reads no credentials.
+    const countsCredentials = auth !== 'none' && request.routeOptions.config.carriesCredentials !== true
+    const reason = reasonAgainstPage(request, isAllowedOrigin)
+    if (reason !== undefined && !(countsCredentials && isSentOnPurpose(request.raw.rawHeaders))) {
+      throw apiError('SDR_FORBIDDEN', reason)
+    }
     done()
   })
 }, { name: 'security', dependencies: ['config', 'errors'] })
@@ -100,13 +80,4 @@ function headersOf (options: HelmetOptions): Record<string, string> {
     if (error !== undefined) throw error
   })
   return headers
-}
-
-/** @throws {CommandError} for an entry that could never match */
-function checkNames (allowedHosts: readonly string[]): void {
-  for (const name of allowedHosts) {
-    if (/^[\w.-]+$/.test(name)) continue
-    throw new CommandError(exitCodes.usage,
-      `Expected host names without a port for --allowed-hosts but received ${JSON.stringify(name)}`)
-  }
 }

@@ -12,6 +12,7 @@ import {
 import { requireFeature } from '../lib/http/refusals.ts'
 import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
 import { Type } from '../lib/http/type.ts'
+import { callerOf } from '../lib/http/rate-limits.ts'
 import { UploadRoom } from '../lib/http/upload-room.ts'
 import { jobResponses, Wait } from './schemas/jobs.ts'
 
@@ -115,7 +116,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const bytes = coding === undefined ? Number(length ?? 0) : most
     // Larger JSON is refused before it is read.
     if (bytes <= smallBody || (bytes > most && !request.isMultipart())) return
-    request.leaveRoom = await room.enter(app.callerOf(request), Math.min(bytes, most), () =>
+    request.leaveRoom = await room.enter(callerOf(request), Math.min(bytes, most), () =>
       failBody(request.raw, apiError('SDR_REQUEST_TIMEOUT',
         'Others wait for the room that this body has held for long without being complete; try again.')))
     reply.raw.once('close', request.leaveRoom)
@@ -176,7 +177,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     Object.assign(request, { body: undefined, attachments: {} })
     await app.guard.decideAgain(request) // looking at images takes time
     const idempotencyKey = request.headers['idempotency-key'] as string | undefined
-    return await app.jobs.submit({ ...job, owner, caller: app.callerOf(request), idempotencyKey }, attachments)
+    return await app.jobs.submit({ ...job, owner, caller: callerOf(request), idempotencyKey }, attachments)
   }
 }
 

@@ -111,8 +111,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Named(Ready) }
     }
   }, async request => {
-    const obstacle = await app.obstacle(request.principal)
-    if (obstacle !== undefined) throw obstacle
+    const error = await app.readiness(request.principal)
+    if (error !== undefined) throw error
     return { status: 'ready' as const }
   })
 

@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { callerOf } from '../lib/http/rate-limits.ts'
 import { Type } from '../lib/http/type.ts'
 import type { NewJob } from '../lib/jobs/job.ts'
 import { prepareConvert, prepareHash, preparePull } from '../lib/models/prepare-job.ts'
@@ -19,7 +20,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   async function submit (
     request: FastifyRequest, reply: FastifyReply, job: Pick<NewJob, 'type' | 'model' | 'parameters'>
   ) {
-    const accepted = await app.jobs.submit({ ...job, owner: request.principal.id, caller: app.callerOf(request) })
+    const accepted = await app.jobs.submit({ ...job, owner: request.principal.id, caller: callerOf(request) })
     return await app.answerJob(request, reply, accepted)
   }
 

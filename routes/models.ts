@@ -78,7 +78,7 @@ const Refresh = named('Refresh', Type.Object({
 }))
 
 const routes: FastifyPluginAsyncTypebox = async (app) => {
-  const patienceOf = ({ wait }: Static<typeof Turn>, { departure: signal }: FastifyReply) => ({
+  const patienceOf = ({ wait }: Static<typeof Turn>, { closeSignal: signal }: FastifyReply) => ({
     timeout: wait! * 1000,
     signal
   })

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply } from 'fastify'
 import type { ReadStream } from 'node:fs'
+import { callerOf } from '../lib/http/rate-limits.ts'
 import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
 import {
@@ -215,7 +216,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const disconnected = new AbortController()
     const events = app.jobs.subscribe(id, {
       owner,
-      caller: app.callerOf(request),
+      caller: callerOf(request),
       lastEventId: Number(request.headers['last-event-id'] ?? NaN) || undefined,
       signal: disconnected.signal
     })

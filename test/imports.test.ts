@@ -14,7 +14,7 @@ const arrows: Record<string, string[]> = {
   'lib/options': ['lib/util', 'lib/storage'],
   'lib/network': ['lib/util'],
   'lib/engine': ['lib/util', 'lib/options', 'lib/media', 'native'],
-  'lib/http': ['lib/util', 'lib/options', 'lib/engine (types)'],
+  'lib/http': ['lib/util', 'lib/storage', 'lib/options', 'lib/network', 'lib/engine'],
   'lib/media': ['lib/util'],
   'lib/metrics': ['lib/util', 'lib/options', 'lib/engine', 'lib/jobs (types)', 'lib/storage (types)'],
   'lib/accounts': ['lib/util', 'lib/storage', 'lib/options', 'lib/network', 'lib/http', 'native'],

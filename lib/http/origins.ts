@@ -1,5 +1,6 @@
 import { isIP } from 'node:net'
 import { CommandError, exitCodes } from '../../errors.ts'
+import { quoted } from '../util/text.ts'
 
 /** Schemes whose host is made up by each browser, so that one entry must stand for all. */
 const extensionSchemes = ['chrome-extension', 'moz-extension', 'safari-web-extension']
@@ -30,8 +31,34 @@ export function originMatcher (entries: readonly string[]): (origin: string) => 
   return origin => exact.has(origin) || schemes.some(scheme => origin.startsWith(scheme) && otherOrigin.test(origin))
 }
 
+const safeMethods = ['GET', 'HEAD', 'OPTIONS']
+
+/**
+ * Why a request that a browser may have sent for a page of another origin is refused. A form or a POST without a body
+ * needs no preflight, and carries the rights of an open server, of the guest, or of the API key that HTTP Basic
+ * remembers. A token or a key that the client itself put into a header outweighs the reason.
+ */
+export function reasonAgainstPage (
+  { method, headers, host }: {
+    method: string, host: string, headers: { origin?: string, 'sec-fetch-site'?: string | string[] }
+  },
+  isAllowedOrigin: (origin: string) => boolean
+): string | undefined {
+  const { origin, 'sec-fetch-site': site } = headers
+  if (safeMethods.includes(method) || (origin !== undefined && isAllowedOrigin(origin))) return undefined
+  const isOwn = site === undefined
+    ? origin === undefined || isOriginOfHost(origin, host)
+    : site === 'same-origin' || site === 'none'
+  if (isOwn) return undefined
+  const page = origin === undefined ? 'Pages of other origins' : `Pages of ${quoted(origin)}`
+  return `${page} may not send this: the server sees Host ${quoted(host)}` +
+    `${site === undefined ? '' : `, and the browser says ${quoted(`Sec-Fetch-Site: ${String(site)}`)}`}. ` +
+    'If the page is of this server, let the proxy pass Host on (nginx: proxy_set_header Host $http_host;); ' +
+    'for another page, --cors-origins adds its origin.'
+}
+
 /** Whether this host, as the Host header names it, served the page of this origin; case and default port aside. */
-export function isOriginOfHost (origin: string, host: string): boolean {
+function isOriginOfHost (origin: string, host: string): boolean {
   if (!webOrigin.test(origin) || !/^[^\s/?#@\\]+$/.test(host)) return false
   const own = `${origin.slice(0, origin.indexOf(':'))}://${host}`
   return URL.canParse(origin) && URL.canParse(own) && new URL(origin).host === new URL(own).host
@@ -47,5 +74,14 @@ export function hostMatcher (names: readonly string[]): (host: string) => boolea
   return host => {
     const [, name = ''] = /^([^:[\]]*?|\[[\da-f:.]+\])\.?(?::\d{1,5})?$/.exec(host.toLowerCase()) ?? []
     return isIP(name.replace(/^\[|\]$/g, '')) !== 0 || known.has(name)
+  }
+}
+
+/** @throws {CommandError} (usage) for an entry of --allowed-hosts that could never match */
+export function checkNames (allowedHosts: readonly string[]): void {
+  for (const name of allowedHosts) {
+    if (/^[\w.-]+$/.test(name)) continue
+    throw new CommandError(exitCodes.usage,
+      `Expected host names without a port for --allowed-hosts but received ${JSON.stringify(name)}`)
   }
 }
