@@ -25,31 +25,21 @@ const pageLength = 1000
 
 /** `audit`: who did what. */
 export const audit = accountCommand<Arguments>({
-  own: ['event', 'outcome', 'actor', 'lines', 'after', 'before', 'all', 'follow', 'json'],
-  builder: yargs => yargs
-    .option('event', { choices: auditEvents, describe: 'Only this kind of event' })
-    .option('outcome', { choices: auditOutcomes, describe: 'Only what succeeded, or only what was refused' })
-    .option('actor', { type: 'string', requiresArg: true, describe: 'Only what this user did' })
-    .option('lines', {
+  own: {
+    event: { choices: auditEvents, describe: 'Only this kind of event' },
+    outcome: { choices: auditOutcomes, describe: 'Only what succeeded, or only what was refused' },
+    actor: { type: 'string', describe: 'Only what this user did' },
+    lines: { type: 'string', default: '50', describe: `The newest so many, 1 to ${mostLines}` },
+    after: { type: 'string', describe: 'The oldest that came after the record with this id (--json shows ids)' },
+    before: {
       type: 'string',
-      requiresArg: true,
-      default: '50',
-      describe: `The newest so many, 1 to ${mostLines}`
-    })
-    .option('after', {
-      type: 'string',
-      requiresArg: true,
-      describe: 'The oldest that came after the record with this id (--json shows ids)'
-    })
-    .option('before', {
-      type: 'string',
-      requiresArg: true,
+      conflicts: ['after', 'all', 'follow'],
       describe: 'The newest that came before the record with this id'
-    })
-    .option('all', { type: 'boolean', default: false, describe: 'All records, for an export with --json' })
-    .conflicts('before', ['after', 'all', 'follow'])
-    .option('follow', { type: 'boolean', default: false, describe: 'Go on with what happens next, until Ctrl-C' })
-    .option('json', { type: 'boolean', default: false, describe: 'One JSON object a line' }),
+    },
+    all: { type: 'boolean', default: false, describe: 'All records, for an export with --json' },
+    follow: { type: 'boolean', default: false, describe: 'Go on with what happens next, until Ctrl-C' },
+    json: { type: 'boolean', default: false, describe: 'One JSON object a line' }
+  },
   work: async ({ log }, { event, outcome, actor, lines, after, before, all, follow, json }) => {
     const limit = wholeNumber('lines', lines, { most: mostLines })
     let last = after === undefined ? undefined : wholeNumber('after', after, { least: 0 })

@@ -13,28 +13,20 @@ interface Arguments {
   id: string
 }
 
-const own = ['user', 'name', 'permissions', 'expires', 'id']
-
 /** `key create|list|revoke`: API keys, also while the server runs. */
 export const key: CommandModule = {
   builder: yargs => yargs
     .command(accountCommand<Arguments & { user: string }>({
       command: 'create',
       describe: 'Make an API key and print it, alone, on standard output; it is not shown again',
-      own,
-      builder: yargs => yargs
-        .option('user', { type: 'string', demandOption: true, requiresArg: true, describe: 'Whose key it is' })
-        .option('name', { type: 'string', default: 'key', requiresArg: true, describe: 'What it is for' })
-        .option('permissions', {
-          type: 'string',
-          requiresArg: true,
-          describe: `What it may do, all of its owner when left out (${permissions.join(', ')})`
-        })
-        .option('expires', {
-          type: 'string',
-          requiresArg: true,
-          describe: 'When it stops working: 30d, 12h or a date; never when left out'
-        }),
+      own: {
+        user: { type: 'string', demandOption: true, describe: 'Whose key it is' },
+        name: { type: 'string', default: 'key', describe: 'What it is for' },
+        permissions: {
+          type: 'string', describe: `What it may do, all of its owner when left out (${permissions.join(', ')})`
+        },
+        expires: { type: 'string', describe: 'When it stops working: 30d, 12h or a date; never when left out' }
+      },
       work: ({ users, keys, audit }, argv) => {
         const { id: userId, username } = findUser(users, argv.user)
         const created = keys.create({
@@ -51,9 +43,7 @@ export const key: CommandModule = {
     .command(accountCommand<Arguments>({
       command: 'list',
       describe: 'List the API keys',
-      own,
-      builder: yargs => yargs
-        .option('user', { type: 'string', requiresArg: true, describe: 'Only the keys of this account' }),
+      own: { user: { type: 'string', describe: 'Only the keys of this account' } },
       work: ({ users, keys }, argv) => {
         for (const one of keys.all(argv.user === undefined ? undefined : findUser(users, argv.user).id)) {
           say(visibleRow([
@@ -70,7 +60,6 @@ export const key: CommandModule = {
     .command(accountCommand<Arguments>({
       command: 'revoke <id>',
       describe: 'Revoke an API key; it stops working at once',
-      own,
       work: ({ keys, audit }, argv) => {
         keys.revoke(argv.id)
         audit({ event: 'key.revoke', subject: argv.id })

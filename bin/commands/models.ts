@@ -19,10 +19,10 @@ export const models: CommandModule = {
     .command(modelsCommand<{ type?: ModelType, json: boolean }>({
       command: 'list',
       describe: 'List the models: id, MiB, architecture, data type of the weights, and what is wrong with them',
-      own: ['type', 'json'],
-      builder: yargs => yargs
-        .option('type', { choices: modelTypes, requiresArg: true, describe: 'Only models of this type' })
-        .option('json', { type: 'boolean', default: false, describe: 'Everything that is known of them, as JSON' }),
+      own: {
+        type: { choices: modelTypes, requiresArg: true, describe: 'Only models of this type' },
+        json: { type: 'boolean', default: false, describe: 'Everything that is known of them, as JSON' }
+      },
       work: async ({ catalog }, { type, json }) => {
         const found = catalog.all().filter(model => type === undefined || model.type === type)
         if (json) return say(JSON.stringify(found.map(model => describe(model, { admin: true })), null, 2))
@@ -45,27 +45,19 @@ export const models: CommandModule = {
       changesModels: true,
       describe: 'Fetch a model: a URL, or hf:owner/repository/file. ' +
         'After an interruption the same command goes on where it stopped',
-      own: ['source', 'type', 'folder', 'name', 'sha256', 'overwrite'],
       options: ['pull-hosts', 'max-pull-size', 'hf-endpoint', 'hf-token', 'pull-tokens-file'],
-      builder: yargs => yargs
-        .positional('source', {
-          type: 'string',
-          demandOption: true,
-          describe: 'https://… or hf:owner/repository[@revision]/path/file'
-        })
-        .option('type', {
+      own: {
+        source: { type: 'string', describe: 'https://… or hf:owner/repository[@revision]/path/file' },
+        type: {
           choices: modelTypes,
           requiresArg: true,
           describe: 'Chooses the folder; without it the file goes into the first --models-dir'
-        })
-        .option('folder', { type: 'string', requiresArg: true, describe: 'Folder below that, made when it is missing' })
-        .option('name', {
-          type: 'string',
-          requiresArg: true,
-          describe: 'File name; that at the end of the source unless said'
-        })
-        .option('sha256', { type: 'string', requiresArg: true, describe: 'SHA-256 that the file must have' })
-        .option('overwrite', { type: 'boolean', default: false, describe: 'Replace a file of that name' }),
+        },
+        folder: { type: 'string', describe: 'Folder below that, made when it is missing' },
+        name: { type: 'string', describe: 'File name; that at the end of the source unless said' },
+        sha256: { type: 'string', describe: 'SHA-256 that the file must have' },
+        overwrite: { type: 'boolean', default: false, describe: 'Replace a file of that name' }
+      },
       work: async ({ options, catalog, staging, bar, signal }, { source, type, folder, name, sha256, overwrite }) => {
         await staging.sweep()
         const puller = configurePuller(options, { roots: catalog.roots, staging })
@@ -88,8 +80,7 @@ export const models: CommandModule = {
       command: 'hash <model>',
       describe: 'Print the SHA-256 of a model\'s file, by which model sites know it; ' +
         'it is remembered until the file changes',
-      own: ['model'],
-      builder: yargs => yargs.positional('model', { type: 'string', demandOption: true, describe: 'Id or name' }),
+      own: { model: { type: 'string', describe: 'Id or name' } },
       work: async ({ catalog, bar, signal }, { model: wanted }) => {
         const model = catalog.find(wanted)
         const sha256 = await catalog.hash(model, { signal, progress: showBytes(bar, 'hashing') })
@@ -101,18 +92,13 @@ export const models: CommandModule = {
       command: 'convert <model>',
       changesModels: true,
       describe: 'Write a model anew, as GGUF with weights of another type, beside the old one (native engine)',
-      own: ['model', 'weight-type', 'name', 'overwrite'],
       options: ['engine'],
-      builder: yargs => yargs
-        .positional('model', { type: 'string', demandOption: true, describe: 'Id or name' })
-        .option('weight-type', {
-          type: 'string',
-          demandOption: true,
-          requiresArg: true,
-          describe: 'q8_0, f16 or what else the engine knows'
-        })
-        .option('name', { type: 'string', requiresArg: true, describe: 'File name; NAME-TYPE.gguf unless said' })
-        .option('overwrite', { type: 'boolean', default: false, describe: 'Replace a file of that name' }),
+      own: {
+        model: { type: 'string', describe: 'Id or name' },
+        'weight-type': { type: 'string', demandOption: true, describe: 'q8_0, f16 or what else the engine knows' },
+        name: { type: 'string', describe: 'File name; NAME-TYPE.gguf unless said' },
+        overwrite: { type: 'boolean', default: false, describe: 'Replace a file of that name' }
+      },
       work: async (
         { options, catalog, staging, bar, signal }, { model, 'weight-type': weightType, name, overwrite }
       ) => {
@@ -139,8 +125,7 @@ export const models: CommandModule = {
       changesModels: true,
       describe: 'Delete the file of a model; of one made of several files only the description. ' +
         'A running server notices',
-      own: ['model'],
-      builder: yargs => yargs.positional('model', { type: 'string', demandOption: true, describe: 'Id' }),
+      own: { model: { type: 'string', describe: 'Id' } },
       work: async ({ catalog }, { model }) => {
         await removeModel(model, catalog)
         say(`Removed ${model}.`)

@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
-import type { Argv, CommandModule } from 'yargs'
+import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { accountRoles, type AccountRole } from '../../lib/options/permissions.ts'
 import type { User } from '../../lib/accounts/users.ts'
@@ -15,8 +15,12 @@ interface Arguments {
   'password-stdin': boolean
 }
 
-const own = ['name', 'role', 'password-stdin']
 const role = { choices: accountRoles, describe: 'What the account may do' } as const
+const password = {
+  'password-stdin': {
+    type: 'boolean', default: false, describe: 'Read the password from standard input instead of asking'
+  }
+} as const
 
 /** `user add|list|passwd|role|disable|enable|remove`: accounts, also while the server runs. */
 export const user: CommandModule = {
@@ -24,8 +28,7 @@ export const user: CommandModule = {
     .command(accountCommand<Arguments>({
       command: 'add <name>',
       describe: 'Make an account',
-      own,
-      builder: yargs => withPassword(yargs).option('role', { ...role, default: 'user' }),
+      own: { ...password, role: { ...role, default: 'user' } },
       work: async ({ users, audit }, argv) => {
         const password = await readPassword(argv, `Password for ${argv.name}: `)
         const { username, role } = await users.create({ username: argv.name, password, role: argv.role })
@@ -41,8 +44,7 @@ export const user: CommandModule = {
     .command(accountCommand<Arguments>({
       command: 'passwd <name>',
       describe: 'Set a new password; ends the sessions of the account',
-      own,
-      builder: withPassword,
+      own: password,
       work: async ({ users, audit }, argv) => {
         const { id, username } = findUser(users, argv.name)
         await users.update(id, { password: await readPassword(argv, `New password for ${username}: `) })
@@ -53,8 +55,7 @@ export const user: CommandModule = {
     .command(accountCommand<Arguments>({
       command: 'role <name> <role>',
       describe: 'Make an account admin or user',
-      own,
-      builder: yargs => yargs.positional('role', role),
+      own: { role },
       work: async ({ users, audit }, argv) => {
         const changed = await users.update(findUser(users, argv.name).id, { role: argv.role })
         audit({ event: 'user.update', subject: changed.username, reason: `role ${changed.role}` })
@@ -66,7 +67,6 @@ export const user: CommandModule = {
     .command(accountCommand<Arguments>({
       command: 'remove <name>',
       describe: 'Remove an account with its sessions and keys',
-      own,
       work: ({ users, audit }, argv) => {
         const { id, username } = findUser(users, argv.name)
         users.remove(id)
@@ -82,20 +82,11 @@ function switchCommand (verb: string, describe: string, disabled: boolean): Comm
   return accountCommand<Arguments>({
     command: `${verb} <name>`,
     describe,
-    own,
     work: async ({ users, audit }, argv) => {
       const changed = await users.update(findUser(users, argv.name).id, { disabled })
       audit({ event: 'user.update', subject: changed.username, reason: verb })
       say(line(changed))
     }
-  })
-}
-
-function withPassword (yargs: Argv): Argv {
-  return yargs.option('password-stdin', {
-    type: 'boolean',
-    default: false,
-    describe: 'Read the password from standard input instead of asking'
   })
 }
 

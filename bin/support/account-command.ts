@@ -1,4 +1,4 @@
-import type { Argv, CommandModule } from 'yargs'
+import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { ApiKeyStore } from '../../lib/accounts/api-keys.ts'
 import { AuditLog, printable, type AuditEntry } from '../../lib/accounts/audit.ts'
@@ -10,7 +10,7 @@ import { actAsOwnerOf } from '../../lib/storage/ownership.ts'
 import { PasswordHasher } from '../../lib/accounts/passwords.ts'
 import { storageError } from '../../lib/storage/storage-errors.ts'
 import { UserStore, type User } from '../../lib/accounts/users.ts'
-import { accountOptions, optionsOf, withOptions } from './command-options.ts'
+import { accountOptions, optionsOf, withOptions, type OwnArguments } from './command-options.ts'
 
 /** The stores that a command works on, while the server may have them open too. */
 interface Accounts {
@@ -21,26 +21,22 @@ interface Accounts {
   audit: (entry: Pick<AuditEntry, 'event' | 'subject' | 'reason'>) => void
 }
 
-interface AccountCommand<Arguments> {
-  /** Left out by a command that has no others below it. */
-  command?: string
+/** Without a usage for a command that has no others below it. */
+interface AccountCommand<Arguments> extends OwnArguments {
   describe?: string
-  /** Names of the arguments that are no options of the server. */
-  own?: string[]
-  builder?: (yargs: Argv) => Argv
   work: (accounts: Accounts, argv: Arguments) => void | Promise<void>
 }
 
 /** A command that opens the account database of --auth-data-dir, works on it and closes it. */
 export function accountCommand<Arguments> (
-  { command, describe, own = [], builder = yargs => yargs, work }: AccountCommand<Arguments>
+  { command, describe, own, work }: AccountCommand<Arguments>
 ): CommandModule {
   return {
     command,
     describe,
-    builder: yargs => withOptions(builder(yargs), [...accountOptions]),
+    builder: yargs => withOptions(yargs, accountOptions, { command, own }),
     handler: async argv => {
-      const { auth } = dataFolders(optionsOf(argv, own))
+      const { auth } = dataFolders(optionsOf(argv, { command, own }))
       actAsOwnerOf(auth)
       const database = openAuthDatabase(auth)
       const log = new AuditLog(database, (_kind, error, lost) => {

@@ -1,4 +1,4 @@
-import type { Argv, Options as YargsOption } from 'yargs'
+import type { Argv, Options as YargsOption, PositionalOptions } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { loadOptions } from './configuration.ts'
 import {
@@ -19,8 +19,25 @@ function toYargs (name: OptionName): YargsOption {
   }
 }
 
-/** Adds `names` of the option table, and `--config`, to a command. */
-export function withOptions<T> (yargs: Argv<T>, names: readonly OptionName[] = optionNames): Argv<T> {
+/** What a command takes beside options of the server. */
+export interface OwnArguments {
+  /** Its usage; a name in angle brackets is a positional argument. */
+  command?: string
+  own?: Readonly<Record<string, YargsOption>>
+}
+
+function positionalNames (command = ''): string[] {
+  return [...command.matchAll(/<([\w-]+)>/g)].map(([, name]) => name!)
+}
+
+/** Adds the arguments of a command, `names` of the option table, and `--config`. */
+export function withOptions<T> (
+  yargs: Argv<T>, names: readonly OptionName[] = optionNames, { command, own = {} }: OwnArguments = {}
+): Argv<T> {
+  for (const [name, definition] of Object.entries(own)) {
+    if (positionalNames(command).includes(name)) yargs.positional(name, definition as PositionalOptions)
+    else yargs.option(name, { requiresArg: definition.type === 'string', ...definition })
+  }
   for (const name of names) yargs.option(name, toYargs(name))
   return yargs.option('config', {
     group: 'Output:',
@@ -33,14 +50,18 @@ export function withOptions<T> (yargs: Argv<T>, names: readonly OptionName[] = o
 /** What the commands that touch accounts need to find them. */
 export const accountOptions = ['data-dir', 'auth-data-dir'] as const satisfies OptionName[]
 
-/** The options of a parsed command line; `own` are arguments of the command that are no options of the server. */
-export function optionsOf (argv: Record<string, unknown>, own: readonly string[] = []): Options {
+/** The options of the server on a parsed command line. */
+export function optionsOf (argv: Record<string, unknown>, own?: OwnArguments): Options {
   return tracedOptionsOf(argv, own).options
 }
 
 /** As `optionsOf`, with where each value came from. */
-export function tracedOptionsOf (argv: Record<string, unknown>, own: readonly string[] = []): TracedOptions {
-  const notOptions = new Set(['_', '$0', 'config', 'help', 'version', ...own])
+export function tracedOptionsOf (
+  argv: Record<string, unknown>, { command, own = {} }: OwnArguments = {}
+): TracedOptions {
+  const notOptions = new Set([
+    '_', '$0', 'config', 'help', 'version', ...positionalNames(command), ...Object.keys(own)
+  ])
   return loadOptions(
     Object.fromEntries(Object.entries(argv).filter(([name]) => !notOptions.has(name))),
     argv.config as string | undefined)

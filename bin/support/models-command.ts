@@ -1,6 +1,6 @@
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
-import type { Argv, CommandModule } from 'yargs'
+import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import {
   dataFolders, modelFolderOptions, modelRoots, prepareFolder, modelCacheFile, stagingFolder
@@ -12,7 +12,7 @@ import { mebibytes } from '../../lib/storage/free-space.ts'
 import { StagingArea } from '../../lib/models/files/staging.ts'
 import { camelCase, optionNames, type OptionName, type Options } from '../../lib/options/options.ts'
 import { ProgressBar } from './progress-bar.ts'
-import { optionsOf, withOptions } from './command-options.ts'
+import { optionsOf, withOptions, type OwnArguments } from './command-options.ts'
 
 /** What the commands on models work with; a server may have the same folders at the same time. */
 interface Collection {
@@ -25,16 +25,12 @@ interface Collection {
   signal: AbortSignal
 }
 
-interface ModelsCommand<Arguments> {
-  command: string
+interface ModelsCommand<Arguments> extends OwnArguments {
   describe: string
-  /** Names of the arguments that are no options of the server. */
-  own?: string[]
   /** Options of the server beside those that say where models are. */
   options?: OptionName[]
   /** Whether it makes or deletes files in the models folders. */
   changesModels?: boolean
-  builder?: (yargs: Argv) => Argv
   work: (collection: Collection, argv: Arguments) => Promise<void>
 }
 
@@ -43,22 +39,14 @@ const folderOptions = optionNames.filter(name =>
 
 /** A command that looks at the models folders of the options and works on what is there. */
 export function modelsCommand<Arguments> (
-  {
-    command,
-    describe,
-    own = [],
-    options: more = [],
-    changesModels = false,
-    builder = yargs => yargs,
-    work
-  }: ModelsCommand<Arguments>
+  { command, describe, own, options: more = [], changesModels = false, work }: ModelsCommand<Arguments>
 ): CommandModule {
   return {
     command,
     describe,
-    builder: yargs => withOptions(builder(yargs), [...folderOptions, ...more]),
+    builder: yargs => withOptions(yargs, [...folderOptions, ...more], { command, own }),
     handler: async argv => {
-      const options = optionsOf(argv, own)
+      const options = optionsOf(argv, { command, own })
       const roots = modelRoots(options)
       if (roots.length === 0) {
         throw new CommandError(exitCodes.usage,
