@@ -106,7 +106,7 @@ const elfMachines = new Map([
 
 async function tryAddon (path: string, timeout: number): Promise<Probe> {
   // glibc says of a file for another processor that it does not exist.
-  const header = await readHeader(path).catch(() => Buffer.alloc(20)) // the child says why it cannot be read
+  const header = await firstBytes(path).catch(() => Buffer.alloc(20)) // the child says why it cannot be read
   const machine = header.toString('latin1', 0, 4) === '\x7fELF' ? elfMachines.get(header.readUInt16LE(18)) : undefined
   if (machine !== undefined && machine !== process.arch) {
     return { error: `it was built for ${machine} processors, and this one is ${process.arch}` }
@@ -116,7 +116,7 @@ async function tryAddon (path: string, timeout: number): Promise<Probe> {
 }
 
 /** The first 20 bytes, filled up with zeros. */
-async function readHeader (path: string): Promise<Buffer> {
+async function firstBytes (path: string): Promise<Buffer> {
   const header = Buffer.alloc(20)
   const file = await open(path)
   try {

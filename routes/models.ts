@@ -4,7 +4,7 @@ import { Type, type Static } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
 import { toLoad } from '../lib/generation/run/engine-terms.ts'
 import { totalsByType } from '../lib/models/listing.ts'
-import { describe, type Model } from '../lib/models/model.ts'
+import { describeModel, type Model } from '../lib/models/model.ts'
 import { modelTypes } from '../lib/models/types.ts'
 import { Remembered } from '../lib/util/remembered.ts'
 import { Named, named, None, Nullable, OneOf } from '../lib/http/schemas.ts'
@@ -86,7 +86,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   /** Where files lie is for those who manage them. */
   const isAdmin = ({ principal }: FastifyRequest) => principal.permissions.includes('models:manage')
   const onWire = (model: Model, request: FastifyRequest) => ({
-    ...describe(model, { admin: isAdmin(request) }), loaded: app.jobs.loadedModels.includes(model.id)
+    ...describeModel(model, { admin: isAdmin(request) }), loaded: app.jobs.loadedModels.includes(model.id)
   })
 
   // Programs ask for the list over and over, and it hardly ever changes: a page is made into JSON once.

@@ -4,7 +4,7 @@ import { EngineProcess } from '../../lib/engine/process.ts'
 import { selectEngine } from '../../lib/engine/select.ts'
 import { checkConvert, convertModel, type ConvertRequest } from '../../lib/models/files/convert.ts'
 import { mebibytes } from '../../lib/storage/free-space.ts'
-import { describe } from '../../lib/models/model.ts'
+import { describeModel } from '../../lib/models/model.ts'
 import { configurePuller } from '../../lib/models/pull/configure.ts'
 import type { PullRequest } from '../../lib/models/pull/pull.ts'
 import { removeModel } from '../../lib/models/files/remove.ts'
@@ -25,7 +25,7 @@ export const models: CommandModule = {
       },
       work: async ({ catalog }, { type, json }) => {
         const found = catalog.all().filter(model => type === undefined || model.type === type)
-        if (json) return say(JSON.stringify(found.map(model => describe(model, { admin: true })), null, 2))
+        if (json) return say(JSON.stringify(found.map(model => describeModel(model, { admin: true })), null, 2))
         for (const { id, size, architecture, summary, blocked, error } of found) {
           say(visibleRow([
             id,

@@ -1,4 +1,4 @@
-import { readHeader } from '../media/png.ts'
+import { readPngHeader } from '../media/png.ts'
 import type { EngineImage, ImageParameters, OperationName } from './engine.ts'
 import { invalid } from './host-message.ts'
 
@@ -80,7 +80,7 @@ function isFrom (side: number, asked: number, more: number): boolean {
 function sourceOf (attachments: Record<string, Uint8Array>): Size | undefined {
   const [first] = Object.values(attachments)
   try {
-    return first && readHeader(first)
+    return first && readPngHeader(first)
   } catch {
     return undefined // the engine will say so
   }

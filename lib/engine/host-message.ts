@@ -1,4 +1,4 @@
-import { readHeader } from '../media/png.ts'
+import { readPngHeader } from '../media/png.ts'
 import { quoted, shortened, visibleField } from '../util/text.ts'
 import {
   capabilityNames, hostErrorCodes, maximumSeed, phases, type EngineImage, type EngineInfo, type Preview, type Progress
@@ -179,9 +179,9 @@ function withPng <Picture extends { width: number, height: number }> (
   return { ...picture, png }
 }
 
-function headerOf (field: string, png: Uint8Array): ReturnType<typeof readHeader> {
+function headerOf (field: string, png: Uint8Array): ReturnType<typeof readPngHeader> {
   try {
-    return readHeader(png)
+    return readPngHeader(png)
   } catch (error) {
     throw new ProtocolError('invalid_message', `The engine process sent something invalid for ${field}: ` +
       `${(error as Error).message}.`, { cause: error })

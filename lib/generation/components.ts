@@ -3,7 +3,7 @@ import type { EngineInfo } from '../engine/engine.ts'
 import { aboutField, badValue, lackOf } from '../http/refusals.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import {
-  components, componentNames, compose, featuresOf, objectionTo, type ComponentName, type Components
+  components, componentNames, compose, featuresOf, mismatchReason, type ComponentName, type Components
 } from '../models/components.ts'
 import type { Model } from '../models/model.ts'
 import { drawingTypes } from '../models/types.ts'
@@ -37,7 +37,9 @@ export function composeModel (
     [name, findComponent(name, components[name]!, catalog)])) as Components<Model>
   const main = diffusion !== undefined
     ? findComponent('diffusion', diffusion, catalog)
-    : idOrName === undefined ? otherwise!() : aboutField('model', () => catalog.resolvePart(idOrName, drawingTypes))
+    : idOrName === undefined
+      ? otherwise!()
+      : aboutField('model', () => catalog.resolveComponent(idOrName, drawingTypes))
   const ids = Object.fromEntries(Object.entries(found).map(([name, { id }]) => [name, id]))
   return {
     model: aboutField('components', () => compose(main, found)),
@@ -53,9 +55,9 @@ export function lackOfParts (model: Model, engine: EngineInfo): ApiError | undef
 
 function findComponent (name: ComponentName, idOrName: string, catalog: ModelCatalog): Model {
   return aboutField(`components.${name}`, () => {
-    const model = catalog.resolvePart(idOrName, [components[name].type])
-    const objection = objectionTo(name, model)
-    if (objection !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', objection)
+    const model = catalog.resolveComponent(idOrName, [components[name].type])
+    const reason = mismatchReason(name, model)
+    if (reason !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', reason)
     return model
   })
 }

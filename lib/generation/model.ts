@@ -2,7 +2,7 @@ import { apiError } from '../../errors.ts'
 import { aboutField } from '../http/refusals.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { ImageDefaults } from '../models/detect/architectures.ts'
-import { type Model, obstacleTo } from '../models/model.ts'
+import { type Model, unusableReason } from '../models/model.ts'
 import { drawingTypes, type ModelType } from '../models/types.ts'
 import { composeModel, lackOfParts, type ComposedModel } from './components.ts'
 import type { ImageRequest, RequestAttachments, Setting } from './request.ts'
@@ -57,7 +57,7 @@ function loadedOrFirst (
   const all = catalog.all()
   const loaded = all.filter(({ id, type }) => id === loadedModel && types.includes(type))
   const models = [...loaded, ...types.flatMap(type => all.filter(model => model.type === type))]
-    .filter(model => obstacleTo(model) === undefined)
+    .filter(model => unusableReason(model) === undefined)
   return models.find(canDoIt) ?? models[0] ?? throwMissing('model', types[0]!, catalog)
 }
 

@@ -1,6 +1,6 @@
 import { orientationExif, readOrientation } from './exif.ts'
 import { formatOf } from './format.ts'
-import { chunk, readHeader, signature } from './png.ts'
+import { chunk, readPngHeader, signature } from './png.ts'
 import { riffHeaderLength, webpFile } from './riff.ts'
 
 /**
@@ -40,7 +40,7 @@ export function cleanImage (image: Uint8Array): CleanImage {
 const pngChunks = new Set(['PLTE', 'tRNS', 'gAMA', 'cHRM', 'sRGB', 'sBIT', 'iCCP', 'IDAT'])
 
 function cleanPng (bytes: Buffer): CleanImage {
-  const { width, height } = readHeader(bytes)
+  const { width, height } = readPngHeader(bytes)
   const pieces: Uint8Array[] = [signature]
   let orientation = 1
   let parts = 0

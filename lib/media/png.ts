@@ -19,7 +19,7 @@ interface PngHeader {
  * Reads the size of a PNG image from its first bytes.
  * @throws {RangeError} when they are no PNG header, or a damaged one.
  */
-export function readHeader (png: Uint8Array): PngHeader {
+export function readPngHeader (png: Uint8Array): PngHeader {
   const bytes = Buffer.from(png.buffer, png.byteOffset, png.byteLength)
   if (bytes.length < headerEnd || !bytes.subarray(0, signature.length).equals(signature)) {
     throw new RangeError('Expected a PNG image but received something else')
@@ -44,7 +44,7 @@ export function readHeader (png: Uint8Array): PngHeader {
  * @throws {RangeError} when `png` is no PNG image or the keyword or text can't be stored (a text holds no NUL).
  */
 export function addText (png: Uint8Array, keyword: string, text: string): Buffer {
-  readHeader(png)
+  readPngHeader(png)
   if (!/^[!-~]([ -~]{0,77}[!-~])?$/.test(keyword)) {
     throw new RangeError(`Expected a keyword of 1 to 79 printable ASCII characters but received "${keyword}"`)
   }

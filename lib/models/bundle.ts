@@ -17,18 +17,18 @@ const componentFiles = [
 ] as const satisfies ReadonlyArray<keyof ModelFiles>
 export type ComponentFile = typeof componentFiles[number]
 
-/** What requests call them, understood here too. */
+/** The names in requests, accepted here too. */
 const shortNames: Partial<Record<ComponentFile, 'diffusion' | 'uncond_diffusion'>> = {
   diffusion_model: 'diffusion', uncond_diffusion_model: 'uncond_diffusion'
 }
 
-/** A model made of several files, as its description says. */
+/** A model of several files, from its description. */
 export interface Bundle {
   name?: string
   defaults: Partial<ImageDefaults>
   /** Real paths, each inside the roots. */
   files: Partial<Record<ComponentFile, string>>
-  /** Bytes of all parts together. */
+  /** Bytes of all files together. */
   size: number
 }
 
@@ -37,7 +37,7 @@ const maximumSize = 64 * 1024
 const Path = Type.Optional(Type.String({ minLength: 1, maxLength: 1024 }))
 const BundleFile = Type.Object({
   name: Type.Optional(Type.String({ minLength: 1, maxLength: 200 })),
-  ...Object.fromEntries(componentFiles.map(part => [part, Path])) as Record<ComponentFile, typeof Path>,
+  ...Object.fromEntries(componentFiles.map(name => [name, Path])) as Record<ComponentFile, typeof Path>,
   diffusion: Path,
   uncond_diffusion: Path,
   defaults: Type.Optional(Type.Object({
@@ -53,25 +53,25 @@ const BundleFile = Type.Object({
 const validator = new Validator(BundleFile)
 
 /**
- * Reads a description of a model that is made of several files.
+ * Reads the description of a model of several files.
  * @param file real path of the description.
- * @param roots real paths of the models folders: a part outside them is refused.
- * @throws {ModelFileError} that says what to change in the description.
+ * @param roots real paths of the models folders: a file outside them is an error.
+ * @throws {ModelFileError} saying what to change in the description.
  */
 export async function readBundle (file: string, roots: ReadonlyArray<string | null>): Promise<Bundle> {
   const content = parseBundle(await readText(file))
   const bundle: Bundle = { defaults: content.defaults ?? {}, files: {}, size: 0 }
   if (content.name !== undefined) bundle.name = content.name
-  for (const part of componentFiles) {
-    const short = shortNames[part]
-    const shortlyNamed = short && content[short]
-    if (content[part] !== undefined && shortlyNamed !== undefined) {
-      throw new ModelFileError(`The description names both ${short} and ${part}, which are the same.`)
+  for (const name of componentFiles) {
+    const shortName = shortNames[name]
+    const byShortName = shortName && content[shortName]
+    if (content[name] !== undefined && byShortName !== undefined) {
+      throw new ModelFileError(`The description names both ${shortName} and ${name}, which are the same.`)
     }
-    const named = content[part] ?? shortlyNamed
-    if (named === undefined) continue
-    const { path, size } = await findComponent(part, named, dirname(file), roots)
-    bundle.files[part] = path
+    const relative = content[name] ?? byShortName
+    if (relative === undefined) continue
+    const { path, size } = await findComponent(name, relative, dirname(file), roots)
+    bundle.files[name] = path
     bundle.size += size
   }
   if (bundle.files.model === undefined && bundle.files.diffusion_model === undefined) {
@@ -92,7 +92,7 @@ async function readText (file: string): Promise<string> {
 function parseBundle (text: string): Static<typeof BundleFile> {
   let content: unknown
   try {
-    // JSON is YAML too. Aliases are refused: a few lines of them can stand for gigabytes.
+    // JSON is YAML too. No aliases: a few lines of them can expand to gigabytes.
     content = yaml().parse(text, { maxAliasCount: 0, logLevel: 'error' })
   } catch (cause) {
     const [reason = ''] = (cause as Error).message.split('\n')
@@ -112,14 +112,14 @@ function parseBundle (text: string): Static<typeof BundleFile> {
 }
 
 async function findComponent (
-  part: ComponentFile, named: string, folder: string, roots: ReadonlyArray<string | null>
+  name: ComponentFile, relative: string, folder: string, roots: ReadonlyArray<string | null>
 ): Promise<{ path: string, size: number }> {
-  const what = `The ${part} ${quoted(named)}`
-  if (isAbsolute(named) || named.includes('\0')) {
+  const what = `The ${name} ${quoted(relative)}`
+  if (isAbsolute(relative) || relative.includes('\0')) {
     throw new ModelFileError(`${what} must be a path relative to the description.`)
   }
-  const wanted = resolve(folder, named)
-  // Asked before the file system is: whether a file exists outside the roots must not show.
+  const wanted = resolve(folder, relative)
+  // Before the file system is asked: nothing may show whether a file exists outside the roots.
   if (!isInside(wanted, roots)) throw new ModelFileError(`${what} lies outside the models folders.`)
   const path = await realpath(wanted).catch((cause: unknown) => {
     throw new ModelFileError(`${what} can't be found (${(cause as NodeJS.ErrnoException).code}).`, { cause })
@@ -127,7 +127,7 @@ async function findComponent (
   if (!isInside(path, roots)) throw new ModelFileError(`${what} lies outside the models folders.`)
   const stats = await stat(path)
   if (!stats.isFile()) throw new ModelFileError(`${what} is not a file.`)
-  const format = formatOfName(named)
+  const format = formatOfName(relative)
   if (format === undefined) throw new ModelFileError(`${what} is neither a safetensors nor a GGUF file.`)
   if (format === 'pickle') throw new ModelFileError(`${what} is a pickle file, which is never loaded.`)
   return { path, size: stats.size }

@@ -8,7 +8,7 @@ import { findModel } from './find-model.ts'
 import { checkedPath } from './files/checked-path.ts'
 import { type HashOptions, hashFile } from './files/hash.ts'
 import { type ModelPage, type ModelQuery, pageOfModels } from './listing.ts'
-import { type Model, obstacleTo } from './model.ts'
+import { type Model, unusableReason } from './model.ts'
 import { type ModelRoot, isInside } from './roots.ts'
 import { SharedScanCache } from './scan/scan-cache.ts'
 import { type ScanProgress, type ScanResult, scanModels } from './scan/scan.ts'
@@ -18,7 +18,7 @@ import { FolderWatcher } from './scan/watch.ts'
 
 interface CatalogOptions {
   roots: readonly ModelRoot[]
-  /** Where what was read of files is remembered between starts; without it every start reads every header. */
+  /** Keeps what was read between starts; without it, every start reads every header. */
   cacheFile?: string
 }
 
@@ -43,9 +43,8 @@ interface RefreshResult {
 }
 
 /**
- * The models below the configured folders. It knows them after the first `refresh()`; every method that answers
- * without waiting answers from memory. Emits `changed` when a refresh found a difference, and `error` when one that
- * was started by a change in the folders failed.
+ * The models below the configured folders, known after the first `refresh()`. Synchronous methods answer from memory.
+ * Emits `changed` when a refresh found a difference, and `error` when one failed that a change in the folders started.
  */
 export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error: [unknown] }> {
   readonly #roots: readonly ModelRoot[]
@@ -65,22 +64,19 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     this.#cache = new SharedScanCache(cacheFile)
   }
 
-  /**
-   * Looks at the folders again. A call while a scan runs shares that scan.
-   * @param options.progress is told of the headers that this scan has to read.
-   */
+  /** Scans the folders. A call during a scan shares it. `progress` counts the headers that must be read. */
   refresh ({ progress }: { progress?: ScanProgress } = {}): Promise<RefreshResult> {
     this.#refreshing ??= this.#refresh(progress).finally(() => { this.#refreshing = undefined })
     return this.#refreshing
   }
 
-  /** A refresh that sees whatever was changed before the call, which one that runs already may have passed. */
+  /** A refresh that sees every change before the call; a running one may have passed it. */
   async rescan (): Promise<RefreshResult> {
-    await this.#refreshing?.catch(() => {}) // the caller of that one gets its error
+    await this.#refreshing?.catch(() => {}) // its caller gets the error
     return await this.refresh()
   }
 
-  /** Refreshes by itself when something changes in the folders, until `close()`. */
+  /** Refreshes after changes in the folders, until `close()`. */
   watch (): void {
     this.#watcher ??= new FolderWatcher(() => {
       this.rescan().catch((error: unknown) => this.emit('error', error))
@@ -133,12 +129,12 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     }
   }
 
-  /** What was skipped or can't be read in the last scan, and why. */
+  /** Files and folders that the last scan skipped or could not read. */
   get warnings (): readonly ScanWarning[] {
     return this.#scan.warnings
   }
 
-  /** Headers that all scans so far needed: how many the cache knew and how many were read. */
+  /** Headers that all scans so far took from the cache, and that they read. */
   get headers (): Readonly<Record<'cached' | 'read', number>> {
     return this.#headers
   }
@@ -148,7 +144,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     return pageOfModels(this.all(), query)
   }
 
-  /** Another number than before when what is known of any model changed since. */
+  /** Changes whenever what is known of a model may have changed. */
   get version (): number {
     return this.#version
   }
@@ -161,7 +157,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     return this.#models.get(id)
   }
 
-  /** All of them, in the order of their ids. */
+  /** In the order of their ids. */
   all (): Model[] {
     return [...this.#models.values()]
   }
@@ -171,22 +167,21 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     return this.all().find(model => model.path === path)
   }
 
-  /** The folders that are searched, as the options name them. */
+  /** As the options name them. */
   get roots (): readonly ModelRoot[] {
     return this.#roots
   }
 
-  /** Their real paths; null for one that could not be read. */
+  /** Real paths of the roots; null for one that could not be read. */
   get realRoots (): ReadonlyArray<string | null> {
     return this.#scan.roots
   }
 
   /** The first model of a type, in the order of ids, that is neither blocked nor damaged. */
   firstUsable (type: ModelType): Model | undefined {
-    for (const model of this.#models.values()) if (model.type === type && obstacleTo(model) === undefined) return model
+    return this.all().find(model => model.type === type && unusableReason(model) === undefined)
   }
 
-  /** The configured folders and what was found in each. */
   directories (): ModelDirectory[] {
     return this.#roots.map(({ path, type }, index) => {
       const real = this.#scan.roots[index] ?? null
@@ -203,27 +198,27 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     })
   }
 
-  /** The model that a person means by an id or a name, of whatever type. @throws what `findModel` throws. */
+  /** A model of any type by its id or name. @throws what `findModel` throws. */
   find (idOrName: string): Model {
     return this.#find(idOrName, modelTypes)
   }
 
   /**
-   * The model for a request: one of the types (by default those that draw), and usable.
+   * A usable model of one of the types, by default those that draw.
    * @throws API errors: what `findModel` throws, and SDR_UNSUPPORTED_MODEL with the reason.
    */
   resolve (idOrName: string, { types = drawingTypes }: { types?: readonly ModelType[] } = {}): Model {
-    const model = this.resolvePart(idOrName, types)
+    const model = this.resolveComponent(idOrName, types)
     requireUsable(model)
     return model
   }
 
-  /** The same for one file of several: a diffusion model alone will do. */
-  resolvePart (idOrName: string, types: readonly ModelType[]): Model {
+  /** As `resolve`, for one component: a bare diffusion model is accepted. */
+  resolveComponent (idOrName: string, types: readonly ModelType[]): Model {
     const model = this.#find(idOrName, types)
-    const problem = model.blocked ?? model.error
-    // Of a file that can't be read the type is a guess, so this comes first.
-    if (problem !== undefined) throw unusable(model, problem)
+    const reason = model.blocked ?? model.error
+    // First, because the type of a file that can't be read is a guess.
+    if (reason !== undefined) throw unusable(model, reason)
     if (!types.includes(model.type)) {
       throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} is of type ${model.type}; this needs ${types.join(' or ')}.`)
     }
@@ -234,22 +229,19 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
     return findModel(this.#models, idOrName, { types, skipped: this.skippedHint })
   }
 
-  /** Goes behind the message that a model is missing; empty when nothing was skipped. */
+  /** Is appended to the message that a model is missing; empty when nothing was skipped. */
   get skippedHint (): string {
     return this.#scan.warnings.length === 0 ? '' : ' GET /api/models/directories shows what was skipped, and why.'
   }
 
-  /**
-   * Real path of a model's file, checked again now: since the scan it may have been replaced by a link to anywhere.
-   * @throws an API error SDR_UNSUPPORTED_MODEL.
-   */
+  /** Real path of a model's file. @throws what `checkedPath` throws. */
   async path (model: Model): Promise<string> {
     return await checkedPath(model, model.path, this.realRoots)
   }
 
   /**
-   * The files that the engine needs for a model, each checked again now.
-   * @throws an API error SDR_UNSUPPORTED_MODEL when the model is blocked, damaged, gone, or lacks its other parts.
+   * The files that the engine needs for a model, each checked again.
+   * @throws an API error SDR_UNSUPPORTED_MODEL when the model is blocked, damaged, gone or incomplete.
    */
   async files (model: Model): Promise<ModelFiles> {
     requireUsable(model)
@@ -265,8 +257,8 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 
   /**
    * SHA-256 of a model's file, remembered until the file changes.
-   * @throws what `hashFile` throws; API errors: SDR_UNSUPPORTED_MODEL for a bundle, which is no single file,
-   * SDR_CONFLICT when the file changed meanwhile.
+   * @throws what `hashFile` throws; API errors: SDR_UNSUPPORTED_MODEL for a bundle, SDR_CONFLICT when the
+   *   file changed meanwhile.
    */
   async hash (model: Model, options: HashOptions = {}): Promise<string> {
     requireOneFile(model)
@@ -278,7 +270,7 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
   }
 
   /**
-   * Keeps the SHA-256 that was found for a model's file.
+   * Keeps the SHA-256 of a model's file.
    * @throws an API error SDR_CONFLICT when the file is not the one that the last scan saw.
    */
   async remember (model: Model, sha256: string): Promise<void> {
@@ -299,12 +291,12 @@ export function requireOneFile ({ id, format }: Model): void {
 }
 
 function requireUsable (model: Model): void {
-  const obstacle = obstacleTo(model)
-  if (obstacle !== undefined) throw unusable(model, obstacle)
+  const reason = unusableReason(model)
+  if (reason !== undefined) throw unusable(model, reason)
 }
 
-function unusable ({ id }: Model, obstacle: string): Error {
-  return apiError('SDR_UNSUPPORTED_MODEL', `${id} can't be used: ${obstacle}`)
+function unusable ({ id }: Model, reason: string): Error {
+  return apiError('SDR_UNSUPPORTED_MODEL', `${id} can't be used: ${reason}`)
 }
 
 function sizeOf (items: ReadonlyArray<{ size: number }>): number {

@@ -1,22 +1,22 @@
 import { apiError } from '../../errors.ts'
 import type { Capability, ModelFiles } from '../engine/engine.ts'
-import { architectureOf, type Part } from './detect/architectures.ts'
+import { architectureOf, type Component } from './detect/architectures.ts'
 import type { ComponentFile } from './bundle.ts'
-import { objectionToParts, type Model } from './model.ts'
+import { wholeOnlyReason, type Model } from './model.ts'
 import type { ModelType } from './types.ts'
 
-interface Component {
-  /** What the engine calls it. */
+interface ComponentKind {
+  /** The engine's name of it. */
   file: ComponentFile
   type: ModelType
-  /** What the header of a text encoder may prove; one that proves nothing is taken. */
+  /** Architectures that a text encoder may have; one without a known architecture is accepted. */
   roles?: readonly string[]
-  /** What the engine has to be able to do, whatever the model. */
+  /** What the engine must be able to do. */
   feature?: Capability
   description: string
 }
 
-/** What a request can put beside the diffusion model, or in the place of what a model brings along. */
+/** Files that a request can load beside a model's own, or in place of them. */
 export const components = {
   diffusion: { file: 'diffusion_model', type: 'diffusion', description: 'Diffusion model' },
   uncond_diffusion: {
@@ -36,12 +36,12 @@ export const components = {
   clip_vision: {
     file: 'clip_vision', type: 'clip_vision', feature: 'clip_vision', description: 'Image encoder of CLIP'
   }
-} as const satisfies Record<string, Component>
+} as const satisfies Record<string, ComponentKind>
 
 export type ComponentName = keyof typeof components
 export const componentNames = Object.keys(components) as ComponentName[]
 
-/** By name: ids or names of models in a request, models once they are found. */
+/** By name: ids or names of models in a request, models once found. */
 export type Components<Value> = Partial<Record<ComponentName, Value>>
 
 /** What the engine calls the only file of a model of each type. */
@@ -62,36 +62,36 @@ export function componentsOf ({ components, type, path }: Model): ModelFiles | u
 }
 
 /**
- * A model with these components beside its files or in their place. What it is and likes, its diffusion model says.
+ * A model with these components beside its files or in their place. Its other properties are those of `main`.
  * @throws {ApiError} SDR_UNSUPPORTED_MODEL when a bare diffusion model lacks something.
  */
 export function compose (main: Model, chosen: Components<Model>): Model {
   const added = Object.entries(chosen).map(([name, { path }]) => [components[name as ComponentName].file, path])
   const files = { ...componentsOf(main), ...Object.fromEntries(added) as ModelFiles }
-  const objection = main.type === 'diffusion' ? objectionToDiffusion(main, files) : undefined
-  if (objection === undefined) return { ...main, components: files }
-  throw apiError('SDR_UNSUPPORTED_MODEL', `${main.id} can't be used: ${objection}`)
+  const reason = main.type === 'diffusion' ? incompleteReason(main, files) : undefined
+  if (reason === undefined) return { ...main, components: files }
+  throw apiError('SDR_UNSUPPORTED_MODEL', `${main.id} can't be used: ${reason}`)
 }
 
-/** What is wrong with a bare diffusion model and these files; undefined when the engine can load them. */
-function objectionToDiffusion ({ architecture }: Model, files: ModelFiles): string | undefined {
-  const { parts = [], optional = [] } = architectureOf(architecture) ?? {}
-  const lacking = parts.filter(part => !optional.includes(part) && !isThere(part, files))
-  if (lacking.length > 0) return `it needs ${lacking.join(', ')} beside it.`
+/** Why the engine can't load a bare diffusion model with these files; undefined when it can. */
+function incompleteReason ({ architecture }: Model, files: ModelFiles): string | undefined {
+  const { components = [], optional = [] } = architectureOf(architecture) ?? {}
+  const missing = components.filter(name => !optional.includes(name) && !isGiven(name, files))
+  if (missing.length > 0) return `it needs ${missing.join(', ')} beside it.`
   if (Object.keys(files).length === 1) return 'it needs its text encoders and VAE beside it.'
-  return objectionToParts(architecture)
+  return wholeOnlyReason(architecture)
 }
 
-function isThere (part: Part, files: ModelFiles): boolean {
-  return files[part] !== undefined || (part === 'vae' && files.taesd !== undefined)
+function isGiven (name: Component, files: ModelFiles): boolean {
+  return files[name] !== undefined || (name === 'vae' && files.taesd !== undefined)
 }
 
 const encoders = ['clip_l', 'clip_g', 't5xxl', 'llm'] as const
 
-/** What the engine has to be able to do to load a model of several files. */
+/** What the engine must be able to do to load a model of several files. */
 export function featuresOf ({ components: files = {} }: Model): Capability[] {
   const replaced = files.model !== undefined && encoders.some(name => files[name] !== undefined)
-  const needed = Object.values<Component>(components).filter(({ file }) => files[file] !== undefined)
+  const needed = Object.values<ComponentKind>(components).filter(({ file }) => files[file] !== undefined)
   return [
     ...replaced ? ['text_encoder_swap' as const] : [],
     ...needed.flatMap(({ feature }) => feature ?? [])
@@ -99,8 +99,8 @@ export function featuresOf ({ components: files = {} }: Model): Capability[] {
 }
 
 /** Why a model can't be this component; undefined when it can. */
-export function objectionTo (name: ComponentName, { id, architecture }: Model): string | undefined {
-  const { roles }: Component = components[name]
+export function mismatchReason (name: ComponentName, { id, architecture }: Model): string | undefined {
+  const { roles }: ComponentKind = components[name]
   if (roles === undefined || architecture === null || roles.includes(architecture)) return undefined
   return `${id} is ${architecture}; this needs ${roles.join(' or ')}.`
 }

@@ -1,18 +1,18 @@
 import { apiError } from '../../errors.ts'
 import { nearest } from '../util/nearest.ts'
-import { type Model, obstacleTo } from './model.ts'
+import { type Model, unusableReason } from './model.ts'
 import { type ModelType } from './types.ts'
 import { quoted } from '../util/text.ts'
 
-/** Characters; no id is longer, and looking for the nearest id costs time for every one of them. */
+/** Characters; no id is longer, and the search for the nearest id takes time for each. */
 const longestName = 512
 const candidatesShown = 10
 
 /**
- * The model that a person means by an id, or by a file name with or without its ending when only one has it. Models of
- * `types` come before others of the same name, and models that can be used before those that can't, because an old
- * pickle often lies beside its safetensors version.
- * @param options.skipped goes behind the message that there is no such model.
+ * Finds a model by its id, or by a file name, with or without its ending, that is unique. Models of `types` come before
+ * others of the same name, and usable models before those that aren't, because an old pickle often lies beside its
+ * safetensors version.
+ * @param options.skipped is appended to the message that there is no such model.
  * @throws API errors: SDR_MODEL_NOT_FOUND with the nearest ids, SDR_INVALID_REQUEST with the ids when several fit.
  */
 export function findModel (
@@ -25,7 +25,7 @@ export function findModel (
   const named = [...models.values()].filter(model => isCalled(model, idOrName))
   const [found, ...others] = [
     (model: Model) => types.includes(model.type),
-    (model: Model) => obstacleTo(model) === undefined,
+    (model: Model) => unusableReason(model) === undefined,
     (model: Model) => isSpelledLike(model, idOrName)
   ].reduce(prefer, named)
   if (found === undefined) throw notFound(idOrName, [...models.values()], skipped)
@@ -33,7 +33,7 @@ export function findModel (
   return found
 }
 
-/** Those that fit, or all when none does. */
+/** The models that fit, or all if none does. */
 function prefer (models: Model[], fits: (model: Model) => boolean): Model[] {
   const preferred = models.filter(fits)
   return preferred.length > 0 ? preferred : models

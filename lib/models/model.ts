@@ -5,12 +5,12 @@ import type { Summary } from './detect/inspect.ts'
 import type { ScannedFile } from './scan/walk.ts'
 import { type ModelType, drawingTypes } from './types.ts'
 
-/** A model as the server knows it. Only `describe` decides what of it leaves the server. */
+/** A model as the server knows it. `describeModel` decides what leaves the server. */
 export interface Model {
   /** `type/relative/path.safetensors` */
   id: string
   type: ModelType
-  /** File name without its ending, or what the description of a bundle says. */
+  /** File name without its ending, or the name in the description of a bundle. */
   name: string
   format: ScannedFile['format']
   /** Bytes, of all files together. */
@@ -18,53 +18,27 @@ export interface Model {
   /** Milliseconds since 1970. */
   modified: number
   architecture: string | null
-  /** What the header says; absent for files that can't be read. */
+  /** Absent for files that can't be read. */
   summary?: Summary
   /** Why the file will never be loaded. */
   blocked?: string
   /** Why the file can't be loaded as it is. */
   error?: string
-  /** What a request that leaves these out gets. */
+  /** For parameters that a request leaves out. */
   defaults?: Partial<ImageDefaults>
   limits?: ImageLimits
-  /** Known when it was asked for since the file changed last. */
+  /** Known once it was asked for, until the file changes. */
   sha256?: string
   /** Real path. */
   path: string
-  /** Where the link lies that led to it, when one did. */
+  /** Path of the link that led to it, if one did. */
   link?: string
   /** Real paths of a model of several files, by the engine's names. */
   components?: ModelFiles
 }
 
-/** A model as clients see it. */
-interface ModelDescription {
-  id: string
-  type: ModelType
-  name: string
-  format: Model['format']
-  size: number
-  architecture: string | null
-  variant: string | null
-  quantization: string | null
-  parameters: number | null
-  prediction: string | null
-  resolution: number | null
-  modified_at: string
-  /** Why it can't be used: refused for what it is, or damaged. */
-  blocked: string | null
-  error: string | null
-  defaults: Partial<ImageDefaults> | null
-  limits: ImageLimits | null
-  sha256: string | null
-  trigger_words: string[]
-  metadata: Record<string, string>
-  /** For administrators. */
-  path?: string
-}
-
-/** The wire shape of a model; `admin` adds where its file lies. */
-export function describe (model: Model, { admin = false }: { admin?: boolean } = {}): ModelDescription {
+/** A model as clients see it; `admin` adds where its file lies. */
+export function describeModel (model: Model, { admin = false }: { admin?: boolean } = {}) {
   const { id, type, name, format, size, architecture, summary } = model
   return {
     id,
@@ -93,7 +67,7 @@ export function describe (model: Model, { admin = false }: { admin?: boolean } =
 /** A model before its id is chosen. */
 export type FileModel = Omit<Model, 'id'>
 
-/** Makes the entry of a single file; its type is what the header proves, else what the folder says. */
+/** The model of a single file. Its type comes from the header, else from the folder. */
 export function modelOfFile (file: ScannedFile): FileModel {
   const { format, size, modified, path, link, relative, content, sha256 } = file
   const summary = content !== undefined && 'type' in content ? content : undefined
@@ -101,11 +75,11 @@ export function modelOfFile (file: ScannedFile): FileModel {
   const type = proven ?? file.folderType ?? 'unknown'
   const known = { name: nameOf(relative), format, size, modified, path, link, sha256 }
   if (summary === undefined) return { type, architecture: null, ...known, ...content }
-  return { type, ...known, ...knowledgeOf(type, summary), error: objectionTo(relative, type, summary) }
+  return { type, ...known, ...knowledgeOf(type, summary), error: unsupportedReason(relative, type, summary) }
 }
 
-/** Why a file with a good header can't be used all the same. */
-function objectionTo (relative: string, type: ModelType, { architecture }: Summary): string | undefined {
+/** Why a file with a valid header can't be used. */
+function unsupportedReason (relative: string, type: ModelType, { architecture }: Summary): string | undefined {
   const split = /-0*(\d{1,5})-of-0*(\d{1,5})\.[^.]+$/.exec(relative)
   if (split !== null) {
     return `This is part ${split[1]} of ${split[2]} of a split model. Merge the parts, or download it in one file.`
@@ -115,26 +89,26 @@ function objectionTo (relative: string, type: ModelType, { architecture }: Summa
 }
 
 /**
- * Makes the entry of a bundle. What it is, its main part says; `listed` finds the entry of each part by its real path,
- * so that nothing reaches the engine whose header was not read.
+ * The model of a bundle, which is what its diffusion model or checkpoint is. `listed` finds each component by its real
+ * path, so that no file reaches the engine whose header was not read.
  */
 export function modelOfBundle (
   file: ScannedFile, bundle: Bundle, listed: (path: string) => FileModel | undefined
 ): FileModel {
-  for (const [part, path] of Object.entries(bundle.files)) {
-    const entry = listed(path)
-    if (entry === undefined) {
-      return failedBundle(file, `Its ${part} is not among the listed models; it may lie in a hidden folder.`)
+  for (const [name, path] of Object.entries(bundle.files)) {
+    const component = listed(path)
+    if (component === undefined) {
+      return failedBundle(file, `Its ${name} is not among the listed models; it may lie in a hidden folder.`)
     }
-    const problem = entry.blocked ?? entry.error
-    if (problem !== undefined) return failedBundle(file, `Its ${part} can't be used: ${problem}`)
+    const reason = component.blocked ?? component.error
+    if (reason !== undefined) return failedBundle(file, `Its ${name} can't be used: ${reason}`)
   }
   const { architecture, summary, limits, defaults } = listed((bundle.files.diffusion_model ?? bundle.files.model)!)!
-  const wholeOnly = bundle.files.model === undefined ? objectionToParts(architecture) : undefined
-  if (wholeOnly !== undefined) return failedBundle(file, `Its diffusion_model can't be used: ${wholeOnly}`)
+  const reason = bundle.files.model === undefined ? wholeOnlyReason(architecture) : undefined
+  if (reason !== undefined) return failedBundle(file, `Its diffusion_model can't be used: ${reason}`)
   return {
     ...emptyBundle(file),
-    ...(bundle.name === undefined ? {} : { name: bundle.name }),
+    ...bundle.name !== undefined && { name: bundle.name },
     size: bundle.size,
     architecture,
     summary,
@@ -144,27 +118,19 @@ export function modelOfBundle (
   }
 }
 
-/** The entry of a bundle whose description is wrong. */
+/** The model of a bundle whose description is wrong. */
 export function failedBundle (file: ScannedFile, error: string): FileModel {
   return { ...emptyBundle(file), error }
 }
 
 function emptyBundle ({ relative, size, modified, path, link }: ScannedFile): FileModel {
-  return {
-    type: 'checkpoint',
-    name: nameOf(relative),
-    format: 'bundle',
-    size,
-    modified,
-    path,
-    link,
-    architecture: null
-  }
+  const name = nameOf(relative)
+  return { type: 'checkpoint', name, format: 'bundle', size, modified, path, link, architecture: null }
 }
 
-type Knowledge = Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'>
-
-function knowledgeOf (type: ModelType, summary: Summary): Knowledge {
+function knowledgeOf (
+  type: ModelType, summary: Summary
+): Pick<Model, 'architecture' | 'summary' | 'defaults' | 'limits'> {
   const { architecture, variant } = summary
   const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined
   if (known === undefined) return { architecture, summary }
@@ -172,7 +138,7 @@ function knowledgeOf (type: ModelType, summary: Summary): Knowledge {
   return { architecture, summary, defaults, limits: known.limits }
 }
 
-/** The size a model was trained in, if its file tells and the engine draws it: 512 of some SD 2, 768 of some SD 1. */
+/** The size that the model was trained in, if its file names one that the engine draws: 512 of some SD 2. */
 function ownSize (
   { resolution: side }: Summary, { min_side: least, max_side: most, multiple_of: multiple }: ImageLimits
 ) {
@@ -184,20 +150,19 @@ function nameOf (relative: string): string {
   return relative.slice(relative.lastIndexOf('/') + 1).replace(/(?:\.model\.(?:ya?ml|json)|\.[^.]+)$/i, '')
 }
 
-/** Why a diffusion model can't be put together with its other parts; undefined when it can. */
-export function objectionToParts (architecture: string | null): string | undefined {
+/** Why a diffusion model of this architecture can't be loaded with separate components; undefined when it can. */
+export function wholeOnlyReason (architecture: string | null): string | undefined {
   const known = architectureOf(architecture)
-  if (known === undefined || known.parts.length > 0) return undefined
+  if (known === undefined || known.components.length > 0) return undefined
   return `it holds the UNet alone, and the engine knows ${known.title} by its whole checkpoints only.`
 }
 
 /** Why a model can't be used as it is; undefined when it can. */
-export function obstacleTo ({ blocked, error, type, components, architecture }: Model): string | undefined {
-  const problem = blocked ?? error
-  if (problem !== undefined || type !== 'diffusion' || components !== undefined) return problem
-  const wholeOnly = objectionToParts(architecture)
-  if (wholeOnly !== undefined) return wholeOnly
-  const needed = architectureOf(architecture)?.parts.join(', ') ?? 'text encoders and VAE'
+export function unusableReason ({ blocked, error, type, components, architecture }: Model): string | undefined {
+  if (type !== 'diffusion' || components !== undefined) return blocked ?? error
+  const reason = blocked ?? error ?? wholeOnlyReason(architecture)
+  if (reason !== undefined) return reason
+  const needed = architectureOf(architecture)?.components.join(', ') ?? 'text encoders and VAE'
   return `it holds the diffusion model alone and needs ${needed}. ` +
     'Name these as `components` of the request, or put a file NAME.model.yaml beside it that names all of them.'
 }

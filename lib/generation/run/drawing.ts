@@ -1,7 +1,7 @@
 import {
   EngineError, type Device, type EngineImage, type ImageParameters, type LoadOptions, type ModelFiles, type Progress
 } from '../../engine/engine.ts'
-import { readHeader } from '../../media/png.ts'
+import { readPngHeader } from '../../media/png.ts'
 import type { EngineAttempt, Executor, ExecutorParts, Executors, Outcome } from '../../jobs/executor.ts'
 import { withGenerationText } from './generation-text.ts'
 import { imageTypes, residentOf, type Attachments, type Job, type JobProgress } from '../../jobs/job.ts'
@@ -95,7 +95,7 @@ function told ({ phase, step, steps }: Omit<Progress, 'index'>, eta: number | nu
 /** Adds the generation data, and checks what the engine made. */
 function finish (job: Job, image: EngineImage): NewImage {
   try {
-    const { width, height } = readHeader(image.png)
+    const { width, height } = readPngHeader(image.png)
     const sized = { ...image, width, height }
     return { ...sized, png: withGenerationText(job, sized) }
   } catch (error) {

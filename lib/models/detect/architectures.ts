@@ -1,5 +1,5 @@
 /**
- * What each family of models likes to be asked for, as data; rules.ts tells which family a file belongs to.
+ * Defaults, limits and components of each family of models, as data; rules.ts tells which family a file belongs to.
  * The numbers are from the documentation of stable-diffusion.cpp and the model cards.
  */
 
@@ -9,10 +9,10 @@ export interface ImageDefaults {
   height: number
   steps: number
   cfg_scale: number
-  /** Distilled guidance, for the models that were trained with it. */
+  /** Distilled guidance, for models that were trained with it. */
   guidance?: number
   sampler: string
-  /** Absent where the engine chooses better by itself. */
+  /** Absent where the engine chooses a better one. */
   scheduler?: string
 }
 
@@ -21,11 +21,11 @@ export interface ImageLimits {
   min_side: number
   max_side: number
   multiple_of: number
-  /** The engine aborts on any other shape. */
+  /** The engine aborts on other shapes. */
   square_only: boolean
 }
 
-export type Part = 'clip_l' | 'clip_g' | 't5xxl' | 'llm' | 'vae'
+export type Component = 'clip_l' | 'clip_g' | 't5xxl' | 'llm' | 'vae'
 
 interface Architecture {
   title: string
@@ -33,17 +33,17 @@ interface Architecture {
   /** Changes to `defaults` for variants of the family. */
   variants?: Record<string, Partial<ImageDefaults>>
   limits: ImageLimits
-  /** What the network predicts; absent where the file alone does not tell. */
+  /** What the network predicts; absent where files of the family differ. */
   prediction?: 'eps' | 'v' | 'flow'
-  /** Files that a bare diffusion model of this family needs beside it; none when the engine takes only whole ones. */
-  parts: readonly Part[]
-  /** Those of `parts` that the engine goes without, for a result that follows the prompt less. */
-  optional?: readonly Part[]
-  /** It makes videos, which the engine refuses to make single images with. */
+  /** Files that a bare diffusion model of this family needs beside it; empty when the engine loads only checkpoints. */
+  components: readonly Component[]
+  /** Those of `components` that the engine can do without; the image then follows the prompt less. */
+  optional?: readonly Component[]
+  /** The engine makes no single images with a model for videos. */
   video?: true
 }
 
-/** The network halves the latent image three times: any other size is drawn larger than it was asked for. */
+/** The network halves the latent image three times; any other size is drawn larger than requested. */
 const unetLimits: ImageLimits = { min_side: 64, max_side: 2048, multiple_of: 64, square_only: false }
 const transformerLimits: ImageLimits = { min_side: 64, max_side: 4096, multiple_of: 16, square_only: false }
 
@@ -57,34 +57,34 @@ export const architectures = {
     defaults: { ...square(512), steps: 20, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
     prediction: 'eps',
-    parts: []
+    components: []
   },
   sd2: {
     title: 'Stable Diffusion 2.x',
     defaults: { ...square(768), steps: 20, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
-    parts: []
+    components: []
   },
   sdxs: {
     title: 'SDXS (one step)',
     defaults: { ...square(512), steps: 1, cfg_scale: 1, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
     prediction: 'eps',
-    parts: []
+    components: []
   },
   sdxl: {
     title: 'Stable Diffusion XL',
     defaults: { ...square(1024), steps: 25, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: { ...unetLimits, max_side: 4096 },
     prediction: 'eps',
-    parts: []
+    components: []
   },
   sd3: {
     title: 'Stable Diffusion 3 and 3.5',
     defaults: { ...square(1024), steps: 28, cfg_scale: 4.5, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['clip_l', 'clip_g', 't5xxl', 'vae'],
+    components: ['clip_l', 'clip_g', 't5xxl', 'vae'],
     optional: ['clip_l', 'clip_g', 't5xxl']
   },
   flux1: {
@@ -93,7 +93,7 @@ export const architectures = {
     variants: { schnell: { steps: 4 }, fill: { guidance: 30 } },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['clip_l', 't5xxl', 'vae'],
+    components: ['clip_l', 't5xxl', 'vae'],
     optional: ['clip_l', 't5xxl']
   },
   flux2: {
@@ -102,42 +102,42 @@ export const architectures = {
     variants: { klein: { steps: 4, guidance: undefined } },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['llm', 'vae']
+    components: ['llm', 'vae']
   },
   chroma: {
     title: 'Chroma',
     defaults: { ...square(1024), steps: 26, cfg_scale: 4, sampler: 'euler' },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['t5xxl', 'vae']
+    components: ['t5xxl', 'vae']
   },
   chroma_radiance: {
     title: 'Chroma1-Radiance',
     defaults: { ...square(1024), steps: 26, cfg_scale: 4, sampler: 'euler' },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['t5xxl']
+    components: ['t5xxl']
   },
   qwen_image: {
     title: 'Qwen-Image',
     defaults: { ...square(1024), steps: 20, cfg_scale: 2.5, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['llm', 'vae']
+    components: ['llm', 'vae']
   },
   z_image: {
     title: 'Z-Image',
     defaults: { ...square(1024), steps: 8, cfg_scale: 1, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['llm', 'vae']
+    components: ['llm', 'vae']
   },
   wan: {
     title: 'Wan 2.x',
     defaults: { width: 832, height: 480, steps: 20, cfg_scale: 6, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
-    parts: ['t5xxl', 'vae'],
+    components: ['t5xxl', 'vae'],
     video: true
   },
   minit2i: {
@@ -146,18 +146,17 @@ export const architectures = {
     variants: { tiny: { ...square(64), steps: 20 } },
     limits: { min_side: 64, max_side: 1024, multiple_of: 8, square_only: true },
     prediction: 'flow',
-    parts: ['t5xxl']
+    components: ['t5xxl']
   }
 } as const satisfies Record<string, Architecture>
 
 export type ArchitectureName = keyof typeof architectures
 
-/** Looks up what is known about an architecture; undefined for names that are not in the table. */
 export function architectureOf (name: string | null): Architecture | undefined {
   if (name !== null && Object.hasOwn(architectures, name)) return architectures[name as ArchitectureName]
 }
 
-/** Defaults of an architecture with those of the variant over them; undefined when the architecture is not known. */
+/** Defaults of an architecture and its variant; undefined when the architecture is not known. */
 export function defaultsOf (name: string | null, variant?: string): ImageDefaults | undefined {
   const architecture = architectureOf(name)
   if (architecture === undefined) return undefined

@@ -9,7 +9,7 @@ import { checkFileName } from './file-name.ts'
 import { type FreeSpace, requireSpace } from '../../storage/free-space.ts'
 import { ModelFileError } from '../headers/header.ts'
 import type { Model } from '../model.ts'
-import { readHeader } from '../headers/read-header.ts'
+import { readModelHeader } from '../headers/read-header.ts'
 import { type StagingArea, exists, finishedBefore, nameTaken, place, stagingName } from './staging.ts'
 import { requireWritable } from './target.ts'
 
@@ -57,8 +57,8 @@ export async function checkConvert (
     throw badValue('weight_type', `one of ${engine.weight_types.join(', ')}`, type)
   }
   const model = catalog.find(wanted)
-  const problem = model.blocked ?? model.error
-  if (problem !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} can't be converted: ${problem}`)
+  const reason = model.blocked ?? model.error
+  if (reason !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', `${model.id} can't be converted: ${reason}`)
   requireOneFile(model)
   const file = name ?? `${model.name}-${type}.gguf`
   const wrong = file.toLowerCase().endsWith('.gguf') ? checkFileName(file) : 'a name that ends in .gguf'
@@ -120,7 +120,7 @@ export async function convertModel (
 
 async function checkResult (file: string): Promise<Stats> {
   try {
-    await readHeader(file)
+    await readModelHeader(file)
     return await stat(file)
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error

@@ -29,12 +29,12 @@ const firstRead = 64 * 1024
  * @param path real path: a symbolic link in its last part is refused.
  * @throws {ModelFileError} when the file is no model, damaged, over a limit, or a pickle.
  */
-export async function readHeader (path: string): Promise<Header> {
-  return await withFile(path, async source => await readHeaderOf(source, formatOfName(path)))
+export async function readModelHeader (path: string): Promise<Header> {
+  return await withFile(path, async source => await parseModelHeader(source, formatOfName(path)))
 }
 
 /** The same for bytes that are open already; `named` is what the file's name promises. */
-export async function readHeaderOf (source: Source, named?: FileFormat): Promise<Header> {
+export async function parseModelHeader (source: Source, named?: FileFormat): Promise<Header> {
   const start = await source.read(0, Math.min(source.size, named === 'pickle' ? magicLength : firstRead))
   if (looksLikePickle(start)) throw new ModelFileError(pickleReason, { blocked: true })
   if (named === 'pickle') {

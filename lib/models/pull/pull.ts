@@ -4,7 +4,7 @@ import { apiError } from '../../../errors.ts'
 import { badValue } from '../../http/refusals.ts'
 import type { AllowList } from '../../network/allow-list.ts'
 import { ModelFileError } from '../headers/header.ts'
-import { readHeader } from '../headers/read-header.ts'
+import { readModelHeader } from '../headers/read-header.ts'
 import type { ModelRoot } from '../roots.ts'
 import {
   type StagingArea, type StagingNote, exists, finishedBefore, nameTaken, place, stagingName
@@ -169,7 +169,7 @@ function checkHash (sha256: string, wanted: string | undefined, which: string): 
 
 async function checkContent (file: string): Promise<void> {
   try {
-    await readHeader(file)
+    await readModelHeader(file)
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
     throw apiError('SDR_UNSUPPORTED_MODEL',

@@ -4,7 +4,7 @@ import { promisify } from 'node:util'
 import { forEachLimited } from '../../util/concurrency.ts'
 import { inspectHeader } from '../detect/inspect.ts'
 import { ModelFileError } from '../headers/header.ts'
-import { readHeader } from '../headers/read-header.ts'
+import { readModelHeader } from '../headers/read-header.ts'
 import type { ModelRoot } from '../roots.ts'
 import type { FileContent, ScanCache } from './scan-cache.ts'
 import { type FoundFiles, type ScannedFile, addWarning, byRelative, findFiles, isGone, reasonOf } from './walk.ts'
@@ -133,7 +133,7 @@ class FileReader {
 async function contentOf (path: string): Promise<FileContent> {
   try {
     // Through JSON, because a short text taken out of a header keeps the whole header in memory.
-    return JSON.parse(JSON.stringify(inspectHeader(await readHeader(path)))) as FileContent
+    return JSON.parse(JSON.stringify(inspectHeader(await readModelHeader(path)))) as FileContent
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
     return error.blocked ? { blocked: error.message } : { error: error.message }

@@ -1,7 +1,7 @@
 import { inflateSync, crc32 } from 'node:zlib'
 import sharp from 'sharp'
 import t from 'tap'
-import { addText, readHeader } from '../../../lib/media/png.ts'
+import { addText, readPngHeader } from '../../../lib/media/png.ts'
 
 interface Chunk {
   type: string
@@ -35,9 +35,9 @@ function readText ({ type, data }: Chunk): [keyword: string, text: string] {
 const picture = () => sharp({ create: { width: 5, height: 3, channels: 3, background: '#804020' } }).png().toBuffer()
 
 t.test('the size of an image', async t => {
-  t.same(readHeader(await picture()), { width: 5, height: 3, depth: 8, colorType: 2 })
+  t.same(readPngHeader(await picture()), { width: 5, height: 3, depth: 8, colorType: 2 })
   const offset = Buffer.concat([Buffer.alloc(7), await picture()]).subarray(7)
-  t.equal(readHeader(new Uint8Array(offset.buffer, offset.byteOffset, offset.byteLength)).width, 5)
+  t.equal(readPngHeader(new Uint8Array(offset.buffer, offset.byteOffset, offset.byteLength)).width, 5)
 })
 
 t.test('what is no PNG image', async t => {
@@ -62,7 +62,7 @@ t.test('what is no PNG image', async t => {
     [zero, /0×3/]
   ]
   for (const [bytes, message] of cases) {
-    t.throws(() => readHeader(bytes), { name: 'RangeError', message })
+    t.throws(() => readPngHeader(bytes), { name: 'RangeError', message })
     t.throws(() => addText(bytes, 'parameters', 'x'), { name: 'RangeError', message })
   }
 })

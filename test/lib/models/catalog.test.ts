@@ -10,7 +10,7 @@ import { namedOrFirst } from '../../../lib/generation/model.ts'
 import { modelRoots } from '../../../lib/options/folders.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { totalsByType } from '../../../lib/models/listing.ts'
-import { describe } from '../../../lib/models/model.ts'
+import { describeModel } from '../../../lib/models/model.ts'
 import { optionTable, resolveOptions } from '../../../lib/options/options.ts'
 import { packageRoot } from '../../../lib/util/package-root.ts'
 import { safetensors, typical } from '../../fixtures/headers.ts'
@@ -96,7 +96,7 @@ t.test('an existing collection is listed as it lies', async t => {
     'upscaler/stray/upscaler.safetensors',
     'vae/ink.safetensors'
   ])
-  t.match(describe(catalog.get('checkpoint/sd15.safetensors')!), {
+  t.match(describeModel(catalog.get('checkpoint/sd15.safetensors')!), {
     type: 'checkpoint',
     name: 'sd15',
     format: 'safetensors',
@@ -106,7 +106,7 @@ t.test('an existing collection is listed as it lies', async t => {
     blocked: null,
     error: null
   })
-  t.equal(JSON.stringify(catalog.list().models.map(model => describe(model))).includes(root),
+  t.equal(JSON.stringify(catalog.list().models.map(model => describeModel(model))).includes(root),
     false, 'no path leaves the server')
   t.match(catalog.get('checkpoint/old.ckpt'), { blocked: /pickle/ })
   t.match(catalog.get('unknown/stray/broken.safetensors'), { error: /too short/ })
@@ -338,7 +338,7 @@ t.test('hashes are computed once', async t => {
   const expected = createHash('sha256').update(files['Stable-diffusion/sd15.safetensors']).digest('hex')
   t.equal(await catalog.hash(model, { progress: ({ bytes, total }) => seen.push(bytes / total) }), expected)
   t.equal(seen.at(-1), 1)
-  t.equal(describe(model).sha256, expected)
+  t.equal(describeModel(model).sha256, expected)
   await catalog.refresh()
   const again = catalog.find('sd15')
   t.equal(await catalog.hash(again, { progress: () => t.fail('it was read again') }), expected)

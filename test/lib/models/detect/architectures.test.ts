@@ -4,14 +4,14 @@ import t from 'tap'
 import { architectures, defaultsOf } from '../../../../lib/models/detect/architectures.ts'
 import { type Summary, inspectHeader } from '../../../../lib/models/detect/inspect.ts'
 import { modelOfFile } from '../../../../lib/models/model.ts'
-import { readHeader, readHeaderOf } from '../../../../lib/models/headers/read-header.ts'
+import { readModelHeader, parseModelHeader } from '../../../../lib/models/headers/read-header.ts'
 import { rules } from '../../../../lib/models/detect/rules.ts'
 import { modelTypes, typeOfFolder } from '../../../../lib/models/types.ts'
 import { type CheckpointKind, writeCheckpoint } from '../../../../bin/support/demo-model/checkpoints.ts'
 import { type FixtureTensor, gguf, safetensors, sourceOf, typical } from '../../../fixtures/headers.ts'
 
 async function inspect (bytes: Buffer): Promise<Summary> {
-  return inspectHeader(await readHeaderOf(sourceOf(bytes)))
+  return inspectHeader(await parseModelHeader(sourceOf(bytes)))
 }
 
 /** Tensors that all have the same small shape, except where another one is given. */
@@ -258,7 +258,7 @@ t.test('the checkpoints that the engines draw with', async t => {
   for (const [kind, summary] of Object.entries(expected)) {
     const file = join(folder, `${kind}.safetensors`)
     writeCheckpoint(kind as CheckpointKind, file)
-    t.match(inspectHeader(await readHeader(file)), summary, kind)
+    t.match(inspectHeader(await readModelHeader(file)), summary, kind)
   }
 })
 
@@ -343,14 +343,14 @@ t.test('docs/models.md says what the tables say', async t => {
   const text = readFileSync(new URL('../../../../docs/models.md', import.meta.url), 'utf8')
   const lines = text.split('\n').filter(line => line.startsWith('| `'))
   const rows = lines.map(line => line.split('|').map(cell => cell.trim()))
-  for (const [name, { defaults, parts, ...rest }] of Object.entries(architectures)) {
+  for (const [name, { defaults, components, ...rest }] of Object.entries(architectures)) {
     const { width, height, steps, cfg_scale } = defaults
     const row = rows.find(([, cell]) => cell?.startsWith(`\`${name}\` `)) ?? []
     const [, , size, documentedSteps, cfg, documentedParts] = row
     if ('video' in rest) {
       t.match(documentedParts, /videos/, name)
     } else {
-      const expected = [`${width}×${height}`, new RegExp(`^${steps}\\b`), `${cfg_scale}`, parts.join(', ') || 'whole checkpoints only']
+      const expected = [`${width}×${height}`, new RegExp(`^${steps}\\b`), `${cfg_scale}`, components.join(', ') || 'whole checkpoints only']
       t.match([size, documentedSteps, cfg, documentedParts], expected, name)
     }
   }

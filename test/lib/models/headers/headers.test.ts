@@ -5,14 +5,14 @@ import fc from 'fast-check'
 import t from 'tap'
 import { ModelCatalog } from '../../../../lib/models/catalog.ts'
 import { type Header, ModelFileError, limits } from '../../../../lib/models/headers/header.ts'
-import { readHeader, readHeaderOf } from '../../../../lib/models/headers/read-header.ts'
+import { readModelHeader, parseModelHeader } from '../../../../lib/models/headers/read-header.ts'
 import {
   type GgufArray, type GgufTensor, gguf, safetensors, safetensorsText, sourceOf, typical
 } from '../../../fixtures/headers.ts'
 import { costlyFiles, hostileFiles } from '../../../fixtures/hostile-headers.ts'
 
 async function read (bytes: Buffer): Promise<Header> {
-  return await readHeaderOf(sourceOf(bytes))
+  return await parseModelHeader(sourceOf(bytes))
 }
 
 /** What the parsers throw for files that they refuse. */
@@ -176,13 +176,13 @@ t.test('GGUF', async t => {
 
   // 64 GB of claimed text between two entries: nothing of it may be read.
   const far = oneEntry(8, 2n ** 36n)
-  await t.rejects(readHeaderOf(sourceOf(far, 2 ** 40)), refusal(/more than 33554432 bytes/))
+  await t.rejects(parseModelHeader(sourceOf(far, 2 ** 40)), refusal(/more than 33554432 bytes/))
 })
 
 t.test('what has hurt other readers', async t => {
   for (const { does, bytes, refusal: message } of hostileFiles) {
     const source = sourceOf(bytes)
-    const reading = readHeaderOf(source)
+    const reading = parseModelHeader(source)
     await t.rejects(reading, refusal(message), does)
     t.ok(source.bytesRead <= bytes.length, 'no byte is read twice')
   }
@@ -203,7 +203,7 @@ t.test('the most that a header can ask for costs little', async t => {
   for (const [what, make] of Object.entries(costlyFiles)) {
     const source = sourceOf(make())
     const [cpu, memory] = [process.cpuUsage(), process.memoryUsage().rss]
-    await readHeaderOf(source)
+    await parseModelHeader(source)
     const { user, system } = process.cpuUsage(cpu)
     // Under one second on a machine that has nothing else to do.
     t.ok(user + system < 8e6, `${what}: ${Math.round((user + system) / 1000)} ms`)
@@ -267,23 +267,23 @@ t.test('files', async t => {
     'renamed.bin.gguf': safetensors(typical.vae)
   })
   for (const name of ['zip.safetensors', 'pickle.gguf', 'model.ckpt', 'named.pt']) {
-    await t.rejects(readHeader(join(folder, name)), { name: 'ModelFileError', blocked: true, message: /pickle/ }, name)
+    await t.rejects(readModelHeader(join(folder, name)), { name: 'ModelFileError', blocked: true, message: /pickle/ }, name)
   }
-  t.equal((await readHeader(join(folder, 'length.safetensors'))).tensors.size,
+  t.equal((await readModelHeader(join(folder, 'length.safetensors'))).tensors.size,
     0, 'a length that looks like a pickle is a length')
-  t.equal((await readHeader(join(folder, 'renamed.bin.gguf'))).format, 'safetensors', 'the content counts')
+  t.equal((await readModelHeader(join(folder, 'renamed.bin.gguf'))).format, 'safetensors', 'the content counts')
 
   symlinkSync(join(folder, 'named.pt'), join(folder, 'link.safetensors'))
-  await t.rejects(readHeader(join(folder, 'link.safetensors')), { code: 'ELOOP' })
+  await t.rejects(readModelHeader(join(folder, 'link.safetensors')), { code: 'ELOOP' })
   execFileSync('mkfifo', [join(folder, 'pipe.safetensors')])
-  await t.rejects(readHeader(join(folder, 'pipe.safetensors')),
+  await t.rejects(readModelHeader(join(folder, 'pipe.safetensors')),
     { message: /regular file/ }, 'a named pipe does not block')
-  await t.rejects(readHeader(folder), { name: 'ModelFileError' })
+  await t.rejects(readModelHeader(folder), { name: 'ModelFileError' })
 })
 
 t.test('a pickle is not read beyond its first bytes', async t => {
   const source = sourceOf(Buffer.concat([Buffer.from([0x80, 2, 0x7d]), Buffer.alloc(100_000)]))
-  await t.rejects(readHeaderOf(source, 'pickle'), { name: 'ModelFileError', blocked: true })
+  await t.rejects(parseModelHeader(source, 'pickle'), { name: 'ModelFileError', blocked: true })
   t.ok(source.bytesRead < 16, `${source.bytesRead} bytes`)
 })
 
