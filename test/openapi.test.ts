@@ -2,21 +2,11 @@ import { execFile } from 'node:child_process'
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import createClient from 'openapi-fetch'
-import openapiTS, { astToString } from 'openapi-typescript'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { packageRoot } from '../lib/util/package-root.ts'
-import type { paths } from './fixtures/api-types.d.ts'
 import { as, build, password } from './helper.ts'
 
 const golden = join(packageRoot, 'test', 'fixtures', 'openapi.json')
-const types = join(packageRoot, 'test', 'fixtures', 'api-types.d.ts')
-
-/** Compares with the copy that is committed, so that a change of the API is seen; UPDATE_OPENAPI=1 writes it anew. */
-function compare (t: Test, file: string, text: string): void {
-  if (process.env.UPDATE_OPENAPI === '1') writeFileSync(file, text)
-  else t.equal(text, readFileSync(file, 'utf8'), `${file} is up to date`)
-}
 
 t.test('the document is valid and what the golden copy says', async t => {
   const app = await build(t, { auth: 'jwt' })
@@ -24,8 +14,10 @@ t.test('the document is valid and what the golden copy says', async t => {
     paths: Record<string, Record<string, Operation>>
     components: { schemas: object }
   }
-  compare(t, golden, `${JSON.stringify(document, null, 2)}\n`)
-  compare(t, types, astToString(await openapiTS(JSON.parse(readFileSync(golden, 'utf8')))))
+  // A change of the API is seen in the copy that is committed; UPDATE_OPENAPI=1 writes it anew.
+  const text = `${JSON.stringify(document, null, 2)}\n`
+  if (process.env.UPDATE_OPENAPI === '1') writeFileSync(golden, text)
+  else t.equal(text, readFileSync(golden, 'utf8'), `${golden} is up to date`)
 
   const redocly = join(packageRoot, 'node_modules', '.bin', 'redocly')
   const { stdout, stderr } = await promisify(execFile)(redocly, ['lint', golden, '--config', join(packageRoot, 'test', 'fixtures', 'redocly.yaml'), '--format', 'json'], { cwd: packageRoot, env: { ...process.env, REDOCLY_TELEMETRY: 'off' } })
@@ -130,52 +122,20 @@ t.test('security schemes follow the method, the public paths and the guests', as
   t.equal(guests.paths['/api/auth/sessions']?.get?.security, undefined, 'and has no account')
 })
 
-/** Fails to compile when the type is `any`. */
-type NotAny<T> = 0 extends 1 & T ? never : T
-const typed = <T>(value: NotAny<T>): T => value as T
-
-t.test('a client made from it works, with types', async t => {
-  const app = await build(t, { auth: 'jwt' })
-  await as(app, 'alice')
-  const baseUrl = await app.listen({ host: '127.0.0.1', port: 0 })
-  const client = createClient<paths>({ baseUrl })
-
-  const refused = await client.GET('/api/models', { params: {} })
-  t.equal(refused.response.status, 401)
-  t.equal(typed(refused.error!).error.code, 'SDR_UNAUTHENTICATED')
-
-  const { data: login } = await client.POST('/api/auth/login', { body: { username: 'alice', password } })
-  client.use({ onRequest: ({ request }) => { request.headers.set('authorization', `Bearer ${typed(login!).token}`) } })
-
-  const { data: models } = await client.GET('/api/models', { params: {} })
-  t.equal(typed(models!).models[0]?.type, 'checkpoint')
-
-  const { data: job, response } = await client.POST('/api/generate/txt2img', {
-    params: { query: { wait: 30 } }, body: { prompt: 'a red fox', width: 64, steps: 1, seed: 1 }
-  })
-  t.equal(response.status, 200)
-  t.equal(typed(job!).status, 'completed')
-  t.equal(typed(job!).images[0]?.width, 64)
-
-  const { data: image } = await client.GET('/api/queue/job/{id}/images/{index}', {
-    params: { path: { id: job!.id, index: 0 } }, parseAs: 'arrayBuffer'
-  })
-  t.equal(Buffer.from(image as ArrayBuffer).subarray(1, 4).toString(), 'PNG')
-
-  t.equal((await client.GET('/api/users')).error?.error.code, 'SDR_FORBIDDEN')
-  t.equal((await client.GET('/api/queue/job/{id}', { params: { path: { id: '0190b5a0-0000-7000-8000-000000000000' } } })).error?.error.code, 'SDR_JOB_NOT_FOUND')
-  const lacking = await client.POST('/api/generate/inpaint', { params: {}, body: { prompt: 'a fox', init_image: 'x', mask: 'x' } })
-  t.equal(lacking.response.status, 422)
-  t.match(typed(lacking.error!).error.message, /inpaint.*portable|portable.*inpaint/)
-})
-
-t.test('a client of another generator works, with types', async t => {
-  const folder = t.testdir({})
-  const bin = (name: string) => join(packageRoot, 'node_modules', '.bin', name)
+t.test('clients of two generators work, with types', async t => {
+  const folder = t.testdir({ 'package.json': '{ "type": "module" }' })
   const run = promisify(execFile)
-  await run(bin('openapi-ts'), ['-i', golden, '-o', join(folder, 'src'), '-c', '@hey-api/client-fetch', '--no-log-file'], { cwd: folder })
-  copyFileSync(join(packageRoot, 'test', 'fixtures', 'generated-client', 'consumer.ts'), join(folder, 'src', 'consumer.ts'))
-  writeFileSync(join(folder, 'package.json'), '{ "type": "module" }')
+  const runTool = async (name: string, ...parameters: string[]) =>
+    await run(join(packageRoot, 'node_modules', '.bin', name), parameters, { cwd: folder })
+  await Promise.all([
+    runTool('openapi-ts', '-i', golden, '-o', 'src', '-c', '@hey-api/client-fetch', '--no-log-file'),
+    runTool('openapi-typescript', golden, '-o', 'api-types.d.ts')
+  ])
+  // The first generator clears its folder.
+  copyFileSync(join(folder, 'api-types.d.ts'), join(folder, 'src', 'api-types.d.ts'))
+  for (const name of ['hey-api.ts', 'openapi-fetch.ts']) {
+    copyFileSync(join(packageRoot, 'test', 'fixtures', 'generated-clients', name), join(folder, 'src', name))
+  }
   writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({
     compilerOptions: {
       strict: true,
@@ -189,14 +149,26 @@ t.test('a client of another generator works, with types', async t => {
     },
     include: ['src']
   }))
-  const compiled = await run(bin('tsc'), ['-p', folder]).catch((error: { stdout: string }) => error)
-  t.equal(compiled.stdout, '', 'it compiles')
+  const compiled = await runTool('tsc', '-p', '.').catch((error: { stdout: string }) => error)
+  t.equal(compiled.stdout, '', 'they compile')
 
   const app = await build(t, { auth: 'jwt', 'rate-limit': '30' })
-  await as(app, 'alice')
   const baseUrl = await app.listen({ host: '127.0.0.1', port: 0 })
-  const { stdout } = await run(process.execPath, [join(folder, 'out', 'consumer.js'), baseUrl, 'alice', password], { timeout: 60_000 })
-  t.same(JSON.parse(stdout), {
+  const outputOf = async (name: string, username: string): Promise<unknown> => {
+    await as(app, username)
+    const { stdout } = await run(process.execPath, [join(folder, 'out', name), baseUrl, username, password], { timeout: 60_000 })
+    return JSON.parse(stdout)
+  }
+  t.match(await outputOf('openapi-fetch.js', 'bob'), {
+    refused: [401, 'SDR_UNAUTHENTICATED'],
+    model: 'checkpoint',
+    job: [200, 'completed', 64],
+    image: 'PNG',
+    forbidden: 'SDR_FORBIDDEN',
+    missing: 'SDR_JOB_NOT_FOUND',
+    lacking: [422, /inpaint.*portable|portable.*inpaint/]
+  })
+  t.same(await outputOf('hey-api.js', 'alice'), {
     refused: 'SDR_UNAUTHENTICATED',
     models: ['checkpoint'],
     events: true,
