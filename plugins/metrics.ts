@@ -22,7 +22,7 @@ declare module 'fastify' {
 /** Counts requests, and serves the counts where --metrics-listen says; `routes/metrics.ts` does so with credentials. */
 export default fp(async (app) => {
   const metrics = new Metrics({ version, auth: app.config.auth }, () => ({
-    queue: app.jobs.status,
+    queue: () => app.jobs.status(),
     engines: app.devices.map(({ name, engine: { status, info } }) => ({
       ...status,
       device: name === 'auto' ? info?.device ?? 'unknown' : name

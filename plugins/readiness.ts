@@ -16,7 +16,7 @@ export default fp(async (app) => {
   const storage = new StorageProbe(app.folders.data)
 
   app.decorate('readiness', async principal => {
-    const { scheduler } = app.jobs.status
+    const { scheduler } = await app.jobs.status()
     if (scheduler.state === 'draining') return apiError('SDR_DRAINING')
     const unavailable = (reason: string, words: string, why: string) => apiError('SDR_UNAVAILABLE',
       principal.permissions.includes('system:read') ? `${words}: ${why}` : `${words}.`, { details: { reason } })

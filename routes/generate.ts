@@ -169,7 +169,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       engine,
       limits,
       parameters,
-      loadedModel: app.jobs.status.scheduler.loaded_model,
+      loadedModel: app.jobs.loadedModels[0] ?? null,
       decoder: app.decoderFor(request),
       mayRaisePriority: permissions.includes('jobs:all')
     })

@@ -127,7 +127,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Named(Status) }
     }
   }, async request => {
-    const { queued, running, scheduler: { lanes } } = app.jobs.status
+    const { queued, running, scheduler: { lanes } } = await app.jobs.status()
     const engines = app.devices.map(({ name: device, engine: { status: { engine: name, ...status }, info } }) => ({
       name, device, info, status: { ...status, ...memoryOf(lanes.find(lane => lane.device === device)!) }
     }))

@@ -125,7 +125,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Named(Queue) }
     }
   }, async request => {
-    const { scheduler, ...counts } = app.jobs.status
+    const { scheduler, ...counts } = await app.jobs.status()
     if (request.principal.permissions.includes('system:read')) return { ...counts, scheduler }
     return { ...counts, scheduler: { ...withoutReason(scheduler), lanes: scheduler.lanes.map(withoutReason) } }
   })
@@ -210,17 +210,17 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const { id } = request.params
     const owner = visibleOwner(request.principal)
     if (request.method === 'HEAD') { // which gets no events, and would wait for them
-      app.jobs.get(id, { owner })
+      await app.jobs.get(id, { owner })
       return await reply.type('text/event-stream').send('')
     }
     const disconnected = new AbortController()
-    const events = app.jobs.subscribe(id, {
+    reply.sse.onClose(() => disconnected.abort())
+    const events = await app.jobs.subscribe(id, {
       owner,
       caller: callerOf(request),
       lastEventId: Number(request.headers['last-event-id'] ?? NaN) || undefined,
       signal: disconnected.signal
     })
-    reply.sse.onClose(() => disconnected.abort())
     for await (const { id, name, data } of events) {
       // One event is on its way, and of later ones the newest of each type waits: that bounds what a slow reader costs.
       await taken(reply, reply.sse.send({ id: String(id), event: name, data }))
@@ -245,7 +245,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }, async (request, reply) => {
     const { id, index } = request.params
-    const job = app.jobs.get(id, { owner: visibleOwner(request.principal) })
+    const job = await app.jobs.get(id, { owner: visibleOwner(request.principal) })
     const image = job.images.find(image => image.index === index)
     if (image === undefined) throw apiError('SDR_IMAGE_NOT_FOUND', whyNoImage(job, index))
     const variant = chooseVariant(request.query, request.headers.accept, image)

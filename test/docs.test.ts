@@ -34,7 +34,7 @@ t.test('docs/errors.md lists every error and exit code', async t => {
 
 t.test('docs/operations.md lists every metric', async t => {
   const metrics = new Metrics({}, () => ({
-    queue: { queued: 0, running: 0, capacity: 0 },
+    queue: async () => ({ queued: 0, running: 0, capacity: 0 }),
     engines: [],
     models: [],
     headers: { cached: 0, read: 0 }

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { authMigrations } from '../../lib/accounts/auth-database.ts'
 import { checkDatabase } from '../../lib/storage/database.ts'
 import type { DataFolders } from '../../lib/options/folders.ts'
-import { migrations } from '../../lib/jobs/store/migrations.ts'
+import { migrations } from '../../lib/jobs/store/sqlite/migrations.ts'
 
 /**
  * Says what opening the databases would, and changes nothing.

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import type { Attachments } from './job.ts'
+import type { Known } from './outputs.ts'
 import { allEnded, fillFolder, inside, isJobId, makeFolder, names, removeFolder, syncFolder } from '../storage/files.ts'
 
 /** The attachments of jobs that have not ended: `<root>/<job id>/<parameter name>`. */
@@ -37,8 +38,10 @@ export class Inputs {
   }
 
   /** Deletes what belongs to no waiting job; returns how many folders. Foreign names are left alone. */
-  async clean (isWaiting: (jobId: string) => boolean): Promise<number> {
-    const orphans = (await names(this.#root)).filter(name => isJobId(name) && !isWaiting(name))
+  async clean (waiting: Known): Promise<number> {
+    const ids = (await names(this.#root)).filter(isJobId)
+    const known = await waiting(ids)
+    const orphans = ids.filter(id => !known.has(id))
     for (const id of orphans) await this.remove(id)
     return orphans.length
   }

@@ -98,6 +98,7 @@ export class JobEvents {
   readonly #channels = new Map<string, Channel>()
   readonly #places: Readonly<Record<'stream' | 'wait', Places>>
   #lastId: number
+  #lastChange = 0
   #isClosed = false
 
   constructor (options: JobEventsOptions = {}) {
@@ -130,12 +131,23 @@ export class JobEvents {
     return (this.#channels.get(jobId)?.subscribers.size ?? 0) > 0
   }
 
-  /** Tells the state of a job; that of an ended one is `done`, the last event of its streams. */
-  publishJob (job: Job): void {
+  /** The event that published the state of any job last. A job that was read before it may be out of date. */
+  get lastChange (): number {
+    return this.#lastChange
+  }
+
+  /**
+   * Publishes the state of a job; that of an ended one is `done`, the last event of its streams.
+   * @param after the event of the state before; does nothing when another one was published meanwhile.
+   * @returns the id of the event.
+   */
+  publishJob (job: Job, after?: number): number {
+    if (after !== undefined && this.#channels.get(job.id)?.newest.get('state')?.id !== after) return after
     const name = isEnded(job.status) ? 'done' : 'state'
     this.#channel(job.id).position = job.position
     this.publish(job.id, name, job)
     if (name === 'done') this.#channels.delete(job.id)
+    return (this.#lastChange = this.#lastId)
   }
 
   publish (jobId: string, name: JobEventName, data: unknown): void {

@@ -34,6 +34,9 @@ export interface OutputOwner {
   created_at: string
 }
 
+/** Finds out which of these jobs still need their files. */
+export type Known = (ids: readonly string[]) => Promise<{ has (id: string): boolean }>
+
 const dateFolder = /^\d{4}-\d{2}-\d{2}$/
 
 /** The images of finished jobs: `<root>/<yyyy-mm-dd>/<job id>/<n>.png`. */
@@ -72,12 +75,14 @@ export class Outputs {
   }
 
   /** Deletes the folders of unknown jobs; returns how many. Foreign names are left alone. */
-  async clean (isKnown: (jobId: string) => boolean): Promise<number> {
+  async clean (withImages: Known): Promise<number> {
     let removed = 0
     for (const date of await names(this.#root)) {
       if (!dateFolder.test(date)) continue
-      for (const id of await names(join(this.#root, date))) {
-        if (!isJobId(id) || isKnown(id)) continue
+      const ids = (await names(join(this.#root, date))).filter(isJobId)
+      const known = await withImages(ids)
+      for (const id of ids) {
+        if (known.has(id)) continue
         await removeFolder(inside(this.#root, date, id))
         removed++
       }

@@ -1,15 +1,17 @@
 import { join, resolve as absolute } from 'node:path'
+import { uuidv7 } from 'uuidv7'
 import { apiError, CommandError, exitCodes, type ApiError } from '../../errors.ts'
 import { prepareFolder } from '../options/folders.ts'
 import { AllowList } from '../network/allow-list.ts'
 import { guarded } from '../util/rarely.ts'
-import { isStorageFull, storageError, whenFree } from '../storage/storage-errors.ts'
+import { isStorageFull, storageError } from '../storage/storage-errors.ts'
 import { checkUrl } from './webhooks/delivery.ts'
 import { Webhooks, type WebhookOptions } from './webhooks/webhooks.ts'
 import type { ExecutorParts, Executors } from './executor.ts'
 import { Inputs } from './inputs.ts'
 import { JobEvents, type JobEventsOptions, type JobEventStream, type SubscribeOptions } from './job-events.ts'
-import { JobStore, type JobStoreOptions } from './store/job-store.ts'
+import type { JobStore, JobStoreOptions } from './store/job-store.ts'
+import { SqliteJobStore } from './store/sqlite/sqlite-job-store.ts'
 import {
   isEnded, type Attachments, type Job, type JobFilter, type JobPage, type JobStatus,
   type NewJob
@@ -74,7 +76,7 @@ export class JobQueue {
     this.#inputs = new Inputs(join(dataDir, 'inputs'))
     this.#outputs = new Outputs(join(dataDir, 'outputs'))
     this.#executors = options.executors({ inputs: this.#inputs, outputs: this.#outputs, observer: options.observer })
-    this.#store = new JobStore(join(dataDir, 'jobs.db'), {
+    this.#store = new SqliteJobStore(join(dataDir, 'jobs.db'), {
       ...options, laneOf: type => this.#executors[type]?.lane ?? 'engine'
     })
     this.#events = new JobEvents(options)
@@ -114,12 +116,12 @@ export class JobQueue {
   }
 
   async #recover (): Promise<void> {
-    for (const job of await whenFree(() => this.#store.recover())) {
+    for (const job of await this.#store.recover()) {
       this.#logger.warn({ job: job.id, status: job.status }, 'The job was running when the server stopped')
       await this.#outputs.remove(job)
     }
-    await this.#inputs.clean(id => this.#store.position(id) !== null)
-    await this.#outputs.clean(id => this.#store.keepsImages(id))
+    await this.#inputs.clean(async ids => this.#store.positions(ids))
+    await this.#outputs.clean(async ids => this.#store.retention.withImages(ids))
   }
 
   /**
@@ -133,16 +135,16 @@ export class JobQueue {
     if (newJob.webhookUrl !== undefined) checkUrl(newJob.webhookUrl, this.#webhookHosts)
     const idempotency = toIdempotency(newJob, attachments)
     const { caller = newJob.owner } = newJob
-    const earlier = this.#store.findByKey(caller, idempotency)
+    const earlier = await this.#store.findByKey(caller, idempotency)
     if (earlier !== undefined) return this.#withProgress(earlier)
     if (this.#scheduler.isDraining) throw apiError('SDR_DRAINING')
     const inputBytes = bytesOf(attachments)
-    this.#store.checkRoom(caller, inputBytes)
+    await this.#store.checkRoom(caller, inputBytes)
 
-    const id = this.#store.newId()
+    const id = uuidv7()
     try {
       await this.#inputs.save(id, attachments)
-      const { job, isNew } = await whenFree(() => this.#store.accept({
+      const { job, isNew } = await this.#store.accept({
         id,
         type: newJob.type,
         owner: newJob.owner,
@@ -153,7 +155,7 @@ export class JobQueue {
         parameters: withSeed(newJob),
         idempotency,
         webhookUrl: newJob.webhookUrl
-      }))
+      })
       if (!isNew) await this.#inputs.remove(id)
       this.#scheduler.wake()
       return this.#withProgress(job)
@@ -164,14 +166,14 @@ export class JobQueue {
   }
 
   /** @throws {ApiError} SDR_JOB_NOT_FOUND, also for a job of another owner. */
-  get (id: string, { owner }: Viewer = {}): Job {
-    const job = this.#store.get(id)
+  async get (id: string, { owner }: Viewer = {}): Promise<Job> {
+    const job = await this.#store.get(id)
     if (job === undefined || (owner !== undefined && job.owner !== owner)) throw apiError('SDR_JOB_NOT_FOUND')
     return this.#withProgress(job)
   }
 
-  list (filter: JobFilter = {}): JobPage {
-    const page = this.#store.list(filter)
+  async list (filter: JobFilter = {}): Promise<JobPage> {
+    const page = await this.#store.list(filter)
     return { ...page, jobs: page.jobs.map(job => this.#withProgress(job)) }
   }
 
@@ -180,33 +182,38 @@ export class JobQueue {
    * @throws {ApiError} SDR_JOB_NOT_FOUND, SDR_JOB_NOT_CANCELLABLE
    */
   async cancel (id: string, viewer: Viewer = {}): Promise<Job> {
-    const job = this.get(id, viewer)
-    if (isEnded(job.status)) throw apiError('SDR_JOB_NOT_CANCELLABLE', `The job is ${job.status} already.`)
-    const cancelled = await whenFree(() => this.#store.cancelQueued(id))
-    if (cancelled !== undefined) {
-      this.#events.publishJob(cancelled)
-      await this.#inputs.remove(id)
-      // It may have come back to the queue half done.
-      await this.#executors[job.type]?.abandon?.(cancelled).catch((error: unknown) => {
-        this.#logger.warn({ job: id, err: error }, 'Files of a job cannot be deleted')
-      })
-      this.#onEnded(cancelled)
-      return cancelled
-    }
+    await this.get(id, viewer)
+    let job: Job | undefined
     try {
-      await whenFree(() => this.#store.markCancelling(id))
+      job = await this.#store.cancel(id)
     } catch (error) {
+      if (!this.#scheduler.cancel(id)) throw error
       // Only a server that dies before the engine lets go of the job would have needed it.
       this.#logger.warn({ job: id, err: error }, 'That a job is to be cancelled cannot be stored')
+      return await this.get(id, viewer)
     }
-    this.#scheduler.cancel(id)
-    return this.get(id, viewer)
+    if (job === undefined) {
+      const { status } = await this.get(id, viewer)
+      throw apiError('SDR_JOB_NOT_CANCELLABLE', `The job is ${status} already.`)
+    }
+    if (job.status === 'running') {
+      this.#scheduler.cancel(id)
+      return this.#withProgress(job)
+    }
+    this.#events.publishJob(job)
+    await this.#inputs.remove(id)
+    // It may have come back to the queue half done.
+    await this.#executors[job.type]?.abandon?.(job).catch((error: unknown) => {
+      this.#logger.warn({ job: id, err: error }, 'Files of a job cannot be deleted')
+    })
+    this.#onEnded(job)
+    return job
   }
 
   /** Cancels the waiting and running jobs of the owners that `isGone` says so of. */
   async cancelAllOf (isGone: (owner: string) => boolean): Promise<void> {
     const answers = new Map<string, boolean>()
-    for (const { id, owner } of this.#store.unended()) {
+    for (const { id, owner } of await this.#store.unended()) {
       if (!answers.has(owner)) answers.set(owner, isGone(owner))
       if (answers.get(owner) === false) continue
       const job = await this.cancel(id).catch((error: ApiError) => {
@@ -220,8 +227,9 @@ export class JobQueue {
     }
   }
 
-  get status (): QueueStatus {
-    return { ...this.#store.counts(), capacity: this.#store.capacity, scheduler: this.#scheduler.status }
+  async status (): Promise<QueueStatus> {
+    const [counts, waiting] = await Promise.all([this.#store.counts(), this.#store.waiting('engine')])
+    return { ...counts, capacity: this.#store.capacity, scheduler: this.#scheduler.status(waiting > 0) }
   }
 
   /** The ids of the models that the engines hold. */
@@ -246,16 +254,18 @@ export class JobQueue {
   async waitFor (
     id: string, milliseconds: number, { owner, ...options }: Viewer & Pick<SubscribeOptions, 'signal' | 'caller'> = {}
   ): Promise<Job> {
-    const job = this.get(id, { owner })
-    const { caller = job.owner } = options
-    if (isEnded(job.status) || this.#events.isClosed || !this.#events.canWait(caller)) return job
-    const events = this.#events.subscribe(job, { ...options, caller, kind: 'wait' })
+    const events = await this.#whileCurrent(async () => this.get(id, { owner }), job => {
+      const { caller = job.owner } = options
+      if (isEnded(job.status) || this.#events.isClosed || !this.#events.canWait(caller)) return job
+      return this.#events.subscribe(job, { ...options, caller, kind: 'wait' })
+    })
+    if ('status' in events) return events
     const timer = setTimeout(() => events.end(), Math.min(milliseconds, longestTimer))
     try {
       for await (const { name, data } of events) {
         if (name === 'done') return data as Job
       }
-      return this.get(id, { owner })
+      return await this.get(id, { owner })
     } finally {
       clearTimeout(timer)
     }
@@ -266,8 +276,8 @@ export class JobQueue {
    * @throws {ApiError} SDR_JOB_NOT_FOUND; SDR_RATE_LIMITED when this caller has too many streams, SDR_UNAVAILABLE when
    *   all together have.
    */
-  subscribe (id: string, { owner, ...options }: Viewer & SubscribeOptions = {}): JobEventStream {
-    return this.#events.subscribe(this.get(id, { owner }), options)
+  async subscribe (id: string, { owner, ...options }: Viewer & SubscribeOptions = {}): Promise<JobEventStream> {
+    return await this.#whileCurrent(async () => this.get(id, { owner }), job => this.#events.subscribe(job, options))
   }
 
   /**
@@ -275,10 +285,10 @@ export class JobQueue {
    * @throws {ApiError} SDR_IMAGE_NOT_FOUND
    */
   async openImage ({ id }: Job, index: number): Promise<OpenImage> {
-    const file = this.#store.imageFile(id, index)
-    if (file === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
+    const key = await this.#store.imageKey(id, index)
+    if (key === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
     try {
-      return await this.#outputs.open(file)
+      return await this.#outputs.open(key)
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
       throw apiError('SDR_IMAGE_NOT_FOUND', 'The file of this image was deleted.', { cause: error })
@@ -314,7 +324,7 @@ export class JobQueue {
     await this.drain(0)
     await this.#retention.stop()
     await this.#webhooks?.stop()
-    this.#store.close()
+    await this.#store.close()
   }
 
   #onEnded (job: Job): void {
@@ -327,11 +337,26 @@ export class JobQueue {
     return job.status === 'running' ? { ...job, progress: this.#scheduler.progressOf(job.id) } : job
   }
 
-  #publishPositions (): void {
-    for (const { id, position } of this.#events.watched()) {
-      if (this.#store.position(id) === position) continue
-      const job = this.#store.get(id)
-      if (job?.status === 'queued') this.#events.publishJob(job)
+  async #publishPositions (): Promise<void> {
+    const watched = this.#events.watched()
+    const positions = await this.#store.positions(watched.map(({ id }) => id))
+    for (const { id, position } of watched) {
+      if ((positions.get(id) ?? null) === position) continue
+      await this.#whileCurrent(async () => this.#store.get(id), job => {
+        if (job?.status === 'queued') this.#events.publishJob(job)
+      })
+    }
+  }
+
+  /**
+   * Reads something of a job and uses it before another state is published. Otherwise a subscriber could begin with a
+   * state that is over, and wait for an end that was published before it came.
+   */
+  async #whileCurrent<Read, Result> (read: () => Promise<Read>, use: (read: Read) => Result): Promise<Result> {
+    for (;;) {
+      const { lastChange } = this.#events
+      const value = await read()
+      if (lastChange === this.#events.lastChange) return use(value)
     }
   }
 }

@@ -1,5 +1,4 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { whenFree } from '../storage/storage-errors.ts'
 import type { JobStore } from './store/job-store.ts'
 import type { OutputOwner, Outputs } from './outputs.ts'
 import type { Logger } from '../util/logger.ts'
@@ -18,7 +17,7 @@ export interface RetentionOptions {
 }
 
 interface RetentionParts extends RetentionOptions {
-  store: JobStore
+  store: Pick<JobStore, 'retention'>
   outputs: Outputs
   logger: Logger
   /** Milliseconds since 1970. */
@@ -69,19 +68,22 @@ export class Retention {
   }
 
   async #sweep (): Promise<void> {
-    const {
-      store, logger, keepJobs = 10_000, keepJobsPerOwner, keepBytes = Infinity, keepBytesPerOwner = Infinity
-    } = this.#parts
+    const { store: { retention }, logger } = this.#parts
+    const { keepJobs = 10_000, keepJobsPerOwner, keepBytes = Infinity, keepBytesPerOwner = Infinity } = this.#parts
     // Callers that wait for the job that has just ended are told first.
     await nextTurn()
     while (!this.#isStopped) {
-      const old = store.expired({ keepJobs, keepJobsPerOwner, keepAfter: this.#keepAfter(), limit: batch })
-      const large = old.length > 0 ? [] : store.crowdedOut({ keepBytes, keepBytesPerOwner, limit: batch })
+      const old = await retention.expired({
+        keepJobs, keepJobsPerOwner, keepAfter: this.#keepAfter(), limit: batch
+      })
+      const large = old.length > 0
+        ? []
+        : await retention.overQuota({ keepBytes, keepBytesPerOwner, limit: batch })
       if (old.length > 0) {
-        await whenFree(() => store.remove(old.map(({ id }) => id)))
+        await retention.remove(old.map(({ id }) => id))
         logger.info({ jobs: old.length }, 'Old jobs deleted')
       } else if (large.length > 0) {
-        await whenFree(() => store.dropImages(large.map(({ id }) => id)))
+        await retention.dropImages(large.map(({ id }) => id))
         logger.info({ jobs: large.length }, 'The oldest images deleted to make room')
       } else {
         return

@@ -7,7 +7,7 @@ import { RequestMetrics } from './request-metrics.ts'
 
 /** What is looked up at each scrape. */
 interface ServerState {
-  queue: { queued: number, running: number, capacity: number }
+  queue: () => Promise<{ queued: number, running: number, capacity: number }>
   engines: Array<Pick<EngineStatus, 'state' | 'restarts'> & { device: string }>
   models: Array<{ type: string, count: number }>
   /** Headers of model files that all scans needed. */
@@ -109,12 +109,12 @@ export class Metrics {
   }
 
   #measureState (state: () => ServerState): void {
-    this.#gauge('queue_jobs', 'Jobs now, by status (queued, running)', ['status'], gauge => {
-      const { queued, running } = state().queue
+    this.#gauge('queue_jobs', 'Jobs now, by status (queued, running)', ['status'], async gauge => {
+      const { queued, running } = await state().queue()
       gauge.set({ status: 'queued' }, queued)
       gauge.set({ status: 'running' }, running)
     })
-    this.#gauge('queue_capacity', 'Jobs that may wait', [], gauge => gauge.set(state().queue.capacity))
+    this.#gauge('queue_capacity', 'Jobs that may wait', [], async gauge => gauge.set((await state().queue()).capacity))
     const up = '1 while the engine can work, 0 while it starts or waits to be started again, by device'
     this.#gauge('engine_up', up, ['device'], gauge => {
       for (const { device, state: engine } of state().engines) {
@@ -173,9 +173,17 @@ export class Metrics {
     return new Histogram({ name: `sdrest_${name}`, help, buckets, labelNames, registers: [this.#registry] })
   }
 
-  #gauge (name: string, help: string, labelNames: string[], collect: (gauge: Gauge) => void): void {
+  #gauge (
+    name: string, help: string, labelNames: string[], collect: (gauge: Gauge) => void | Promise<void>
+  ): void {
     // eslint-disable-next-line no-new -- it registers itself
-    new Gauge({ name: `sdrest_${name}`, help, labelNames, registers: [this.#registry], collect () { collect(this) } })
+    new Gauge({
+      name: `sdrest_${name}`,
+      help,
+      labelNames,
+      registers: [this.#registry],
+      async collect () { await collect(this) }
+    })
   }
 
   /** A counter whose value comes from elsewhere. */

@@ -36,20 +36,20 @@ for (const [name, jump] of [['forward', 400 * 24 * hour], ['back', -400 * 24 * h
     const during = await queue.submit(request)
     const waiting = await queue.submit({ ...request, priority: -1 })
     while (engine.prompts.length < 2) await delay(2)
-    const events = queue.subscribe(during.id)
+    const events = await queue.subscribe(during.id)
     const { value: first } = await events.next()
 
     clock.now += jump
     const after = await queue.submit(request)
-    t.same([queue.get(after.id).position, queue.get(waiting.id).position], [1, 2], 'the order is that of submission')
+    t.same([(await queue.get(after.id)).position, (await queue.get(waiting.id)).position], [1, 2], 'the order is that of submission')
     release()
     const ids = [first.id]
     for await (const { id } of events) ids.push(id)
     t.same(ids, ids.toSorted((a, b) => a - b), 'events stay in order')
     for (const job of [during, after, waiting]) t.match(await ended(queue, job), { status: 'completed', attempts: 1 })
     await delay(50)
-    t.same(queue.list().jobs.map(({ id }) => id), [after, waiting, during, before].map(({ id }) => id), 'none is deleted for its age, and lists keep their order')
-    for (const { id } of [before, during, after]) await (await queue.openImage(queue.get(id), 0)).handle.close()
+    t.same((await queue.list()).jobs.map(({ id }) => id), [after, waiting, during, before].map(({ id }) => id), 'none is deleted for its age, and lists keep their order')
+    for (const { id } of [before, during, after]) await (await queue.openImage(await queue.get(id), 0)).handle.close()
     if (jump < 0) t.equal((await queue.submit({ ...request, idempotencyKey: 'before' })).id, before.id, 'a retry is known')
     await queue.close()
 

@@ -26,7 +26,7 @@ t.test('an engine process for each device, and one queue', async t => {
 
   const jobs = await Promise.all(Array.from({ length: 6 }, async (_, seed) =>
     (await admin(post('/api/generate/txt2img', { prompt: 'a fox', steps: 20, seed: seed % 2 }))).json()))
-  await until(() => app.jobs.status.scheduler.lanes.filter(({ state }) => state === 'running').length === 2)
+  await until(async () => (await app.jobs.status()).scheduler.lanes.filter(({ state }) => state === 'running').length === 2)
   t.match((await admin('/api/queue/status')).json(), {
     running: 2, scheduler: { state: 'running', lanes: [{ device: 'cpu', state: 'running' }, { device: 'auto', state: 'running' }, { lane: 'files', device: null }] }
   })

@@ -35,7 +35,7 @@ const mini = { diffusion: 'minit2i-diffusion', t5xxl: 'minit2i-t5xxl' }
 
 t.test('a model of several files', async t => {
   const { app, post, draw } = await start(t)
-  const loaded = () => app.jobs.status.scheduler.loaded_model
+  const loaded = async () => (await app.jobs.status()).scheduler.loaded_model
 
   t.test('draws, is repeated, and is another one than its parts', async t => {
     const { steps, ...unhurried } = small

@@ -56,7 +56,7 @@ t.test('pull: followed, cancelled, refused', async t => {
 
   const { id } = (await admin(post('/api/models/pull', request))).json<Job>()
   const progress: unknown[] = []
-  for await (const { name, data } of app.jobs.subscribe(id)) if (name === 'progress') progress.push(data)
+  for await (const { name, data } of await app.jobs.subscribe(id)) if (name === 'progress') progress.push(data)
   const done = (await admin(`/api/queue/job/${id}`)).json<Job>()
   const modelId = 'vae/new.safetensors'
   t.match(done, { type: 'pull', status: 'completed', model: request.source, result: { model: modelId, size: model.length, sha256: request.sha256 } })
@@ -74,7 +74,7 @@ t.test('pull: followed, cancelled, refused', async t => {
   pause = 20
   const slow = (await admin(post('/api/models/pull', { ...request, name: 'slow.safetensors' }))).json<Job>()
   const hidden = () => readdirSync(join(folder, 'vae')).filter(name => name.startsWith('.'))
-  await until(async () => hidden().length === 1 && app.jobs.get(slow.id).progress !== null)
+  await until(async () => hidden().length === 1 && (await app.jobs.get(slow.id)).progress !== null)
   t.match((await admin('/api/queue/status')).json(), { scheduler: { state: 'idle' } }, 'the engine is free meanwhile')
   t.match((await admin({ method: 'POST', url: '/api/generate/txt2img?wait=60', body: { prompt: 'a fox', steps: 1 } })).json(), { status: 'completed' })
   await admin({ method: 'DELETE', url: `/api/queue/job/${slow.id}` })

@@ -68,7 +68,7 @@ t.test('load and unload wait for the running job as long as they are told, or as
   writeCheckpoint('minit2i', join(app.config.modelsDir[0]!, 'second.safetensors'), { seed: 2 })
   await app.models.refresh()
   const { id } = (await app.inject({ method: 'POST', url: '/api/generate/txt2img', body: { model: 'minit2i', prompt: 'a fox', width: 256, steps: 150, batch_count: 4 } })).json<{ id: string }>()
-  await until(() => app.jobs.get(id).status === 'running')
+  await until(async () => (await app.jobs.get(id)).status === 'running')
 
   for (const request of [body('second'), { method: 'POST', url: '/api/models/unload' } as const]) {
     const refused = await app.inject({ ...request, query: { wait: '1' } })
@@ -83,7 +83,7 @@ t.test('load and unload wait for the running job as long as they are told, or as
   setTimeout(() => gone.abort(), 300)
   await left
   await delay(300) // until the server has noticed
-  t.equal(app.jobs.get(id).status, 'running')
+  t.equal((await app.jobs.get(id)).status, 'running')
   await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}` })
   await app.jobs.waitFor(id, 30_000)
   t.match((await app.inject({ ...body('minit2i'), query: { wait: '30' } })).json(), { id: 'checkpoint/minit2i.safetensors', loaded: true })

@@ -14,7 +14,7 @@ t.test('the image of a job that has not ended says when it will be there', async
   const waiting = await app.inject(`/api/queue/job/${second.id}/images/0`)
   expectError(t, waiting, 404, 'SDR_IMAGE_NOT_FOUND')
   t.match(waiting.json().error.message, /^The job still waits \(position \d\), so it has no image yet; fetch it when the status of the job is completed/)
-  while (app.jobs.get(first.id).progress?.phase !== 'sampling') await new Promise(resolve => { setTimeout(resolve, 20) })
+  while ((await app.jobs.get(first.id)).progress?.phase !== 'sampling') await new Promise(resolve => { setTimeout(resolve, 20) })
   const running = await app.inject(`/api/queue/job/${first.id}/images/0`)
   expectError(t, running, 404, 'SDR_IMAGE_NOT_FOUND')
   t.match(running.json().error.message, /^The job is still running \(sampling, step \d+ of 150\)/)
@@ -28,9 +28,9 @@ t.test('why jobs have to wait and an engine crashed is for those who run the ser
   const [alice, bob] = [await as(app, 'alice', 'admin'), await as(app, 'bob')]
   const secret = 'SQLITE_CANTOPEN: /var/lib/secret/jobs.db'
   const blocked = { reason: secret, retry_at: null }
-  const { status } = app.jobs
+  const status = await app.jobs.status()
   const lanes = status.scheduler.lanes.map(lane => ({ ...lane, blocked }))
-  Object.defineProperty(app.jobs, 'status', { value: { ...status, scheduler: { ...status.scheduler, blocked, lanes } } })
+  Object.defineProperty(app.jobs, 'status', { value: async () => ({ ...status, scheduler: { ...status.scheduler, blocked, lanes } }) })
   const { engine } = app.devices[0]!
   Object.defineProperty(engine, 'status', { value: { ...engine.status, last_crash: { reason: secret, at: new Date().toISOString() } } })
   for (const url of ['/api/queue/status', '/api/status']) {
@@ -54,7 +54,7 @@ t.test('guests of different addresses do not take the places of each other', asy
   t.equal((await from('2001:db8:1:1::1')).statusCode, 202)
   t.equal((await from('2001:db8:1:ffff::1')).statusCode, 429, 'the networks of one customer have one share')
   t.equal((await from('2001:db8:2:1::1')).statusCode, 202)
-  for (const { id } of app.jobs.list().jobs) await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}`, remoteAddress: '192.0.2.1' })
+  for (const { id } of (await app.jobs.list()).jobs) await app.inject({ method: 'DELETE', url: `/api/queue/job/${id}`, remoteAddress: '192.0.2.1' })
 })
 
 t.test('guests of different addresses have Idempotency-Keys of their own', async t => {

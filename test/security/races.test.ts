@@ -165,7 +165,7 @@ t.test('a body that is still coming', async t => {
       const answer = await slowly(path, { authorization: `Bearer ${token}` }, body, () => change(id))
       t.match(answer, { status: 401, body: { error: { code: 'SDR_INVALID_TOKEN' } } }, `${name}, ${path}: ${JSON.stringify(answer)}`)
       t.same(app.keys.all(id), [], 'no key was made')
-      t.same(app.jobs.list({ owner: id }).jobs, [], 'no job was taken')
+      t.same((await app.jobs.list({ owner: id })).jobs, [], 'no job was taken')
     }
     const { id, refreshToken } = await newCaller()
     const refreshed = await slowly('/api/auth/refresh', {}, JSON.stringify({ refresh_token: refreshToken }), () => change(id))
@@ -213,7 +213,7 @@ t.test('open answers are decided again', async t => {
     method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body: JSON.stringify(long.body), signal: AbortSignal.timeout(20_000)
   })).status
   const waiting = Promise.all([waits({ 'x-api-key': key }), waits({ authorization: `Bearer ${reset.token}` })])
-  await until(async () => app.jobs.list({ owner: reset.id }).jobs.length === 1)
+  await until(async () => (await app.jobs.list({ owner: reset.id })).jobs.length === 1)
   await patch(reset.id, { password: third })
   const [byToken, byKey, own] = await Promise.all([
     isCut(events, { authorization: `Bearer ${fallen.token}` }, () => patch(fallen.id, { role: 'user' })),
@@ -229,7 +229,7 @@ t.test('open answers are decided again', async t => {
   delete (app.guard as Partial<typeof app.guard>).accepts
   process.kill(pid!, 'SIGCONT')
   for (const id of [job, another]) await root({ method: 'DELETE', url: `/api/queue/job/${id}` })
-  for (const caller of [fallen, reset]) for (const { id } of app.jobs.list({ owner: caller.id }).jobs) await root({ method: 'DELETE', url: `/api/queue/job/${id}` })
+  for (const caller of [fallen, reset]) for (const { id } of (await app.jobs.list({ owner: caller.id })).jobs) await root({ method: 'DELETE', url: `/api/queue/job/${id}` })
 })
 
 t.test('the jobs of who was removed or disabled are cancelled', async t => {
@@ -243,7 +243,7 @@ t.test('the jobs of who was removed or disabled are cancelled', async t => {
     const caller = await newCaller()
     for (let count = 0; count < 3; count++) await caller(long)
     const { id: kept } = (await bystander(long)).json<{ id: string }>()
-    await until(async () => app.jobs.list({ owner: caller.id, status: 'running' }).jobs.length === 1)
+    await until(async () => (await app.jobs.list({ owner: caller.id, status: 'running' })).jobs.length === 1)
     await end(caller)
     const ended = await until(async () => {
       const { jobs } = (await root(`/api/queue/jobs?owner=${caller.id}`)).json<{ jobs: Array<{ status: string, owner: string }> }>()
@@ -272,20 +272,20 @@ t.test('jobs whose owner the accounts do not know stay', async t => {
 
   const elsewhere = await start({ 'auth-data-dir': join(folder, 'other') })
   await elsewhere.cancelJobsOfGone()
-  const statuses = (server: typeof app) => jobs.map(id => server.jobs.get(id).status)
-  for (const status of statuses(elsewhere)) t.match(status, /queued|running/, 'another folder of accounts is no reason to cancel')
+  const statuses = async (server: typeof app) => Promise.all(jobs.map(async id => (await server.jobs.get(id)).status))
+  for (const status of await statuses(elsewhere)) t.match(status, /queued|running/, 'another folder of accounts is no reason to cancel')
   await elsewhere.close()
 
   for (const words of [['remove', 'alice'], ['disable', 'bob']]) await runProgram(['user', ...words, '--data-dir', data])
   const back = await start({})
-  await until(async () => statuses(back).slice(0, 2).every(status => status === 'cancelled'))
-  t.match(statuses(back)[2], /queued|running/, 'who is still there keeps its job')
+  await until(async () => (await statuses(back)).slice(0, 2).every(status => status === 'cancelled'))
+  t.match((await statuses(back))[2], /queued|running/, 'who is still there keeps its job')
   await back.close()
 
   const open = await start({ auth: 'none' })
   const { id } = (await open.inject(long)).json<{ id: string }>()
   await open.cancelJobsOfGone()
-  t.match([open.jobs.get(id).status, statuses(open)[2]], [/queued|running/, /queued|running/], 'nor are the jobs of the operator cancelled')
+  t.match([(await open.jobs.get(id)).status, (await statuses(open))[2]], [/queued|running/, /queued|running/], 'nor are the jobs of the operator cancelled')
 })
 
 t.test('only who sees all jobs can ask for those of another', async (t: Test) => {

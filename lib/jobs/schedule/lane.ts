@@ -3,15 +3,14 @@ import { apiError } from '../../../errors.ts'
 import type { Device, Operations } from '../../engine/engine.ts'
 import { isoTime } from '../../util/iso-time.ts'
 import type { Logger } from '../../util/logger.ts'
-import { isStorageTrouble, whenFree } from '../../storage/storage-errors.ts'
-import { Errands, type Patience } from './errands.ts'
+import { isStorageTrouble } from '../../storage/storage-errors.ts'
+import { EngineTasks, type WaitOptions } from './engine-tasks.ts'
 import type { Executors, LaneKind } from '../executor.ts'
 import type { Inputs } from '../inputs.ts'
 import type { JobEvents } from '../job-events.ts'
 import { isCrash, isUnavailable, toJobError } from '../job-error.ts'
 import type { JobStore } from '../store/job-store.ts'
 import { isEnded, type Job } from '../job.ts'
-import type { Choice } from './line.ts'
 import { LoadedModel } from './loaded-model.ts'
 import type { JobObserver } from '../observer.ts'
 import type { Outputs } from '../outputs.ts'
@@ -40,8 +39,8 @@ export interface LaneParts {
   uptime?: () => number
   /** Aborted when no more work is to be begun. */
   stop: AbortSignal
-  /** The job that a lane should do next. */
-  next: (lane: Lane) => Choice | undefined
+  /** Claims the job that a lane should do next. */
+  claim: (lane: Lane) => Promise<Job | undefined>
   /** A lane got busy, or a job came back: the others may have to do what they left to it. */
   onChange: (lane: Lane) => void
 }
@@ -79,14 +78,16 @@ export class Lane {
   readonly #device: Device | undefined
   readonly #parts: LaneParts
   readonly #loadedModel: LoadedModel | undefined
-  readonly #errands = new Errands()
+  readonly #tasks = new EngineTasks()
   #loop: Promise<void> | undefined
   #run: Run | undefined
+  /** Jobs that were cancelled while this lane claims one, which may be one of them. */
+  #cancelled: Set<string> | undefined
   #blocked: LaneStatus['blocked'] = null
   #failures = 0
   #wake = () => {}
   #isAwake = false
-  /** When the last job or errand ended. */
+  /** When the last job or task ended. */
   #idleSince = 0
 
   /** @param device undefined makes it the lane of files. */
@@ -101,15 +102,17 @@ export class Lane {
     return this.#device
   }
 
-  get status (): LaneStatus {
+  /** @param isNeeded whether jobs wait for a lane of its kind. */
+  status (isNeeded: boolean): LaneStatus {
+    const blocked = this.#blocked ?? (isNeeded ? this.#engineTrouble : null)
     return {
       lane: this.kind,
       device: this.#device?.name ?? null,
-      state: this.#state,
+      state: this.#state === 'idle' && blocked !== null ? 'blocked' : this.#state,
       job: this.#run?.job.id ?? null,
       loaded_model: this.loadedModel ?? null,
       residency: this.#residency,
-      blocked: this.#blocked ?? this.#engineTrouble
+      blocked
     }
   }
 
@@ -129,7 +132,7 @@ export class Lane {
 
   /** Whether it would begin the next job at once. */
   get isFree (): boolean {
-    return this.#state === 'idle' && this.#errands.isEmpty && this.#isReady
+    return this.#state === 'idle' && this.#tasks.isEmpty && this.#isReady
   }
 
   start (): void {
@@ -147,13 +150,21 @@ export class Lane {
    * @throws {EngineError}
    * @throws {ApiError} SDR_DRAINING; SDR_UNAVAILABLE when the running job does not end in time: then it is never done
    */
-  async load (model: string, what: Operations['load']['parameters'], patience: Patience = {}): Promise<void> {
-    await this.#between(async () => this.#loadedModel?.load(model, what, { signal: this.#parts.stop }), patience)
+  async load (model: string, what: Operations['load']['parameters'], wait: WaitOptions = {}): Promise<void> {
+    await this.#between(async () => this.#loadedModel?.load(model, what, { signal: this.#parts.stop }), wait)
   }
 
   /** Frees the memory of the loaded model between two jobs; throws as `load` does. */
-  async unload (patience: Patience = {}): Promise<void> {
-    await this.#between(async () => this.#loadedModel?.unload(), patience)
+  async unload (wait: WaitOptions = {}): Promise<void> {
+    await this.#between(async () => this.#loadedModel?.unload(), wait)
+  }
+
+  /** Stops a job, when this lane runs or claims it. @returns whether it runs. */
+  cancel (jobId: string): boolean {
+    this.#cancelled?.add(jobId)
+    if (this.#run?.job.id !== jobId) return false
+    this.#run.abort('cancel')
+    return true
   }
 
   /** After `stop`: waits for the running job; after `timeout` milliseconds that one goes back to the queue. */
@@ -164,7 +175,7 @@ export class Lane {
     run?.abort('drain')
     if (await this.#ends(this.#parts.abortTimeout ?? 30_000) || run === undefined) return
     this.#parts.logger.error({ job: run.job.id }, 'The job does not end when it is told to; it is left behind')
-    await this.#persist(run.job, () => this.#leaveAfter(undefined, run))
+    await this.#persist(run.job, async () => this.#leaveAfter(undefined, run))
   }
 
   get #isDraining (): boolean {
@@ -174,7 +185,7 @@ export class Lane {
   get #residency (): Residency | null {
     const since = this.#loadedModel?.since
     if (since === undefined) return null
-    const isIdle = this.#run === undefined && this.#errands.isEmpty
+    const isIdle = this.#run === undefined && this.#tasks.isEmpty
     return {
       loaded_at: isoTime(since),
       idle_since: isIdle ? isoTime(Date.now() - (this.#now() - this.#idleSince)) : null
@@ -189,13 +200,13 @@ export class Lane {
     if (this.#loop === undefined) return 'stopped'
     if (this.#isDraining) return 'draining'
     if (this.#run !== undefined) return 'running'
-    return this.#blocked === null && this.#engineTrouble === null ? 'idle' : 'blocked'
+    return this.#blocked === null ? 'idle' : 'blocked'
   }
 
   get #engineTrouble (): LaneStatus['blocked'] {
     if (this.#device === undefined) return null
     const { state, last_crash: crash } = this.#device.engine.status
-    if (state !== 'backing_off' || this.#parts.store.waiting(this.kind) === 0) return null
+    if (state !== 'backing_off') return null
     return {
       reason: `The engine crashed and is about to be started again. ${crash?.reason ?? ''}`.trimEnd(),
       retry_at: null
@@ -210,26 +221,40 @@ export class Lane {
         await this.#backOff(error)
       }
     }
-    this.#errands.refuse(apiError('SDR_DRAINING'))
+    this.#tasks.rejectAll(apiError('SDR_DRAINING'))
   }
 
   async #workOnce (): Promise<void> {
-    const { store, next } = this.#parts
-    if (!this.#errands.isEmpty) return await this.#runErrand()
-    if (store.waiting(this.kind) === 0) {
-      this.#unblock()
-      return await this.#sleep()
+    if (!this.#tasks.isEmpty) return await this.#runTask()
+    let run: Run | undefined
+    if (await this.#isNeeded()) {
+      await this.#makeReady()
+      // Claimed only now: starting the engine takes time, and the queue goes on changing.
+      run = await this.#claim()
     }
-    await this.#makeReady()
-    // Chosen only now: starting the engine takes time, and the queue goes on changing.
-    const choice = this.#isDraining ? undefined : next(this)
-    if (choice === undefined) {
-      this.#unblock()
-      return await this.#sleep()
-    }
-    const job = await whenFree(() => store.start(choice))
-    if (job !== undefined) await this.#runJob(job)
+    if (run !== undefined) await this.#runJob(run)
     this.#unblock()
+    if (run === undefined) await this.#sleep()
+  }
+
+  async #isNeeded (): Promise<boolean> {
+    return await this.#parts.store.waiting(this.kind) > 0
+  }
+
+  /** The next job becomes the running one; it is aborted when it was cancelled, or the server stops, meanwhile. */
+  async #claim (): Promise<Run | undefined> {
+    if (this.#isDraining) return undefined
+    this.#cancelled = new Set()
+    try {
+      const job = await this.#parts.claim(this)
+      if (job === undefined) return undefined
+      this.#run = new Run(job, this.#parts.events)
+      if (this.#cancelled.has(job.id)) this.#run.abort('cancel')
+      else if (this.#isDraining) this.#run.abort('drain')
+      return this.#run
+    } finally {
+      this.#cancelled = undefined
+    }
   }
 
   /** @throws {EngineError} engine_unavailable */
@@ -239,42 +264,43 @@ export class Lane {
     await this.#device?.engine.start()
   }
 
-  async #runJob (job: Job): Promise<void> {
+  async #runJob (run: Run): Promise<void> {
+    const { job } = run
     const { store, inputs, outputs, events, executors, logger, onChange } = this.#parts
     logger.info({ job: job.id, owner: job.owner, model: job.model, attempt: job.attempts }, 'Job started')
-    const run = new Run(job, events)
-    this.#run = run
     onChange(this)
-    events.publishJob(job)
+    const started = events.publishJob(job)
 
     let failure: unknown
-    let leave: () => Job | undefined
+    let leave: () => Promise<Job | undefined>
     try {
       const engine = this.#device && { device: this.#device, loadedModel: this.#loadedModel! }
       const { images = [], result } = await run.execute(executors[job.type], engine)
-      leave = () => run.ending === 'cancel' ? store.endCancelled(job.id) : store.complete(job.id, images, result)
+      leave = async () => run.ending === 'cancel' ? store.endCancelled(job.id) : store.complete(job.id, images, result)
     } catch (error) {
       failure = error
-      leave = () => this.#leaveAfter(error, run)
+      leave = async () => this.#leaveAfter(error, run)
+      // Before another lane may take up the job.
+      await this.#tidy(job, () => outputs.remove(job))
     }
     const left = await this.#persist(job, leave)
     this.#run = undefined
-    if (left?.status !== 'completed') await this.#tidy(job, () => outputs.remove(job))
+    if (failure === undefined && left?.status !== 'completed') await this.#tidy(job, () => outputs.remove(job))
     if (left === undefined) return
     if (isEnded(left.status)) await this.#tidy(job, () => inputs.remove(job.id))
     if (left.status === 'cancelled') await this.#tidy(job, async () => executors[job.type]?.abandon?.(job))
     this.#idleSince = this.#now()
-    this.#report(left, failure)
+    this.#report(left, failure, started)
     if (left.status === 'queued') onChange(this)
     if (left.status === 'queued' && isUnavailable(failure)) throw failure
   }
 
-  #leaveAfter (error: unknown, { job, ending }: Run): Job | undefined {
+  async #leaveAfter (error: unknown, { job, ending }: Run): Promise<Job | undefined> {
     const { store } = this.#parts
-    if (ending === 'cancel') return store.endCancelled(job.id)
-    if (ending === 'drain' || isUnavailable(error)) return store.giveBack(job.id)
-    if (isCrash(error)) return store.retryOrFail(job.id, toJobError(error).message)
-    return store.fail(job.id, toJobError(error))
+    if (ending === 'cancel') return await store.endCancelled(job.id)
+    if (ending === 'drain' || isUnavailable(error)) return await store.giveBack(job.id)
+    if (isCrash(error)) return await store.retryOrFail(job.id, toJobError(error).message)
+    return await store.fail(job.id, toJobError(error))
   }
 
   /**
@@ -282,12 +308,12 @@ export class Lane {
    * another reason would be refused for ever: then the job fails, and the lane goes on.
    * @returns undefined when the job was in another state, or nothing could be stored: then the next start decides.
    */
-  async #persist (job: Job, change: () => Job | undefined): Promise<Job | undefined> {
+  async #persist (job: Job, change: () => Promise<Job | undefined>): Promise<Job | undefined> {
     const { store, logger } = this.#parts
     let isRefused = false
     for (;;) {
       try {
-        return await whenFree(change)
+        return await change()
       } catch (error) {
         const isTrouble = isStorageTrouble(error)
         if (isTrouble && !this.#isDraining) {
@@ -297,7 +323,7 @@ export class Lane {
         logger.error({ job: job.id, err: error }, 'The state of a job cannot be stored')
         if (isTrouble || isRefused) return undefined
         isRefused = true
-        change = () => store.fail(job.id, toJobError(error))
+        change = async () => store.fail(job.id, toJobError(error))
       }
     }
   }
@@ -311,28 +337,29 @@ export class Lane {
     }
   }
 
-  #report (job: Job, failure: unknown): void {
+  /** @param started the event of its start. */
+  #report (job: Job, failure: unknown, started: number): void {
     const { events, logger, onEnded } = this.#parts
     const details = { job: job.id, status: job.status, ...(failure === undefined ? {} : { err: failure }) }
     if (job.status === 'failed') logger.error(details, 'Job failed')
     else if (job.status === 'queued') logger.warn(details, 'Job went back to the queue')
     else logger.info({ job: job.id, status: job.status }, 'Job ended')
-    events.publishJob(job)
+    events.publishJob(job, started)
     if (isEnded(job.status)) onEnded?.(job)
   }
 
   /** Waits for the running job, keeps the next one waiting, and leaves the engine to `work` meanwhile. */
-  async #between (work: () => Promise<void>, patience: Patience): Promise<void> {
+  async #between (work: () => Promise<void>, wait: WaitOptions): Promise<void> {
     if (this.#isDraining || this.#loop === undefined) throw apiError('SDR_DRAINING')
-    const done = this.#errands.add(work, patience, () =>
+    const done = this.#tasks.add(work, wait, () =>
       this.#run === undefined ? 'the engine is not ready' : 'a job is running')
     this.#parts.onChange(this)
     this.wake()
     await done
   }
 
-  async #runErrand (): Promise<void> {
-    await this.#errands.runFirst(async () => this.#makeReady())
+  async #runTask (): Promise<void> {
+    await this.#tasks.runFirst(async () => this.#makeReady())
     this.#idleSince = this.#now()
   }
 
@@ -346,7 +373,7 @@ export class Lane {
     }
     clearTimeout(timer)
     this.#isAwake = false
-    if (this.#isIdleForLong) await this.#unloadIdle()
+    if (this.#isIdleForLong && !await this.#isNeeded()) await this.#unloadIdle()
   }
 
   /** Calls back when the model was not needed for long enough. */
@@ -357,9 +384,9 @@ export class Lane {
   }
 
   get #isIdleForLong (): boolean {
-    const { idleUnload = 0, store } = this.#parts
+    const { idleUnload = 0 } = this.#parts
     return idleUnload > 0 && this.loadedModel !== undefined && this.#now() - this.#idleSince >= idleUnload &&
-      this.#errands.isEmpty && store.waiting(this.kind) === 0 && !this.#isDraining
+      this.#tasks.isEmpty && !this.#isDraining
   }
 
   async #unloadIdle (): Promise<void> {

@@ -45,6 +45,7 @@ export class Run {
       preview: (preview: Preview) => this.#show(preview)
     }
     try {
+      attempt.signal.throwIfAborted()
       if (executor?.lane === 'files') return await executor.execute(this.job, attempt)
       if (executor !== undefined && engine !== undefined) {
         return await executor.execute(this.job, { ...attempt, ...engine })

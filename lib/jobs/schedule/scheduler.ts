@@ -1,10 +1,10 @@
 import { apiError } from '../../../errors.ts'
 import type { Device, LoadOptions, ModelFiles } from '../../engine/engine.ts'
-import type { Patience } from './errands.ts'
+import type { WaitOptions } from './engine-tasks.ts'
 import type { JobProgress } from '../job.ts'
 import { Lane, laneStates, type LaneParts, type LaneStatus } from './lane.ts'
 
-export interface SchedulerParts extends Omit<LaneParts, 'stop' | 'next' | 'onChange'> {
+export interface SchedulerParts extends Omit<LaneParts, 'stop' | 'claim' | 'onChange'> {
   /** At least one; each gets a lane. */
   devices: readonly Device[]
 }
@@ -28,15 +28,19 @@ export class Scheduler {
     const shared: LaneParts = {
       ...parts,
       stop: this.#stop.signal,
-      next: lane => parts.store.next(lane.loadedModel, this.#others(lane).filter(({ isFree }) => isFree)
-        .map(({ loadedModel }) => loadedModel), lane.kind),
+      claim: async lane => parts.store.claim({
+        lane: lane.kind,
+        loadedModel: lane.loadedModel,
+        others: this.#others(lane).filter(({ isFree }) => isFree).map(({ loadedModel }) => loadedModel)
+      }),
       onChange: lane => { for (const other of this.#others(lane)) other.wake() }
     }
     this.#lanes = [...parts.devices, undefined].map(device => new Lane(device, shared))
   }
 
-  get status (): SchedulerStatus {
-    const lanes = this.#lanes.map(({ status }) => status)
+  /** @param isNeeded whether jobs wait for an engine. */
+  status (isNeeded: boolean): SchedulerStatus {
+    const lanes = this.#lanes.map(lane => lane.status(isNeeded))
     const engines = lanes.filter(({ lane }) => lane === 'engine')
     const isBlocked = engines.every(({ blocked }) => blocked !== null)
     return {
@@ -79,9 +83,9 @@ export class Scheduler {
     return this.#laneWith(jobId)?.run?.progress ?? null
   }
 
-  /** Asks for a running job to be let go of, which is `cancelled` then. */
-  cancel (jobId: string): void {
-    this.#laneWith(jobId)?.run?.abort('cancel')
+  /** Stops a job that runs or is being claimed; its executor ends soon. @returns whether it runs. */
+  cancel (jobId: string): boolean {
+    return this.#lanes.filter(lane => lane.cancel(jobId)).length > 0
   }
 
   /**
@@ -94,22 +98,22 @@ export class Scheduler {
    */
   async load (
     model: string, toLoad: (device: Device) => Promise<{ files: ModelFiles, options: LoadOptions }>, device?: string,
-    patience: Patience = {}
+    wait: WaitOptions = {}
   ): Promise<void> {
     const lanes = this.#onDevice(device)
     const lane = lanes.find(({ loadedModel }) => loadedModel === model) ??
       lanes.find(({ isFree, loadedModel }) => isFree && loadedModel === undefined) ??
       lanes.find(({ isFree }) => isFree) ?? lanes[0]!
-    await lane.load(model, await toLoad(lane.device!), patience)
+    await lane.load(model, await toLoad(lane.device!), wait)
   }
 
   /** Frees the memory of the loaded models between two jobs, of one device or of all; throws as `load` does. */
-  async unload (device?: string, { timeout, signal }: Patience = {}): Promise<void> {
+  async unload (device?: string, { timeout, signal }: WaitOptions = {}): Promise<void> {
     // Where it was not begun when another device refuses it, it must not be done after the answer.
     const refused = new AbortController()
-    const patience = { timeout, signal: AbortSignal.any([refused.signal, ...(signal === undefined ? [] : [signal])]) }
+    const wait = { timeout, signal: AbortSignal.any([refused.signal, ...(signal === undefined ? [] : [signal])]) }
     try {
-      await Promise.all(this.#onDevice(device).map(async lane => lane.unload(patience)))
+      await Promise.all(this.#onDevice(device).map(async lane => lane.unload(wait)))
     } catch (error) {
       refused.abort()
       throw error

@@ -2,7 +2,6 @@ import { setTimeout as delayed } from 'node:timers/promises'
 import type { DueWebhook, JobStore } from '../store/job-store.ts'
 import type { Logger } from '../../util/logger.ts'
 import type { AllowList } from '../../network/allow-list.ts'
-import { whenFree } from '../../storage/storage-errors.ts'
 import { post } from './delivery.ts'
 
 export interface WebhookOptions {
@@ -14,7 +13,7 @@ export interface WebhookOptions {
 }
 
 interface WebhooksParts extends WebhookOptions {
-  store: JobStore
+  store: Pick<JobStore, 'get' | 'webhooks'>
   logger: Logger
   /** Milliseconds since 1970. */
   now?: () => number
@@ -49,6 +48,8 @@ export class Webhooks {
   readonly #now: () => number
   readonly #stop = new AbortController()
   readonly #underWay = new Map<number, Delivery>()
+  /** Each look waits for the one before. */
+  #looks = Promise.resolve()
   #timer: NodeJS.Timeout | undefined
 
   constructor (parts: WebhooksParts) {
@@ -58,30 +59,40 @@ export class Webhooks {
 
   /** Looks for what is due; called when a job has ended. */
   wake (): void {
-    if (this.#stop.signal.aborted) return
+    this.#looks = this.#looks.then(async () => this.#look())
+  }
+
+  async #look (): Promise<void> {
+    if (this.#isStopped) return
     clearTimeout(this.#timer)
+    let wait = minute // the clock may be set meanwhile, and the database be free again
     try {
-      for (let next = this.#next(); next !== undefined; next = this.#next()) this.#begin(next)
+      for (let next = await this.#next(); next !== undefined; next = await this.#next()) this.#begin(next)
+      const nextDue = await this.#parts.store.webhooks.nextDue(this.#now())
+      if (nextDue !== undefined) wait = Math.min(Math.max(nextDue - this.#now(), second / 10), minute)
     } catch (error) {
       this.#parts.logger.error({ err: error }, 'Webhooks have to wait')
     }
-    // Also the clock may be set meanwhile, and the database be free again.
-    this.#timer = setTimeout(() => this.wake(), this.#untilNext()).unref()
+    if (!this.#isStopped) this.#timer = setTimeout(() => this.wake(), wait).unref()
   }
 
   /** The message that goes next: of the callers with fewest on their way the one who waits longest. */
-  #next (): { caller: string, webhook: DueWebhook } | undefined {
-    if (this.#underWay.size >= mostAtOnce) return undefined
-    const { store } = this.#parts
+  async #next (): Promise<{ caller: string, webhook: DueWebhook } | undefined> {
+    // What ends while the database is read may still be due there.
+    const underWay = new Map(this.#underWay)
+    if (underWay.size >= mostAtOnce || this.#isStopped) return undefined
+    const { webhooks } = this.#parts.store
     const now = this.#now()
-    const callers = store.callersWithDueWebhooks(now)
-      .map(caller => ({ caller, running: this.#count('caller', caller) }))
+    const count = (what: 'caller' | 'host', value: string) =>
+      [...underWay.values()].filter(delivery => delivery[what] === value).length
+    const callers = (await webhooks.dueCallers(now))
+      .map(caller => ({ caller, running: count('caller', caller) }))
       .filter(({ running }) => running < mostForOne)
       .sort((a, b) => a.running - b.running)
     for (const { caller } of callers) {
-      const webhook = store.dueWebhooks(caller, now, lookAhead).find(({ sequence, url }) =>
-        !this.#underWay.has(sequence) && this.#count('host', new URL(url).host) < mostToOneHost)
-      if (webhook !== undefined) return { caller, webhook }
+      const webhook = (await webhooks.due(caller, now, lookAhead)).find(({ sequence, url }) =>
+        !underWay.has(sequence) && count('host', new URL(url).host) < mostToOneHost)
+      if (webhook !== undefined && !this.#isStopped) return { caller, webhook }
     }
     return undefined
   }
@@ -96,33 +107,22 @@ export class Webhooks {
     this.#underWay.set(webhook.sequence, { caller, host: new URL(webhook.url).host, ended })
   }
 
-  #count (what: 'caller' | 'host', value: string): number {
-    let count = 0
-    for (const delivery of this.#underWay.values()) if (delivery[what] === value) count++
-    return count
-  }
-
   /** What is not told yet is told after the next start. */
   async stop (): Promise<void> {
-    clearTimeout(this.#timer)
     this.#stop.abort()
+    await this.#looks
+    clearTimeout(this.#timer)
     await Promise.all([...this.#underWay.values()].map(async ({ ended }) => ended))
   }
 
-  #untilNext (): number {
-    try {
-      const next = this.#parts.store.nextWebhook(this.#now())
-      return next === undefined ? minute : Math.min(Math.max(next - this.#now(), second / 10), minute)
-    } catch (error) {
-      this.#parts.logger.error({ err: error }, 'Webhooks have to wait')
-      return minute
-    }
+  get #isStopped (): boolean {
+    return this.#stop.signal.aborted
   }
 
   async #deliver ({ sequence, url, tries, id }: DueWebhook): Promise<void> {
-    const job = this.#parts.store.get(id)
+    const job = await this.#parts.store.get(id)
     if (job === undefined) return // deleted meanwhile, and its webhook with it
-    const { store, logger, hosts, secret, delays = standardDelays } = this.#parts
+    const { store: { webhooks }, logger, hosts, secret, delays = standardDelays } = this.#parts
     const message = {
       id: job.id,
       body: JSON.stringify({ type: `job.${job.status}`, timestamp: job.finished_at, data: job })
@@ -135,28 +135,27 @@ export class Webhooks {
       })
       if (status >= 200 && status < 300) {
         logger.info(about, 'Webhook delivered')
-        return await this.#persist(about, () => store.forgetWebhook(sequence))
+        return await this.#persist(about, async () => webhooks.remove(sequence))
       }
       problem = `The answer was ${status}`
       if (status === goneStatus) tries = delays.length
     } catch (error) {
-      if (this.#stop.signal.aborted) return
+      if (this.#isStopped) return
       problem = (error as Error).message
     }
     const delay = delays[tries]
     logger.warn({ ...about, problem, retry_in: delay },
       delay === undefined ? 'Webhook given up' : 'Webhook not delivered')
-    await this.#persist(about, () => {
-      if (delay === undefined) store.forgetWebhook(sequence)
-      else store.postponeWebhook(sequence, this.#now() + delay)
-    })
+    await this.#persist(about, async () => delay === undefined
+      ? webhooks.remove(sequence)
+      : webhooks.postpone(sequence, this.#now() + delay))
   }
 
   /** Waits until the state is stored, or the server stops: as the database has it, the message is due at once again. */
-  async #persist (about: object, change: () => void): Promise<void> {
-    while (!this.#stop.signal.aborted) {
+  async #persist (about: object, change: () => Promise<void>): Promise<void> {
+    while (!this.#isStopped) {
       try {
-        return await whenFree(change)
+        return await change()
       } catch (error) {
         this.#parts.logger.error({ ...about, err: error }, 'The state of a webhook cannot be stored')
       }

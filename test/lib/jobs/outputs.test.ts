@@ -80,10 +80,10 @@ t.test('what no job owns is cleaned up', async t => {
   const day = { [id]: { '0.png': 'x' }, [other]: { '0.png.tmp': 'x' }, notes: {} }
   const root = t.testdir({ '2026-03-04': day, mine: {} })
   const outputs = new Outputs(root)
-  t.equal(await outputs.clean(known => known === id), 1)
+  t.equal(await outputs.clean(async () => new Set([id])), 1)
   t.same(readdirSync(join(root, '2026-03-04')).sort(), [id, 'notes'])
   t.ok(existsSync(join(root, 'mine')), 'foreign folders are left alone')
-  t.equal(await new Outputs(join(root, 'missing')).clean(() => false), 0)
+  t.equal(await new Outputs(join(root, 'missing')).clean(async () => new Set()), 0)
 })
 
 t.test('attachments live as long as their job', async t => {
@@ -98,7 +98,7 @@ t.test('attachments live as long as their job', async t => {
   t.same(await inputs.read(id), attachments)
   mkdirSync(join(root, other))
   writeFileSync(join(root, 'notes'), 'x')
-  t.equal(await inputs.clean(waiting => waiting === id), 1)
+  t.equal(await inputs.clean(async () => new Set([id])), 1)
   t.same(readdirSync(root).sort(), [id, 'notes'])
   await inputs.remove(id)
   await inputs.remove(id)

@@ -1,10 +1,8 @@
-import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Executor, ExecutorParts, Executors } from '../../../../lib/jobs/executor.ts'
 import type { Job, JobType, NewJob } from '../../../../lib/jobs/job.ts'
 import { drawingExecutors } from '../../../../lib/generation/run/drawing.ts'
 import { JobQueue, type JobQueueOptions } from '../../../../lib/jobs/queue.ts'
-import { JobStore } from '../../../../lib/jobs/store/job-store.ts'
 import { ScriptedEngine, type Step } from '../fixtures/scripted-engine.ts'
 import { until } from '../fixtures/until.ts'
 
@@ -46,7 +44,7 @@ function hold () {
 }
 
 const ended = (queue: JobQueue, { id }: Job) => queue.waitFor(id, 10_000)
-const lanes = (queue: JobQueue) => queue.status.scheduler.lanes
+const lanes = async (queue: JobQueue) => (await queue.status()).scheduler.lanes
 
 t.test('two devices work at once, and each keeps its model', async t => {
   const { queue, a, b } = await opened(t)
@@ -57,7 +55,7 @@ t.test('two devices work at once, and each keeps its model', async t => {
   await until(() => a.prompts.length === 1 && b.prompts.length === 1)
   t.same(a.calls.map(({ parameters }) => (parameters as { options?: object }).options).at(0), { device: 'gpu0' })
   t.same(b.calls.map(({ parameters }) => (parameters as { options?: object }).options).at(0), { device: 'gpu1' })
-  t.match(queue.status, {
+  t.match(await queue.status(), {
     running: 2,
     scheduler: {
       state: 'running',
@@ -71,7 +69,7 @@ t.test('two devices work at once, and each keeps its model', async t => {
     }
   })
   t.same(queue.loadedModels, ['checkpoint/a', 'checkpoint/b'])
-  t.match(queue.get(jobs[1]!.id).progress, { phase: 'sampling' }, 'each tells how far it is')
+  t.match((await queue.get(jobs[1]!.id)).progress, { phase: 'sampling' }, 'each tells how far it is')
 
   const later = [
     await queue.submit(request('3', 'checkpoint/b')), await queue.submit(request('4', 'checkpoint/a')),
@@ -113,7 +111,7 @@ t.test('owners take turns over all devices', async t => {
   b.script.generate = [second.step]
   for (const prompt of ['a1', 'a2', 'a3', 'a4']) await queue.submit(request(prompt))
   const bob = await queue.submit(request('b1', 'checkpoint/a', { owner: 'bob' }))
-  const positions = queue.list({ status: 'queued' }).jobs.map(({ parameters: { prompt }, position }) => [prompt, position])
+  const positions = (await queue.list({ status: 'queued' })).jobs.map(({ parameters: { prompt }, position }) => [prompt, position])
   t.same(positions, [['b1', 1], ['a4', 3], ['a3', 2]])
   await until(() => a.prompts.length === 1 && b.prompts.length === 1)
   first.release()
@@ -129,14 +127,14 @@ t.test('a device that cannot be used leaves its jobs to the other, and comes bac
   const held = hold()
   b.script.generate = [held.step]
   const jobs = [await queue.submit(request('1')), await queue.submit(request('2'))]
-  await until(() => lanes(queue)[0]!.blocked !== null)
-  t.match(lanes(queue)[0], { state: 'blocked', blocked: { reason: 'no such device', retry_at: String } })
-  t.match(queue.status.scheduler, { blocked: null }, 'jobs go on')
+  await until(async () => (await lanes(queue))[0]!.blocked !== null)
+  t.match((await lanes(queue))[0], { state: 'blocked', blocked: { reason: 'no such device', retry_at: String } })
+  t.match((await queue.status()).scheduler, { blocked: null }, 'jobs go on')
   held.release()
   for (const job of jobs) t.match(await ended(queue, job), { status: 'completed', attempts: 1 })
   t.equal(b.prompts.length, 2)
   a.script.start = []
-  await until(() => lanes(queue)[0]!.state === 'idle')
+  await until(async () => (await lanes(queue))[0]!.state === 'idle')
   const [first, second] = [hold(), hold()]
   a.script.generate = [first.step]
   b.script.generate = [second.step]
@@ -169,7 +167,7 @@ t.test('cancel finds the device of the job', async t => {
   await until(() => a.prompts.length === 1 && b.prompts.length === 1)
   await queue.cancel(jobs[1]!.id)
   t.match(await ended(queue, jobs[1]!), { status: 'cancelled' })
-  t.equal(queue.get(jobs[0]!.id).status, 'running')
+  t.equal((await queue.get(jobs[0]!.id)).status, 'running')
   first.release()
   t.match(await ended(queue, jobs[0]!), { status: 'completed' })
 })
@@ -184,11 +182,11 @@ t.test('a drain waits for all devices; what is late goes back', async t => {
   const drained = queue.drain(3000)
   first.release()
   t.match(await ended(queue, jobs[0]!), { status: 'completed' })
-  await until(() => lanes(queue)[0]!.state === 'stopped')
-  t.equal(queue.status.scheduler.state, 'draining', 'the other one is not through')
+  await until(async () => (await lanes(queue))[0]!.state === 'stopped')
+  t.equal((await queue.status()).scheduler.state, 'draining', 'the other one is not through')
   await drained
-  t.match(queue.get(jobs[1]!.id), { status: 'queued', attempts: 0, position: 1 })
-  t.equal(queue.status.scheduler.state, 'stopped')
+  t.match(await queue.get(jobs[1]!.id), { status: 'queued', attempts: 0, position: 1 })
+  t.equal((await queue.status()).scheduler.state, 'stopped')
 })
 
 t.test('load and unload, on one device or wherever it fits', async t => {
@@ -265,10 +263,10 @@ t.test('jobs that need no engine have a lane of their own', async t => {
   for (const prompt of ['1', '2', '3']) await queue.submit(request(prompt))
   const slow = await queue.submit(request('x', 'checkpoint/slow', { type }))
   const next = await queue.submit(request('x', 'checkpoint/x', { type }))
-  await until(() => queue.get(slow.id).progress !== null)
-  t.match(queue.get(slow.id), { status: 'running', progress: { step: 1, steps: 2, eta_seconds: 3 } })
-  t.equal(queue.get(next.id).position, 1, 'its place is among its like')
-  t.match(lanes(queue)[2], { lane: 'files', device: null, state: 'running', job: slow.id })
+  await until(async () => (await queue.get(slow.id)).progress !== null)
+  t.match(await queue.get(slow.id), { status: 'running', progress: { step: 1, steps: 2, eta_seconds: 3 } })
+  t.equal((await queue.get(next.id)).position, 1, 'its place is among its like')
+  t.match((await lanes(queue))[2], { lane: 'files', device: null, state: 'running', job: slow.id })
   await queue.cancel(slow.id)
   t.match(await ended(queue, slow), { status: 'cancelled' })
   t.match(await ended(queue, next), { status: 'completed', images: [] })
@@ -279,36 +277,15 @@ t.test('jobs that need no engine have a lane of their own', async t => {
   const nobodys = await ended(queue, await queue.submit(request('x', 'checkpoint/x', { type: unknown })))
   t.match(nobodys, { status: 'failed', error: { code: 'unsupported_feature' } })
 
-  await until(() => queue.status.running + queue.status.queued === 0)
+  await until(async () => {
+    const { running, queued } = await queue.status()
+    return running + queued === 0
+  })
   const again = await queue.submit(request('x', 'checkpoint/slow', { type }))
-  await until(() => queue.get(again.id).status === 'running')
+  await until(async () => (await queue.get(again.id)).status === 'running')
   await queue.drain(20)
-  t.match(queue.get(again.id), { status: 'queued', attempts: 0 }, 'a drain gives it back')
+  t.match(await queue.get(again.id), { status: 'queued', attempts: 0 }, 'a drain gives it back')
   release()
-})
-
-t.test('both kinds of jobs share the room, and have turns of their own', async t => {
-  const file = join(t.testdir({}), 'jobs.db')
-  const store = new JobStore(file, { capacity: 4, capacityPerOwner: 3, laneOf: type => type === 'upscale' ? 'files' : 'engine' })
-  t.teardown(() => store.close())
-  const accept = (owner: string, type: JobType) =>
-    store.accept({ id: store.newId(), type, owner, model: 'm', priority: 0, parameters: {} }).job
-  const files = accept('ann', 'upscale')
-  accept('ann', 'upscale')
-  t.equal(accept('ann', 'txt2img').position, 1)
-  t.throws(() => store.checkRoom('ann'), { code: 'SDR_QUEUE_FULL', message: /3 of your jobs/ })
-  accept('bob', 'txt2img')
-  t.throws(() => store.checkRoom('bob'), { code: 'SDR_QUEUE_FULL', message: /^4 jobs/ })
-  t.same([store.waiting('engine'), store.waiting('files')], [2, 2])
-
-  t.equal(store.next(undefined, [], 'files')?.job.id, files.id)
-  store.start(store.next(undefined, [], 'files')!)
-  store.cancelQueued(store.next(undefined, [], 'files')!.job.id)
-  const first = store.next(undefined)!
-  t.equal(first.job.caller, 'ann', 'hers has waited for longer: the turn in the other lane costs her none here')
-  store.cancelQueued(first.job.id)
-  const back = accept('ann', 'txt2img')
-  t.same([back.position, store.next(undefined)!.job.caller], [2, 'bob'])
 })
 
 t.test('a model that nobody needs for long is unloaded', async t => {
@@ -317,17 +294,17 @@ t.test('a model that nobody needs for long is unloaded', async t => {
   a.script.generate = [step]
   const job = await queue.submit(request('1'))
   await until(() => a.prompts.length === 1)
-  t.match(lanes(queue)[0], { residency: { loaded_at: String, idle_since: null } })
+  t.match((await lanes(queue))[0], { residency: { loaded_at: String, idle_since: null } })
   await new Promise(resolve => setTimeout(resolve, 400))
   t.same(queue.loadedModels, ['checkpoint/a'], 'not while its job runs')
   t.same(queue.inUse, { files: ['checkpoint/a'], models: ['checkpoint/a'] })
   release()
   await ended(queue, job)
-  t.match(lanes(queue)[0], { residency: { idle_since: String } })
+  t.match((await lanes(queue))[0], { residency: { idle_since: String } })
   await until(() => queue.loadedModels.length === 0)
   t.equal(a.calls.at(-1)!.operation, 'unload')
   t.same(b.calls, [])
-  t.equal(lanes(queue)[0]!.residency, null)
+  t.equal((await lanes(queue))[0]!.residency, null)
   t.match(await ended(queue, await queue.submit(request('2'))), { status: 'completed' }, 'the next job loads it again')
   t.same([...a.loads, ...b.loads], ['checkpoint/a', 'checkpoint/a'], 'on either device')
 

@@ -94,7 +94,7 @@ t.test('webhooks that are not delivered yet are bounded for each caller', async 
   const url = 'http://127.0.0.1:9/'
   for (let job = 0; job < 2; job++) await queue.submit(request(url))
   await t.rejects(queue.submit(request(url)), { code: 'SDR_QUEUE_FULL', statusCode: 429, message: /^2 webhooks of your jobs/ })
-  t.equal(queue.status.queued, 2, 'the job was not accepted')
+  t.equal((await queue.status()).queued, 2, 'the job was not accepted')
   await queue.submit(request(url, 'bob'))
   const { webhookUrl, ...silent } = request(url)
   await queue.submit(silent)

@@ -1,30 +1,29 @@
 import { apiError } from '../../../errors.ts'
 
 /** How long a caller waits for its turn. */
-export interface Patience {
+export interface WaitOptions {
   /** Milliseconds, a minute when absent. */
   timeout?: number
   /** Aborted when the caller waits no more; its reason is the error. */
   signal?: AbortSignal
 }
 
-/** Something else than a job that is to be done on the engine. */
-interface Errand {
+interface Task {
   work: () => Promise<void>
   resolve: () => void
   reject: (reason: unknown) => void
-  /** From now on it is not withdrawn any more. */
+  /** Ends its timeout: from here on it is not withdrawn. */
   keep: () => void
 }
 
-const mostErrands = 10
+const mostTasks = 10
 
 /** Work to be done on an engine between two jobs. If a caller's wait times out, its work is guaranteed never to run. */
-export class Errands {
-  readonly #errands: Errand[] = []
+export class EngineTasks {
+  readonly #tasks: Task[] = []
 
   get isEmpty (): boolean {
-    return this.#errands.length === 0
+    return this.#tasks.length === 0
   }
 
   /**
@@ -32,13 +31,15 @@ export class Errands {
    * @param obstacle what it waits for, in words.
    * @throws {ApiError} SDR_UNAVAILABLE when too many wait, or its turn did not come in time.
    */
-  async add (work: () => Promise<void>, { timeout = 60_000, signal }: Patience, obstacle: () => string): Promise<void> {
-    if (this.#errands.length >= mostErrands) throw apiError('SDR_UNAVAILABLE', undefined, { retryAfter: 10 })
+  async add (
+    work: () => Promise<void>, { timeout = 60_000, signal }: WaitOptions, obstacle: () => string
+  ): Promise<void> {
+    if (this.#tasks.length >= mostTasks) throw apiError('SDR_UNAVAILABLE', undefined, { retryAfter: 10 })
     signal?.throwIfAborted()
     await new Promise<void>((resolve, reject) => {
       const withdraw = (reason: Error) => {
-        errand.keep()
-        this.#remove(errand)
+        task.keep()
+        this.#remove(task)
         reject(reason)
       }
       const timer = setTimeout(() => withdraw(apiError('SDR_UNAVAILABLE',
@@ -50,39 +51,39 @@ export class Errands {
         clearTimeout(timer)
         signal?.removeEventListener('abort', abort)
       }
-      const errand = { work, resolve, reject, keep }
-      this.#errands.push(errand)
+      const task = { work, resolve, reject, keep }
+      this.#tasks.push(task)
     })
   }
 
-  /** Does the first one. @param prepare what comes before: it may be withdrawn until then. */
+  /** Runs the first one. @param prepare comes before; until it is done the task may be withdrawn. */
   async runFirst (prepare: () => Promise<void>): Promise<void> {
-    const errand = this.#errands[0]
-    if (errand === undefined) return
+    const task = this.#tasks[0]
+    if (task === undefined) return
     try {
       await prepare()
-      if (!this.#errands.includes(errand)) return
-      errand.keep()
-      await errand.work()
-      errand.resolve()
+      if (!this.#tasks.includes(task)) return
+      task.keep()
+      await task.work()
+      task.resolve()
     } catch (error) {
-      errand.keep()
-      errand.reject(error)
+      task.keep()
+      task.reject(error)
     } finally {
-      this.#remove(errand)
+      this.#remove(task)
     }
   }
 
-  /** Ends all of them undone. */
-  refuse (reason: Error): void {
-    for (const { keep, reject } of this.#errands.splice(0)) {
+  /** Rejects all of them undone. */
+  rejectAll (reason: Error): void {
+    for (const { keep, reject } of this.#tasks.splice(0)) {
       keep()
       reject(reason)
     }
   }
 
-  #remove (errand: Errand): void {
-    const index = this.#errands.indexOf(errand)
-    if (index >= 0) this.#errands.splice(index, 1)
+  #remove (task: Task): void {
+    const index = this.#tasks.indexOf(task)
+    if (index >= 0) this.#tasks.splice(index, 1)
   }
 }
