@@ -1,8 +1,9 @@
-import yargs, { type Argv, type CommandModule } from 'yargs'
+import yargs, { type Arguments, type Argv, type CommandModule, type MiddlewareFunction } from 'yargs'
 import { hideBin } from 'yargs/helpers'
 import { CommandError, exitCodes } from '../errors.ts'
 import { version } from '../lib/util/version.ts'
 import { visible } from '../lib/util/text.ts'
+import { refuseUnknownCommand, refuseUnknownOptions, usageError } from './support/usage-errors.ts'
 
 /** The file of a command, loaded when its help or its work is asked for: no command waits for the code of another. */
 type Load = () => Promise<CommandModule<object, any>>
@@ -29,14 +30,14 @@ const commands: ReadonlyArray<[command: string | string[], describe: string, loa
     'Ask the running server of these options whether it is up; exit code 0 or 1',
     async () => (await import('./commands/health.ts')).health
   ],
-  ['user <action>', 'Manage local accounts', async () => (await import('./commands/user.ts')).user],
-  ['key <action>', 'Manage API keys', async () => (await import('./commands/key.ts')).key],
+  ['user', 'Manage local accounts', async () => (await import('./commands/user.ts')).user],
+  ['key', 'Manage API keys', async () => (await import('./commands/key.ts')).key],
   [
     'audit',
     'Show logins, refusals, and changes of accounts and keys',
     async () => (await import('./commands/audit.ts')).audit
   ],
-  ['models <action>', 'List, fetch and look after models', async () => (await import('./commands/models.ts')).models],
+  ['models', 'List, fetch and look after models', async () => (await import('./commands/models.ts')).models],
   [
     'openapi',
     'Print the OpenAPI document without starting a server',
@@ -59,10 +60,14 @@ export async function runCommandLine (): Promise<void> {
     .version(version)
     .help()
     .wrap(process.stdout.isTTY ? process.stdout.columns : 120)
+    .detectLocale(false)
     .strictCommands()
-    .recommendCommands()
+    .middleware(((argv: Arguments, yargs: Argv) => {
+      refuseUnknownCommand(argv, commands.map(([names]) => [names].flat()[0]!.split(' ', 1)[0]!))
+      refuseUnknownOptions(argv, yargs)
+    }) as unknown as MiddlewareFunction)
     .fail((message, error) => {
-      throw error ?? new CommandError(exitCodes.usage, `${message}${message.endsWith('?') ? '' : '.'} Try --help.`)
+      throw (error as unknown) instanceof Error ? error : usageError(message, parser)
     })
   for (const [command, describe, load] of commands) {
     parser.command(
@@ -72,7 +77,8 @@ export async function runCommandLine (): Promise<void> {
   }
   try {
     await parser.parseAsync()
-  } catch (error) {
+  } catch (thrown) {
+    const error = (thrown as Error).name === 'YError' ? usageError((thrown as Error).message, parser) : thrown
     if (error instanceof CommandError) {
       process.stderr.write(`stable-diffusion-rest: ${visible(error.message)}\n`)
       process.exitCode = error.exitCode

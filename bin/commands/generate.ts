@@ -66,6 +66,9 @@ export const generate: CommandModule<object, Arguments> = {
       default: [],
       describe: 'Any other field of the request: NAME=VALUE, the value as JSON or text'
     })
+    .option('lora', { hidden: true, alias: 'loras' })
+    .check(({ lora }) => lora === undefined ||
+      'A LoRA is part of the prompt: generate "a red fox <lora:NAME:0.8>"')
     .option('server', {
       group: 'Server:',
       type: 'string',

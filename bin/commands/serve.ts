@@ -26,29 +26,22 @@ import { say } from '../support/say.ts'
 import { withThrowawayApp } from '../support/throwaway-app.ts'
 import { askHealth } from './health.ts'
 
-const own = {
-  'check-config': {
-    group: 'Output:',
-    type: 'boolean',
-    conflicts: 'print-config',
-    describe: 'Say whether the server could start with these options, and do not start it'
-  },
-  'print-config': {
-    group: 'Output:',
-    type: 'boolean',
-    describe: 'Print the options in force as a configuration file, and where each comes from'
-  }
-} as const
-
 export const serve: CommandModule = {
-  builder: yargs => withOptions(yargs).options(own),
-  handler: async argv => {
-    // Without a command this one runs, so a misspelt one would be taken for its argument.
-    const [word] = argv._.filter(word => word !== 'serve')
-    if (word !== undefined) {
-      throw new CommandError(exitCodes.usage, `There is no command ${JSON.stringify(word)}. Try --help.`)
+  builder: yargs => withOptions(yargs).options({
+    'check-config': {
+      group: 'Output:',
+      type: 'boolean',
+      conflicts: 'print-config',
+      describe: 'Say whether the server could start with these options, and do not start it'
+    },
+    'print-config': {
+      group: 'Output:',
+      type: 'boolean',
+      describe: 'Print the options in force as a configuration file, and where each comes from'
     }
-    const traced = tracedOptionsOf(argv, { own })
+  }),
+  handler: async argv => {
+    const traced = tracedOptionsOf(argv)
     if (argv['print-config'] === true) say(describeOptions(traced).trimEnd())
     else if (argv['check-config'] === true) await checkConfig(traced.options)
     else await startServer(traced.options)

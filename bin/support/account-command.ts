@@ -36,7 +36,7 @@ export function accountCommand<Arguments> (
     describe,
     builder: yargs => withOptions(yargs, accountOptions, { command, own }),
     handler: async argv => {
-      const { auth } = dataFolders(optionsOf(argv, { command, own }))
+      const { auth } = dataFolders(optionsOf(argv))
       actAsOwnerOf(auth)
       const database = openAuthDatabase(auth)
       const log = new AuditLog(database, (_kind, error, lost) => {

@@ -26,16 +26,12 @@ export interface OwnArguments {
   own?: Readonly<Record<string, YargsOption>>
 }
 
-function positionalNames (command = ''): string[] {
-  return [...command.matchAll(/<([\w-]+)>/g)].map(([, name]) => name!)
-}
-
 /** Adds the arguments of a command, `names` of the option table, and `--config`. */
 export function withOptions<T> (
-  yargs: Argv<T>, names: readonly OptionName[] = optionNames, { command, own = {} }: OwnArguments = {}
+  yargs: Argv<T>, names: readonly OptionName[] = optionNames, { command = '', own = {} }: OwnArguments = {}
 ): Argv<T> {
   for (const [name, definition] of Object.entries(own)) {
-    if (positionalNames(command).includes(name)) yargs.positional(name, definition as PositionalOptions)
+    if (command.includes(`<${name}>`)) yargs.positional(name, definition as PositionalOptions)
     else yargs.option(name, { requiresArg: definition.type === 'string', ...definition })
   }
   for (const name of names) yargs.option(name, toYargs(name))
@@ -50,20 +46,15 @@ export function withOptions<T> (
 /** What the commands that touch accounts need to find them. */
 export const accountOptions = ['data-dir', 'auth-data-dir'] as const satisfies OptionName[]
 
-/** The options of the server on a parsed command line. */
-export function optionsOf (argv: Record<string, unknown>, own?: OwnArguments): Options {
-  return tracedOptionsOf(argv, own).options
+/** The options of the server on a parsed command line; what else is there is the command's own. */
+export function optionsOf (argv: Record<string, unknown>): Options {
+  return tracedOptionsOf(argv).options
 }
 
 /** As `optionsOf`, with where each value came from. */
-export function tracedOptionsOf (
-  argv: Record<string, unknown>, { command, own = {} }: OwnArguments = {}
-): TracedOptions {
-  const notOptions = new Set([
-    '_', '$0', 'config', 'help', 'version', ...positionalNames(command), ...Object.keys(own)
-  ])
+export function tracedOptionsOf (argv: Record<string, unknown>): TracedOptions {
   return loadOptions(
-    Object.fromEntries(Object.entries(argv).filter(([name]) => !notOptions.has(name))),
+    Object.fromEntries(Object.entries(argv).filter(([name]) => name in optionTable)),
     argv.config as string | undefined)
 }
 

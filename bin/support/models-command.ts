@@ -46,7 +46,7 @@ export function modelsCommand<Arguments> (
     describe,
     builder: yargs => withOptions(yargs, [...folderOptions, ...more], { command, own }),
     handler: async argv => {
-      const options = optionsOf(argv, { command, own })
+      const options = optionsOf(argv)
       const roots = modelRoots(options)
       if (roots.length === 0) {
         throw new CommandError(exitCodes.usage,

@@ -279,7 +279,13 @@ export function camelCase (name: string): string {
   return name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase())
 }
 
-function refuseUnknown (given: string[], known: string[], inWords: (name: string) => string): void {
+/**
+ * @param inWords a name as it is written where it was given, for example with `--`
+ * @throws {CommandError} (usage) for the first of `given` that is not among `known`
+ */
+export function refuseUnknown (
+  given: readonly string[], known: readonly string[], inWords: (name: string) => string
+): void {
   for (const name of given) {
     if (known.includes(name)) continue
     const guess = nearest(name, known)
