@@ -1,6 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply } from 'fastify'
-import type { ReadStream } from 'node:fs'
 import { callerOf } from '../lib/http/rate-limits.ts'
 import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
@@ -10,7 +9,6 @@ import {
 import { generationText } from '../lib/generation/run/generation-text.ts'
 import { jobStatuses, jobTypes, type Job as JobDescription } from '../lib/jobs/job.ts'
 import { laneStates } from '../lib/jobs/schedule/lane.ts'
-import type { OpenImage } from '../lib/jobs/outputs.ts'
 import type { SchedulerStatus } from '../lib/jobs/schedule/scheduler.ts'
 import { visibleOwner } from '../lib/accounts/principals.ts'
 import { exampleId, Id, Named, named, Nullable, OneOf, Time } from '../lib/http/schemas.ts'
@@ -253,15 +251,17 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const caching = { etag, 'cache-control': 'private, max-age=31536000, immutable', vary: varyByAccept(reply) }
     if (matches(request.headers['if-none-match'], etag)) return reply.code(304).headers(caching).send()
 
-    const file = await app.jobs.openImage(job, index)
-    const body = isOriginal(variant)
-      ? await content(file)
-      : await convertImage(file.handle, variant, generationText(job, image), app.decoderFor(request))
+    const open = async () => app.jobs.openImage(job, index)
+    const file = isOriginal(variant) ? await open() : undefined
+    const body = file === undefined
+      ? await convertImage(async () => (await open()).bytes(), variant, generationText(job, image),
+        app.decoderFor(request))
+      : file.size > mostWhole ? file.stream() : await file.bytes()
     return reply
       .type(mediaType(variant.format))
       .headers({
         ...caching,
-        'content-length': Buffer.isBuffer(body) ? body.length : file.size,
+        'content-length': Buffer.isBuffer(body) ? body.length : file!.size,
         'content-disposition': `inline; filename="${id}-${index}.${variant.format}"`
       })
       .send(body)
@@ -300,11 +300,6 @@ async function taken (reply: FastifyReply, sent: Promise<void>): Promise<void> {
     }, longestStall).unref()
     sent.then(resolve, reject).finally(() => clearTimeout(timer))
   })
-}
-
-async function content ({ handle, size }: OpenImage): Promise<Buffer | ReadStream> {
-  if (size > mostWhole) return handle.createReadStream()
-  return await handle.readFile().finally(async () => handle.close())
 }
 
 /** Beside what other parts of the server vary an answer by. */

@@ -118,6 +118,11 @@ export function residentOf ({ model, parameters: { components } }: Pick<Job, 'mo
   return `${model}+${createHash('sha256').update(JSON.stringify(sorted)).digest('hex').slice(0, 12)}`
 }
 
+/** Whether a name can be the id of a job: that of a UUID. */
+export function isJobId (name: string): boolean {
+  return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(name)
+}
+
 export function isEnded (status: JobStatus): boolean {
   return status !== 'queued' && status !== 'running'
 }

@@ -1,7 +1,5 @@
-import { constants } from 'node:fs'
-import { open, rmdir, type FileHandle } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
-import { allEnded, fillFolder, inside, isJobId, makeFolder, names, removeFolder, syncFolder } from '../storage/files.ts'
+import type { Blobs, StoredBlob } from '../storage/blobs.ts'
+import { isJobId } from './job.ts'
 
 /** A finished image that is to be kept. */
 export interface NewImage {
@@ -13,107 +11,79 @@ export interface NewImage {
   png: Uint8Array
 }
 
-/** What the database remembers of a kept image; `file` is relative to the folder of outputs. */
+/** What the database remembers of a kept image; `file` is its key in the outputs. */
 export interface StoredImage extends Omit<NewImage, 'png'> {
   file: string
   bytes: number
 }
 
-/** A kept image, open for reading. */
-export interface OpenImage {
-  /** The caller closes it; its read stream does that by itself. */
-  handle: FileHandle
-  /** Bytes. */
-  size: number
-}
-
-/** The folder of a job, from what never changes about it. */
+/** The prefix of a job's images, from what never changes about it. */
 export interface OutputOwner {
   id: string
-  /** ISO 8601, UTC; its date names the folder above. */
+  /** ISO 8601, UTC; its date begins the prefix. */
   created_at: string
 }
 
 /** Finds out which of these jobs still need their files. */
 export type Known = (ids: readonly string[]) => Promise<{ has (id: string): boolean }>
 
-const dateFolder = /^\d{4}-\d{2}-\d{2}$/
+const date = /^\d{4}-\d{2}-\d{2}$/
 
-/** The images of finished jobs: `<root>/<yyyy-mm-dd>/<job id>/<n>.png`. */
+/** The images of finished jobs: `<yyyy-mm-dd>/<job id>/<n>.png`. */
 export class Outputs {
-  readonly #root: string
+  readonly #blobs: Blobs
 
-  /** @param root absolute path; made when the first image is kept. */
-  constructor (root: string) {
-    this.#root = root
+  constructor (blobs: Blobs) {
+    this.#blobs = blobs
   }
 
   /** Begins to keep the images of a job, without those of an earlier attempt. */
   keep (job: OutputOwner): Keeping {
-    return new Keeping(this.#folder(job), folderName(job), async () => this.remove(job))
+    return new Keeping(this.#blobs, prefixOf(job))
   }
 
-  /**
-   * Opens an image for reading; the caller closes it. Links are not followed.
-   * @throws what `open` throws: ENOENT when the file was deleted by hand.
-   */
-  async open (file: string): Promise<OpenImage> {
-    const handle = await open(inside(this.#root, file), constants.O_RDONLY | constants.O_NOFOLLOW)
-    try {
-      return { handle, size: (await handle.stat()).size }
-    } catch (error) {
-      await handle.close()
-      throw error
-    }
+  /** @returns undefined when the image does not exist. */
+  async open (key: string): Promise<StoredBlob | undefined> {
+    return await this.#blobs.get(key)
   }
 
-  /** Deletes what a job left, and the folder of its day when it was the last one. */
+  /** Deletes what a job left. */
   async remove (job: OutputOwner): Promise<void> {
-    const folder = this.#folder(job)
-    await removeFolder(folder)
-    await rmdir(dirname(folder)).catch(ignoreUnlessUnexpected)
+    await this.#blobs.delete(prefixOf(job))
   }
 
-  /** Deletes the folders of unknown jobs; returns how many. Foreign names are left alone. */
+  /** Deletes the images of unknown jobs; returns of how many jobs. Foreign names are left alone. */
   async clean (withImages: Known): Promise<number> {
     let removed = 0
-    for (const date of await names(this.#root)) {
-      if (!dateFolder.test(date)) continue
-      const ids = (await names(join(this.#root, date))).filter(isJobId)
+    for (const day of (await this.#blobs.list()).filter(name => date.test(name))) {
+      const ids = (await this.#blobs.list(day)).filter(isJobId)
       const known = await withImages(ids)
-      for (const id of ids) {
-        if (known.has(id)) continue
-        await removeFolder(inside(this.#root, date, id))
+      for (const id of ids.filter(id => !known.has(id))) {
+        await this.#blobs.delete(`${day}/${id}`)
         removed++
       }
     }
     return removed
   }
-
-  #folder (job: OutputOwner): string {
-    return inside(this.#root, folderName(job))
-  }
 }
 
-/** The images of one job on their way to the disk: written as they come, and kept all or none. */
+/** The images of one job on their way to the storage: written as they come, and kept all or none. */
 class Keeping {
-  readonly #folder: string
-  readonly #name: string
-  readonly #remove: () => Promise<void>
+  readonly #blobs: Blobs
+  readonly #prefix: string
   readonly #ready: Promise<void>
   readonly #images: Array<Promise<StoredImage>> = []
 
-  constructor (folder: string, name: string, remove: () => Promise<void>) {
-    this.#folder = folder
-    this.#name = name
-    this.#remove = remove
-    this.#ready = makeEmpty(folder)
-    this.#ready.catch(() => {}) // `finish` says it
+  constructor (blobs: Blobs, prefix: string) {
+    this.#blobs = blobs
+    this.#prefix = prefix
+    this.#ready = blobs.clear(prefix)
+    this.#ready.catch(() => {}) // `finish` throws it
   }
 
   add (image: NewImage): void {
     const written = this.#write(image)
-    written.catch(() => {}) // `finish` says it
+    written.catch(() => {}) // `finish` throws it
     this.#images.push(written)
   }
 
@@ -122,14 +92,14 @@ class Keeping {
     await Promise.allSettled([this.#ready, ...this.#images])
   }
 
-  /** All of them, durable. After a failure the folder is gone. */
+  /** All of them, durable. After a failure none is left. */
   async finish (): Promise<StoredImage[]> {
     await this.settled()
     try {
       await this.#ready
       return await Promise.all(this.#images)
     } catch (error) {
-      await this.#remove()
+      await this.#blobs.delete(this.#prefix)
       throw error
     }
   }
@@ -137,25 +107,11 @@ class Keeping {
   async #write ({ png, ...image }: NewImage): Promise<StoredImage> {
     const name = `${image.index}.png`
     await this.#ready
-    await fillFolder(this.#folder, [[name, png]])
-    return { ...image, file: `${this.#name}/${name}`, bytes: png.byteLength }
+    await this.#blobs.put(this.#prefix, [[name, png]])
+    return { ...image, file: `${this.#prefix}/${name}`, bytes: png.byteLength }
   }
 }
 
-/** Makes a folder, without what an earlier attempt left in it, and its entry durable. */
-async function makeEmpty (folder: string): Promise<void> {
-  let parents = await makeFolder(folder)
-  if (parents.length === 0) {
-    await removeFolder(folder)
-    parents = await makeFolder(folder)
-  }
-  await allEnded(parents.map(syncFolder))
-}
-
-function folderName (job: OutputOwner): string {
-  return `${job.created_at.slice(0, 10)}/${job.id}`
-}
-
-function ignoreUnlessUnexpected (error: NodeJS.ErrnoException): void {
-  if (!['ENOTEMPTY', 'EEXIST', 'ENOENT'].includes(error.code ?? '')) throw error
+function prefixOf ({ id, created_at: createdAt }: OutputOwner): string {
+  return `${createdAt.slice(0, 10)}/${id}`
 }

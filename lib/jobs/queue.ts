@@ -4,6 +4,7 @@ import { apiError, CommandError, exitCodes, type ApiError } from '../../errors.t
 import { prepareFolder } from '../options/folders.ts'
 import { AllowList } from '../network/allow-list.ts'
 import { guarded } from '../util/rarely.ts'
+import { FolderBlobs, type StoredBlob } from '../storage/blobs.ts'
 import { isStorageFull, storageError } from '../storage/storage-errors.ts'
 import { checkUrl } from './webhooks/delivery.ts'
 import { Webhooks, type WebhookOptions } from './webhooks/webhooks.ts'
@@ -20,7 +21,7 @@ import { bytesOf, checkNewJob, toIdempotency, withSeed } from './new-job.ts'
 import { longestTimer } from './schedule/lane.ts'
 import type { Logger } from '../util/logger.ts'
 import type { JobObserver } from './observer.ts'
-import { Outputs, type OpenImage } from './outputs.ts'
+import { Outputs } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
 import { Scheduler, type SchedulerParts, type SchedulerStatus } from './schedule/scheduler.ts'
 
@@ -73,8 +74,8 @@ export class JobQueue {
     prepareFolder(dataDir, '--data-dir')
     this.#logger = options.logger
     this.#observer = options.observer
-    this.#inputs = new Inputs(join(dataDir, 'inputs'))
-    this.#outputs = new Outputs(join(dataDir, 'outputs'))
+    this.#inputs = new Inputs(new FolderBlobs(join(dataDir, 'inputs')))
+    this.#outputs = new Outputs(new FolderBlobs(join(dataDir, 'outputs')))
     this.#executors = options.executors({ inputs: this.#inputs, outputs: this.#outputs, observer: options.observer })
     this.#store = new SqliteJobStore(join(dataDir, 'jobs.db'), {
       ...options, laneOf: type => this.#executors[type]?.lane ?? 'engine'
@@ -284,15 +285,12 @@ export class JobQueue {
    * @param job as `get` returned it for the caller.
    * @throws {ApiError} SDR_IMAGE_NOT_FOUND
    */
-  async openImage ({ id }: Job, index: number): Promise<OpenImage> {
+  async openImage ({ id }: Job, index: number): Promise<StoredBlob> {
     const key = await this.#store.imageKey(id, index)
     if (key === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
-    try {
-      return await this.#outputs.open(key)
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-      throw apiError('SDR_IMAGE_NOT_FOUND', 'The file of this image was deleted.', { cause: error })
-    }
+    const image = await this.#outputs.open(key)
+    if (image === undefined) throw apiError('SDR_IMAGE_NOT_FOUND', 'The file of this image was deleted.')
+    return image
   }
 
   /** Loads a model between two jobs, so that the next job for it starts sooner; see `Scheduler.load`. */

@@ -1,4 +1,3 @@
-import type { FileHandle } from 'node:fs/promises'
 import { apiError } from '../../errors.ts'
 import { sharpVersion } from './binaries.ts'
 import { cleanImage } from './container.ts'
@@ -81,22 +80,22 @@ export function matches (ifNoneMatch: string | undefined, tag: string): boolean 
 }
 
 /**
- * @param file the image as it is kept, open; it is closed here.
+ * @param read reads the image as it is kept.
  * @param text its generation data, which every variant carries.
  * @throws {ApiError} SDR_UNAVAILABLE when too many wait, or the image cannot be converted; SDR_RATE_LIMITED.
  */
 export async function convertImage (
-  file: FileHandle, { format, quality, width }: Variant, text: string, { processes, caller }: Decoder
+  read: () => Promise<Buffer>, { format, quality, width }: Variant, text: string, { processes, caller }: Decoder
 ): Promise<Buffer> {
   const image = await processes.conversions.run(caller, async () => {
     // An engine made it, which may have been taken over by a model.
-    const kept = cleanImage(await file.readFile())
+    const kept = cleanImage(await read())
     if (kept.width * kept.height > mostPixels) throw new RangeError(`it has ${kept.width} × ${kept.height} pixels`)
     return await processes.make(kept, { format, quality, ...(width !== undefined && { resize: { width } }) })
   }).catch((error: Error) => {
     if (!(error instanceof RangeError || error instanceof ImageError)) throw error
     throw apiError('SDR_UNAVAILABLE', `The image cannot be converted: ${error.message}.`, { cause: error })
-  }).finally(() => file.close())
+  })
   switch (format) {
     case 'png': return addText(image.bytes, 'parameters', text)
     case 'jpeg': return addJpegText(image.bytes, text)

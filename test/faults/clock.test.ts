@@ -49,7 +49,7 @@ for (const [name, jump] of [['forward', 400 * 24 * hour], ['back', -400 * 24 * h
     for (const job of [during, after, waiting]) t.match(await ended(queue, job), { status: 'completed', attempts: 1 })
     await delay(50)
     t.same((await queue.list()).jobs.map(({ id }) => id), [after, waiting, during, before].map(({ id }) => id), 'none is deleted for its age, and lists keep their order')
-    for (const { id } of [before, during, after]) await (await queue.openImage(await queue.get(id), 0)).handle.close()
+    for (const { id } of [before, during, after]) await (await queue.openImage(await queue.get(id), 0)).bytes()
     if (jump < 0) t.equal((await queue.submit({ ...request, idempotencyKey: 'before' })).id, before.id, 'a retry is known')
     await queue.close()
 

@@ -80,10 +80,9 @@ t.test('a job is accepted, drawn and delivered', async t => {
     attempts: 1,
     images: [{ index: 0, url: `/api/queue/job/${job.id}/images/0`, width: 3, height: 2, seed: job.parameters['seed'] }]
   })
-  const { handle, size } = await queue.openImage(finished, 0)
-  const bytes = await handle.readFile()
-  await handle.close()
-  t.equal(size, bytes.length)
+  const image = await queue.openImage(finished, 0)
+  const bytes = await image.bytes()
+  t.equal(image.size, bytes.length)
   t.equal(finished.images[0]!.bytes, bytes.length)
   t.ok(bytes.includes('parameters\0a cat\nSteps: 2, '))
   await t.rejects(queue.openImage(finished, 1), { code: 'SDR_IMAGE_NOT_FOUND' })

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { uuidv7 } from 'uuidv7'
 import { drawingExecutors } from '../../../../lib/generation/run/drawing.ts'
+import { FolderBlobs } from '../../../../lib/storage/blobs.ts'
 import { Inputs } from '../../../../lib/jobs/inputs.ts'
 import { JobEvents } from '../../../../lib/jobs/job-events.ts'
 import type { JobStore } from '../../../../lib/jobs/store/job-store.ts'
@@ -24,7 +25,7 @@ function parts (t: Test) {
   t.teardown(() => store.close())
   const log: string[] = []
   const note = (_details: object, message: string) => { log.push(message) }
-  const files = { inputs: new Inputs(join(root, 'inputs')), outputs: new Outputs(join(root, 'outputs')) }
+  const files = { inputs: new Inputs(new FolderBlobs(join(root, 'inputs'))), outputs: new Outputs(new FolderBlobs(join(root, 'outputs'))) }
   return {
     root,
     log,
@@ -64,7 +65,7 @@ t.test('a full disk fails the job, leaves nothing behind, and the next one runs'
       return kept
     }
   }
-  const outputs = new FullDisk(join(root, 'outputs'))
+  const outputs = new FullDisk(new FolderBlobs(join(root, 'outputs')))
   const scheduler = new Scheduler({
     ...all,
     outputs,
