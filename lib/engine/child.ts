@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import type { Duplex, Readable } from 'node:stream'
-import { leaveToServer } from '../util/background-process.ts'
+import { lowerPriority } from '../util/background-process.ts'
 import type { EngineName } from './engine.ts'
 import { engineEnvironment } from '../util/environment.ts'
 import { readHostMessage } from './host-message.ts'
@@ -15,31 +15,31 @@ export interface EngineCommand {
   engine: EngineName
   file: string
   args: string[]
-  /** The user that it becomes, when that is not the one of this process (engine-user.ts). */
+  /** The user that it becomes, if not that of this process (engine-user.ts). */
   user?: string
 }
 
 interface ChildListener {
   message: (message: HostMessage) => void
-  /** Any message and any output: proof that the process is not hung. */
-  life: () => void
-  /** The process has ended; `reason` is a sentence for people. Called once, and nothing else after it. */
-  gone: (reason: string) => void
+  /** Any message or output: the process does not hang. */
+  activity: () => void
+  /** The process has ended; `reason` is a sentence for users. Called once, as the last. */
+  ended: (reason: string) => void
 }
 
-/** When memory is short, Linux ends an engine rather than the server. */
-export const manners = { niceness: 10, outOfMemoryScore: 500 }
+/** When memory is short, Linux kills an engine before the server. */
+export const enginePriority = { niceness: 10, outOfMemoryScore: 500 }
 /** Milliseconds from SIGTERM to SIGKILL. */
 const killDelay = 2000
-/** Milliseconds for which output may still arrive after the end, when something else holds the pipes open. */
+/** Milliseconds to wait for output after the end, because another process may hold the pipes open. */
 const drainDelay = 500
-/** Bytes of its outputs, and messages, that are read in a second: an engine must not keep this process busy. */
+/** Bytes of output, and messages, read per second: an engine must not keep this process busy. */
 const outputPerSecond = 32 * 1024 * 1024
 const messagesPerSecond = 10_000
 
-/** One engine process from its start to its end. It is never used again after a failure. */
+/** One engine process from its start to its end. Not used again after a failure. */
 export class EngineChild {
-  /** Fulfilled when the process is gone. */
+  /** Fulfilled when the process has ended. */
   readonly ended: Promise<void>
   readonly #process: ChildProcess
   readonly #channel: Duplex
@@ -47,20 +47,20 @@ export class EngineChild {
   readonly #output = new OutputTail()
   readonly #timers = new Set<NodeJS.Timeout>()
   readonly #throttles: Throttle[] = []
-  /** Why this end killed it, when it did. */
-  #verdict: string | undefined
+  /** Why this side killed it, if it did. */
+  #killReason: string | undefined
   #isGone = false
-  /** Did its last message break off? */
+  /** Whether its last message broke off. */
   #isCutShort = false
-  #tellEnd!: () => void
+  #resolveEnded!: () => void
 
   constructor ({ file, args, user }: EngineCommand, listener: ChildListener) {
     this.#listener = listener
-    this.ended = new Promise((resolve) => { this.#tellEnd = resolve })
+    this.ended = new Promise((resolve) => { this.#resolveEnded = resolve })
     this.#process = spawn(file, args, {
       stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
       env: engineEnvironment(process.env, user),
-      // In a session of its own, so that a Ctrl-C in the terminal lets the server finish the running job.
+      // Its own session, so that Ctrl-C in the terminal lets the server finish the running job.
       detached: process.platform !== 'win32',
       windowsHide: true
     })
@@ -70,15 +70,15 @@ export class EngineChild {
     this.#read(stdout!, () => {})
     this.#read(stderr!, (chunk) => this.#output.add(chunk))
     this.#readChannel()
-    // One with a user of its own does that itself (engine-user.ts).
-    if (pid !== undefined && user === undefined) leaveToServer(pid, manners)
+    // A process with another user has done that itself (engine-user.ts).
+    if (pid !== undefined && user === undefined) lowerPriority(pid, enginePriority)
   }
 
   get pid (): number | null {
     return this.#process.pid ?? null
   }
 
-  /** The last lines that the process wrote to its standard error, oldest first. */
+  /** The last lines of its standard error, oldest first. */
   get lastLines (): string[] {
     return this.#output.lines
   }
@@ -87,38 +87,38 @@ export class EngineChild {
     for (const piece of encodeServerMessage(message)) this.#channel.write(piece)
   }
 
-  /** Ends the process: with SIGTERM, and with SIGKILL when it does not go. */
-  terminate (verdict: string): void {
-    this.#end(verdict, 'SIGTERM')
+  /** Ends the process with SIGTERM, then with SIGKILL. */
+  terminate (reason: string): void {
+    this.#end(reason, 'SIGTERM')
     this.#after(killDelay, () => this.#process.kill('SIGKILL'))
   }
 
   /** Ends the process at once. */
-  kill (verdict: string): void {
-    this.#end(verdict, 'SIGKILL')
+  kill (reason: string): void {
+    this.#end(reason, 'SIGKILL')
   }
 
-  #end (verdict: string, signal: NodeJS.Signals): void {
-    this.#verdict ??= verdict
+  #end (reason: string, signal: NodeJS.Signals): void {
+    this.#killReason ??= reason
     this.#process.kill(signal)
   }
 
   #read (stream: Readable, keep: (chunk: Buffer) => void): void {
-    // Always flowing: a full pipe would block the engine.
+    // Always read, because a full pipe would block the engine.
     const throttle = this.#throttle(stream, outputPerSecond)
     stream.on('data', (chunk: Buffer) => {
       throttle.spend(chunk.byteLength)
       keep(chunk)
-      this.#listener.life()
+      this.#listener.activity()
     })
-    stream.on('error', () => {}) // the end of the process says more
+    stream.on('error', () => {}) // the exit of the process says more
   }
 
   #readChannel (): void {
     const decoder = new FrameDecoder()
     const throttle = this.#throttle(this.#channel, messagesPerSecond)
     this.#channel.on('data', (chunk: Buffer) => this.#guard(() => {
-      this.#listener.life()
+      this.#listener.activity()
       for (const frame of decoder.push(chunk)) {
         const message = readHostMessage(frame)
         throttle.spend(costOf(message, frame))
@@ -134,9 +134,8 @@ export class EngineChild {
         this.#isCutShort = true
       }
     })
-    this.#channel.on('error', () => {}) // as above: writing to a process that has just died
-    // A process that can't be talked to is of no use. One that has crashed is gone by then, and its end says more: it
-    // may have been in the middle of a message.
+    this.#channel.on('error', () => {}) // as above: a write to a process that has just died
+    // A process without a channel is useless. The delay is for one that crashed: its exit says more.
     this.#channel.on('close', () => this.#after(drainDelay, () => this.kill(ending)))
   }
 
@@ -146,9 +145,9 @@ export class EngineChild {
     return throttle
   }
 
-  /** A process that breaks the protocol once is not listened to again. */
+  /** After a breach of the protocol nothing more is read from the process. */
   #guard (action: () => void): void {
-    if (this.#isGone || this.#verdict !== undefined) return
+    if (this.#isGone || this.#killReason !== undefined) return
     try {
       action()
     } catch (error) {
@@ -159,11 +158,11 @@ export class EngineChild {
 
   #watchEnd (): void {
     this.#process.on('error', (error: NodeJS.ErrnoException) => {
-      // Also emitted when a signal can't be sent; then the process may well be alive.
+      // Also emitted when a signal can't be sent to a process that may be alive.
       if (this.#process.pid === undefined) this.#gone(`It cannot be started: ${error.message}.`)
     })
     this.#process.once('exit', (code, signal) => {
-      const gone = (): void => this.#gone(this.#describeEnd(code, signal))
+      const gone = (): void => this.#gone(this.#endReason(code, signal))
       this.#process.once('close', gone)
       for (const throttle of this.#throttles) throttle.release()
       this.#after(drainDelay, gone)
@@ -175,15 +174,15 @@ export class EngineChild {
     this.#isGone = true
     for (const timer of this.#timers) clearTimeout(timer)
     for (const stream of this.#process.stdio) stream?.destroy()
-    this.#listener.gone(reason)
-    this.#tellEnd()
+    this.#listener.ended(reason)
+    this.#resolveEnded()
   }
 
-  #describeEnd (code: number | null, signal: NodeJS.Signals | null): string {
-    if (this.#verdict !== undefined) return this.#verdict
+  #endReason (code: number | null, signal: NodeJS.Signals | null): string {
+    if (this.#killReason !== undefined) return this.#killReason
     const how = (signal === null ? `It ended with exit code ${code}` : `It was ended by ${signal}`) +
       (this.#isCutShort ? ' in the middle of a message' : '')
-    const why = this.#output.complaint ??
+    const why = this.#output.crashReason ??
       (signal === 'SIGKILL' ? 'most likely by the system, for want of memory' : undefined)
     return why === undefined ? `${how}.` : `${how}: ${why}`
   }
@@ -199,7 +198,7 @@ export class EngineChild {
   }
 }
 
-/** In messages of usual length. The bytes of images cost nothing: their number and size have bounds of their own. */
+/** In messages of usual length. The bytes of images cost nothing, because their number and size are bounded. */
 function costOf ({ type }: HostMessage, { length, bytes }: Frame): number {
   return 1 + (length + (type === 'preview' ? bytes.byteLength : 0)) / 1024
 }

@@ -2,7 +2,7 @@ import { CommandError, exitCodes } from '../../errors.ts'
 import type { Options } from '../options/options.ts'
 import type { EngineInfo } from './engine.ts'
 
-/** Engine processes of one server. */
+/** One engine process each. */
 const mostDevices = 16
 
 /**
@@ -25,8 +25,8 @@ export function deviceNames ({ device, devices }: Pick<Options, 'device' | 'devi
 }
 
 /**
- * Passes what an engine says of itself on when it has the device.
- * @throws {CommandError} (usage) when it lists its devices and this one is not among them.
+ * Checks that an engine has the device, and returns `info`.
+ * @throws {CommandError} (usage) when it lists its devices without this one.
  */
 export function findDevice (name: string, info: EngineInfo): EngineInfo {
   const known = ['auto', 'cpu', 'gpu', ...(info.devices ?? []).map(({ name }) => name)]

@@ -5,24 +5,24 @@ import { promisify } from 'node:util'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { dataFolders, modelRoots } from '../options/folders.ts'
 import type { Options } from '../options/options.ts'
-import { manners, type EngineCommand } from './child.ts'
+import { enginePriority, type EngineCommand } from './child.ts'
 import { engineEnvironment } from '../util/environment.ts'
 
-/** Milliseconds for a program that looks at a user or at files: directories of users may be in the network. */
+/** Milliseconds for one program; a user directory may be on the network. */
 const longestLook = 10_000
 
-/** Bits of the capabilities of a process (linux/capability.h): to become another user, and to end its processes. */
+/** Capability bits (linux/capability.h) to become another user and to end its processes. */
 const needed = { CAP_KILL: 5, CAP_SETGID: 6, CAP_SETUID: 7 }
 
 /**
- * Becomes the user `$1` with the group `$2` and starts the rest. It does not inherit file mode and folder: those of the
- * server may be closed to the user. Priority and memory score are set first: the server could not do it later.
- * setpriv drops every capability, those in the ambient set too, which a mere change of the user would leave.
+ * Runs the rest as the user `$1` with the group `$2`. Folder and umask are reset, because the user may not be able to
+ * use those of the server. Priority and memory score come first: the server can't set them later. setpriv drops every
+ * capability, those of the ambient set too, which a mere change of the user keeps.
  */
 const becomeUser = `cd / && umask 022
-{ echo ${manners.outOfMemoryScore} >/proc/self/oom_score_adj; } 2>/dev/null
+{ echo ${enginePriority.outOfMemoryScore} >/proc/self/oom_score_adj; } 2>/dev/null
 user=$1 group=$2; shift 2
-exec nice -n ${manners.niceness} setpriv --reuid="$user" --regid="$group" --init-groups \
+exec nice -n ${enginePriority.niceness} setpriv --reuid="$user" --regid="$group" --init-groups \
 --inh-caps=-all --ambient-caps=-all --no-new-privs -- "$@"`
 
 /** Prints the first path that cannot be read. */
@@ -36,9 +36,9 @@ const findOpen = `for path; do
 done`
 
 /**
- * Makes a command run as the user of `--engine-user`, and checks that this protects and works: the user exists, the
- * server may switch to it, it can read the engine and the models, and nothing of the accounts.
- * @throws {CommandError} (usage, storage, engine) that says what is missing.
+ * Makes a command run as the user of `--engine-user`. Checks that the user exists, that the server may switch to it,
+ * and that it can read the engine and the models but nothing of the accounts.
+ * @throws {CommandError} (usage, storage, engine) saying what is missing.
  */
 export async function withEngineUser (command: EngineCommand, options: Options): Promise<EngineCommand> {
   const { engineUser: name } = options
@@ -108,10 +108,10 @@ function asUser ({ uid, gid, name }: User, { engine, file, args }: EngineCommand
   return { engine, user: name, file: '/bin/sh', args: ['-c', becomeUser, 'engine', uid, gid, file, ...args] }
 }
 
-/** Runs a script of the shell as the user, with paths. */
+/** Runs a shell script as the user, with paths as its arguments. */
 async function lookAs (user: User, script: string, paths: string[]): Promise<Look> {
   const { file, args } = asUser(user, { engine: 'portable', file: '/bin/sh', args: ['-c', script, 'look', ...paths] })
-  // Not the secrets in the environment of this process: the user can read what its processes were given.
+  // Without the secrets in this environment: a user can read the environment of its processes.
   return await look(file, args, engineEnvironment(process.env, user.name))
 }
 

@@ -1,6 +1,6 @@
 /**
- * What an engine is to the rest of the server, and the words that cross the border to its process.
- * `EngineProcess` (process.ts) implements it; a host (hosts/) speaks the other end.
+ * The interface of an engine, and the types of the messages to its process. `EngineProcess` (process.ts) implements it;
+ * a host (hosts/) is the other side.
  */
 
 export type EngineName = 'native' | 'portable'
@@ -14,12 +14,12 @@ export const capabilityNames = [
 ] as const
 export type Capability = typeof capabilityNames[number]
 
-/** What a host tells of itself in its first message. Lists come from the engine, never from the server. */
+/** The first message of a host. All lists come from the engine. */
 export interface EngineInfo {
   engine: EngineName
   /** Version of the stable-diffusion.cpp build or of the package that carries it. */
   version: string
-  /** The device that runs the model, in the engine's own words, for example `cpu` or `CUDA0`. */
+  /** The device that runs the model, by the engine's name: `cpu`, `CUDA0`. */
   device: string
   devices?: Array<{ name: string, description: string }>
   capabilities: Capability[]
@@ -57,18 +57,18 @@ export interface LoadOptions {
   offload_to_cpu?: boolean
   vae_on_cpu?: boolean
   clip_on_cpu?: boolean
-  /** Textual inversions, by the names that prompts call them. Needs the capability `embeddings`. */
+  /** Textual inversions, by their names in prompts. Needs the capability `embeddings`. */
   embeddings?: Array<{ name: string, path: string }>
   [option: string]: unknown
 }
 
-/** Seeds that every engine takes are 0…this. */
+/** Every engine takes the seeds 0…this. */
 export const maximumSeed = 2 ** 31 - 1
 
-/** Words for `cache.mode` that every engine with the capability `cache` knows. */
+/** Values of `cache.mode` that every engine with the capability `cache` takes. */
 export const cacheModes = ['disabled', 'easycache', 'ucache', 'dbcache', 'taylorseer', 'cache_dit']
 
-/** One image request in the engine's terms: names as clients see them, files resolved to absolute paths. */
+/** An image request: names as clients see them, files as absolute paths. */
 export interface ImageParameters {
   prompt: string
   negative_prompt?: string
@@ -78,7 +78,7 @@ export interface ImageParameters {
   steps?: number
   cfg_scale?: number
   guidance?: number
-  /** 0…`maximumSeed`, always chosen by the server: an engine never picks one. */
+  /** 0…`maximumSeed`, always chosen by the server. */
   seed: number
   sampler?: string
   scheduler?: string
@@ -88,12 +88,12 @@ export interface ImageParameters {
   strength?: number
   control_strength?: number
   loras?: Array<{ path: string, weight: number }>
-  /** Works in tiles, for less memory. Sizes are latent pixels (8 of the image); 0 leaves them to the engine. */
+  /** Tiles, for less memory. Sizes are latent pixels (8 of the image); 0 leaves them to the engine. */
   vae_tiling?: { enabled?: boolean, tile_size_x?: number, tile_size_y?: number, target_overlap?: number }
   [parameter: string]: unknown
 }
 
-/** Operations that a host understands: what goes in and what comes back when it is done. */
+/** Operations of a host, with parameters and result. */
 export interface Operations {
   load: { parameters: { files: ModelFiles, options: LoadOptions }, result: { load_ms: number } }
   unload: { parameters: Record<string, never>, result: Record<string, never> }
@@ -109,7 +109,7 @@ export type Phase = typeof phases[number]
 
 export interface Progress {
   phase: Phase
-  /** 0…steps; 0 when the phase has no steps of its own. */
+  /** 0…steps; 0 when the phase has no steps. */
   step: number
   steps: number
   /** Which image of the batch, from 0. */
@@ -119,14 +119,14 @@ export interface Progress {
 /** An image as the engine made it: PNG bytes without any text chunk. */
 export interface EngineImage {
   index: number
-  /** What the engine drew: some models round a size up. */
+  /** As drawn: some models round a size up. */
   width: number
   height: number
   seed: number
   png: Uint8Array
 }
 
-/** What an unfinished image looks like. */
+/** An unfinished image. */
 export interface Preview {
   step: number
   index: number
@@ -143,33 +143,29 @@ export interface Observer {
 
 export interface RunOptions extends Observer {
   /**
-   * Images that go with the request, by parameter name: `init_image`, `mask`, `control_image`, `ref_images.0`…
-   * All are PNG. The first three are exactly `width` × `height`, because not every engine scales them. `upscale` takes
-   * the one that is there.
+   * Images of the request, by parameter name: `init_image`, `mask`, `control_image`, `ref_images.0`… All are PNG. The
+   * first three have exactly `width` × `height`, because not every engine scales them. `upscale` takes any one.
    */
   attachments?: Record<string, Uint8Array>
-  /** Aborting asks the host to cancel; after the grace period the process is killed. */
+  /** Asks the host to cancel; the process is killed after the grace period. */
   signal?: AbortSignal
   /** Milliseconds without any message before the process counts as hung and is killed. */
   silenceTimeout?: number
 }
 
-/**
- * Why an operation ended without a result. `code` becomes the job's `error.code`, unless the job is tried again
- * (lib/jobs/schedule/lane.ts).
- */
+/** Why an operation failed: the job's `error.code`, unless the job is tried again (lib/jobs/schedule/lane.ts). */
 export type EngineErrorCode =
   | 'engine_crashed' // the process died: signal, abort, out of memory
-  | 'engine_timeout' // it said nothing for too long and was killed
+  | 'engine_timeout' // it was silent for too long and was killed
   | 'engine_unavailable' // it can't be started
-  | 'engine_busy' // an operation is running already
+  | 'engine_busy' // another operation is running
   | 'model_load_failed'
   | 'generation_failed'
-  | 'invalid_parameters' // the engine refused them
+  | 'invalid_parameters'
   | 'unsupported' // the engine lacks the feature
   | 'cancelled'
 
-/** Codes that an engine process may give: the others are the server's own, and would have it try for ever. */
+/** Codes that an engine process may send: with the others the server would retry for ever. */
 export const hostErrorCodes = [
   'model_load_failed', 'generation_failed', 'invalid_parameters', 'unsupported', 'cancelled'
 ] as const satisfies readonly EngineErrorCode[]
@@ -190,7 +186,7 @@ export interface EngineStatus {
   engine: EngineName
   state: EngineState
   pid: number | null
-  /** How often the process had to be started again since the server came up. */
+  /** Restarts of the process since the server started. */
   restarts: number
   last_crash: { reason: string, at: string } | null
 }
@@ -198,27 +194,27 @@ export interface EngineStatus {
 /** One engine process with one model context. At most one operation runs at a time. */
 export interface Engine {
   readonly status: EngineStatus
-  /** Known after the first start; kept over restarts. */
+  /** Known after the first start; kept across restarts. */
   readonly info: EngineInfo | undefined
   /**
-   * Increases with each (re)start, already when the old process is lost: a caller that remembers it knows whether its
-   * loaded model is still there.
+   * Increases with each start and each end of a process: a caller that remembers it knows whether its model is still
+   * loaded.
    */
   readonly generation: number
   /** Waits for a start that is under way. @throws {EngineError} engine_unavailable */
   start (): Promise<EngineInfo>
   /**
-   * Waits for a restart that is under way. What an observer throws cancels the operation and is thrown on.
+   * Waits for a restart that is under way. An error of an observer cancels the operation and is thrown.
    * @throws {EngineError}
    */
   run<Name extends OperationName> (
     operation: Name, parameters: Operations[Name]['parameters'], options?: RunOptions
   ): Promise<Operations[Name]['result']>
-  /** Ends the process: asks first, then SIGTERM, then SIGKILL. */
+  /** Ends the process: a request, then SIGTERM, then SIGKILL. */
   stop (): Promise<void>
 }
 
-/** A device that draws, and the engine that does it. */
+/** A device that draws, with its engine. */
 export interface Device {
   /** As --device or --devices names it. */
   name: string

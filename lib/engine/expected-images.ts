@@ -4,14 +4,14 @@ import { invalid } from './host-message.ts'
 
 interface Size { width: number, height: number }
 
-/** Pixels by which a side may be longer than was asked for: some models draw in multiples of 64. */
+/** Pixels by which a side may exceed the request: some models draw in multiples of 64. */
 const mostRounding = 127
-/** The most that `--max-pixels` and `--max-upscaled-pixels` let through. */
+/** The most that `--max-pixels` and `--max-upscaled-pixels` allow. */
 const mostPixels = 8192 * 8192
-/** Bytes of a PNG file that could not be compressed at all: four for each pixel, and what holds them together. */
+/** Bytes of an incompressible PNG file: four for each pixel, and its structure. */
 const mostBytes = ({ width, height }: Size): number => Math.ceil(width * height * 4.1) + 65_536
 
-/** How many images of which size an operation may make: an engine that makes others is not to be trusted. */
+/** The number and size of the images that an operation may make. An engine that makes others can't be trusted. */
 export class ExpectedImages {
   readonly #count: number
   readonly #fits: (size: Size) => boolean
@@ -25,13 +25,13 @@ export class ExpectedImages {
     this.#size = words
   }
 
-  /** @throws {ProtocolError} for an image, or progress of one, that was not asked for. */
+  /** @throws {ProtocolError} for an image, or the progress of one, that was not requested. */
   checkIndex (index: number, field: string): void {
     if (index < Math.max(this.#count, 1)) return
     throw invalid(`${field}.index`, `one of ${this.#count} images`, index)
   }
 
-  /** @throws {ProtocolError} for one too many, one that came already, of another size, or with too many bytes. */
+  /** @throws {ProtocolError} for too many images, a repeated one, another size, or too many bytes. */
   add (image: EngineImage): void {
     if (this.#count === 0) throw invalid('image', 'no image of this operation', image.index)
     this.checkIndex(image.index, 'image')
@@ -76,7 +76,7 @@ function isFrom (side: number, asked: number, more: number): boolean {
   return side >= asked && side <= asked + more
 }
 
-/** Size of the image that is worked on, when that is one. */
+/** Size of the attached image; undefined when it can't be read. */
 function sourceOf (attachments: Record<string, Uint8Array>): Size | undefined {
   const [first] = Object.values(attachments)
   try {

@@ -8,8 +8,8 @@ import {
 } from './protocol.ts'
 
 /**
- * Reads what an engine process says. The process is not trusted: it runs C++ on files of strangers. What is returned
- * here has the declared types, every number within its bounds, and no field that is not declared.
+ * Reads messages of an engine process. It is not trusted, because it runs C++ on files of strangers. A returned message
+ * has the declared types, every number within its bounds, and no other field.
  */
 
 /** Returns a value of the declared type, or throws a ProtocolError that names the field. */
@@ -19,14 +19,14 @@ type Fields<Type> = { [Field in keyof Type]-?: Read<Type[Field]> }
 /** Steps, tensors of a model, and milliseconds of one operation. */
 const mostSteps = 10_000_000
 const mostMilliseconds = 1e12
-/** Images of one job, and pixels of one side; `ExpectedImages` knows what this job asked for. */
+/** Images of one job, and pixels of one side; `ExpectedImages` has the numbers of this job. */
 const mostImages = 64
 const longestSide = 65_536
 /** Code units of a text and of a name, and entries of a list of names. */
 const longestText = 2000
 const longestName = 200
 const mostNames = 1000
-/** What a whole message is called. */
+/** The field name of a whole message. */
 const message = 'a message'
 
 const whole = (minimum: number, maximum: number): Read<number> => (value, field) => {
@@ -39,7 +39,7 @@ const milliseconds: Read<number> = (value, field) => {
   throw invalid(field, 'milliseconds', value)
 }
 
-/** Longer texts are cut: the words of a library have any length. */
+/** Longer texts are cut, because those of a library have any length. */
 const text = (longest = longestText): Read<string> => (value, field) => {
   if (typeof value === 'string') return visibleField(shortened(value, longest))
   throw invalid(field, 'a text', value)
@@ -76,7 +76,7 @@ function path (field: string, name: string): string {
 }
 
 const name = text(longestName)
-/** What a request can choose from: a choice between no names, or two of one name, is none. */
+/** Names that a request can choose from. */
 const choices: Read<string[]> = (value, field) => {
   const names = list(name)(value, field)
   if (names.length > 0 && new Set(names).size === names.length) return names
@@ -167,16 +167,16 @@ function checkVersion (version: number): void {
     `and this server version ${protocolVersion}: they are of different releases. Install or build the package again.`)
 }
 
-/** The bytes must be what they are said to be; only their header is read here. */
-function withPng <Picture extends { width: number, height: number }> (
-  field: string, picture: Picture, png: Uint8Array
-): Picture & { png: Uint8Array } {
+/** Only the header of the PNG is checked here. */
+function withPng <Image extends { width: number, height: number }> (
+  field: string, image: Image, png: Uint8Array
+): Image & { png: Uint8Array } {
   const { width, height } = headerOf(field, png)
-  if (width !== picture.width || height !== picture.height) {
-    const said = `a PNG image of ${picture.width} × ${picture.height} pixels, as it says,`
-    throw invalid(field, said, `${width} × ${height}`)
+  if (width !== image.width || height !== image.height) {
+    const expected = `a PNG image of ${image.width} × ${image.height} pixels, as it says,`
+    throw invalid(field, expected, `${width} × ${height}`)
   }
-  return { ...picture, png }
+  return { ...image, png }
 }
 
 function headerOf (field: string, png: Uint8Array): ReturnType<typeof readPngHeader> {
@@ -188,7 +188,7 @@ function headerOf (field: string, png: Uint8Array): ReturnType<typeof readPngHea
   }
 }
 
-/** The error for a field; what came is shown when it is short. */
+/** The error for a field. */
 export function invalid (field: string, expected: string, received: unknown): ProtocolError {
   return new ProtocolError('invalid_message',
     `The engine process sent something invalid: expected ${expected} for ${field} but received ${shown(received)}.`)

@@ -1,31 +1,29 @@
 import { EngineError, phases, type Observer, type Progress, type RunOptions } from './engine.ts'
 import type { ExpectedImages } from './expected-images.ts'
 
-/** Milliseconds by which a timer is late only when this process was stopped itself (SIGSTOP, a paused container). */
+/** Milliseconds; a timer this late means that this process was stopped (SIGSTOP, a paused container). */
 const stoppedFor = 1000
 /** Most images of one job. */
 const mostImages = 64
 
-/** One call of `run`, from its beginning to the settling of its promise. */
+/** One call of `run`, until its promise is settled. */
 export class Operation {
   readonly id: number
   readonly outcome: Promise<object>
   readonly expected: ExpectedImages
-  /** Was it to be cancelled? */
   isCancelled = false
-  /** Was it given to the process? */
+  /** To the process. */
   isSent = false
-  /** Is its outcome decided? */
   isSettled = false
-  /** What it ends with when this end kills the process. */
-  verdict: EngineError | undefined
+  /** What it fails with when this side kills the process. */
+  killError: EngineError | undefined
   readonly #observer: Observer
   #fulfil!: (result: object) => void
   #reject!: (error: unknown) => void
   #failure: { error: unknown } | undefined
   #silence: NodeJS.Timeout | undefined
   #heardAt = 0
-  /** The last phase and image that was told, as one number. */
+  /** The last phase and image, as one number. */
   #part = -1
   #grace: NodeJS.Timeout | undefined
 
@@ -37,7 +35,7 @@ export class Operation {
       this.#fulfil = resolve
       this.#reject = reject
     })
-    // Until it is awaited, which may be after it has failed.
+    // It may fail before it is awaited.
     this.outcome.catch(() => {})
   }
 
@@ -52,15 +50,15 @@ export class Operation {
     this.#reject(this.#failure === undefined ? error : this.#failure.error)
   }
 
-  /** Whether another phase or image has begun, which happens seldom: the phase never goes back. */
-  isNews (progress: Progress): boolean {
+  /** Whether another phase or image has begun. That is rare, because the phase never goes back. */
+  isNewPart (progress: Progress): boolean {
     const part = phases.indexOf(progress.phase) * mostImages + progress.index
     if (part <= this.#part) return false
     this.#part = part
     return true
   }
 
-  /** Calls an observer; what it throws becomes the outcome of the operation. Returns false then. */
+  /** Calls an observer. @returns false when it threw; the operation then fails with its error. */
   observe<Name extends keyof Observer> (name: Name, value: Parameters<NonNullable<Observer[Name]>>[0]): boolean {
     if (this.#failure !== undefined) return true
     try {
@@ -72,17 +70,17 @@ export class Operation {
     }
   }
 
-  /** Calls `hung` when `life` was not called for so many milliseconds, in which this process was there to hear it. */
+  /** Calls `hung` when `heard` was not called for `timeout` milliseconds in which this process was running. */
   watchSilence (timeout: number, hung: () => void): void {
     this.#heardAt = performance.now()
     this.#silence = setTimeout(() => {
-      // What was said meanwhile is still unread, and what stopped this process may have stopped the engine.
-      if (performance.now() - this.#heardAt > timeout + stoppedFor) this.life()
+      // Messages may be unread, and what stopped this process may have stopped the engine too.
+      if (performance.now() - this.#heardAt > timeout + stoppedFor) this.heard()
       else hung()
     }, timeout).unref()
   }
 
-  life (): void {
+  heard (): void {
     this.#heardAt = performance.now()
     this.#silence?.refresh()
   }

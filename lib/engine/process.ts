@@ -12,15 +12,15 @@ import { Rate } from './rate.ts'
 
 /** All times in milliseconds. */
 export interface EngineProcessOptions {
-  /** For the first message of a new process. Default 60 000: a GPU driver may take its time. */
+  /** For the first message of a new process. Default 60 000, because a GPU driver may be slow. */
   handshakeTimeout?: number
   /** From a cancel to the kill. Default 2000. */
   cancelGrace?: number
-  /** Without any message or output, while an operation runs. Default 600 000; `RunOptions` may say otherwise. */
+  /** Without any message or output during an operation. Default 600 000; `RunOptions` may override it. */
   silenceTimeout?: number
-  /** For a process that is asked to end, before it gets a signal. Default 2000. */
+  /** From the request to shut down to SIGTERM. Default 2000. */
   stopGrace?: number
-  /** Before the first restart after a crash; doubles with each further crash in a row. Default 200. */
+  /** Before the first restart after a crash; doubles with each further crash. Default 200. */
   firstBackoff?: number
   /** Default 30 000. */
   longestBackoff?: number
@@ -36,16 +36,14 @@ const defaults = {
   longestBackoff: 30_000
 }
 
-/** In a second: lines of the engine that are logged, of each importance, and steps that are told. */
-const complaintsPerSecond = 100
+/** Per second: lines of the engine that are logged, and steps that are reported. */
+const warningsPerSecond = 100
 const linesPerSecond = 500
 const stepsPerSecond = 100
 
 /**
- * An engine in a process of its own: whatever happens there, this side stays up, says why, and starts another one.
- *
- * After a crash the process is started again, soon at first, then less and less often, until `stop`. `run` waits for a
- * start that is under way.
+ * An engine in its own process. When that crashes, this side logs the reason and starts another one, with growing
+ * delays, until `stop`. `run` waits for a start that is under way.
  */
 export class EngineProcess implements Engine {
   readonly #command: EngineCommand
@@ -55,19 +53,19 @@ export class EngineProcess implements Engine {
   #generation = 0
   #restarts = 0
   #lastCrash: EngineStatus['last_crash'] = null
-  /** Crashes since the last operation that came to its end. */
+  /** Crashes since the last operation that ended. */
   #failures = 0
   #child: EngineChild | undefined
-  /** The present start, from the wait before it until its process is gone. Undefined when no process is wanted. */
+  /** The current start, from its backoff until its process ends. Undefined when no process is wanted. */
   #start: Promise<EngineInfo> | undefined
-  /** Rejects the present start; there while it waits for its time. */
-  #abandonBackoff: ((error: EngineError) => void) | undefined
+  /** Rejects the current start; defined during its backoff. */
+  #rejectBackoff: ((error: EngineError) => void) | undefined
   #isReady = false
   #stopping: Promise<void> | undefined
   #running: Operation | undefined
   #lastId = 0
-  readonly #complaints = new Rate(complaintsPerSecond, count => this.#tellLeftOut('warn', count))
-  readonly #lines = new Rate(linesPerSecond, count => this.#tellLeftOut('debug', count))
+  readonly #warnings = new Rate(warningsPerSecond, count => this.#logSkipped('warn', count))
+  readonly #lines = new Rate(linesPerSecond, count => this.#logSkipped('debug', count))
   readonly #steps = new Rate(stepsPerSecond)
 
   constructor (command: EngineCommand, { logger, ...options }: EngineProcessOptions = {}) {
@@ -96,15 +94,12 @@ export class EngineProcess implements Engine {
 
   get #state (): EngineState {
     if (this.#start === undefined) return 'stopped'
-    if (this.#abandonBackoff !== undefined) return 'backing_off'
+    if (this.#rejectBackoff !== undefined) return 'backing_off'
     if (!this.#isReady) return 'starting'
     return this.#running?.isSent ? 'busy' : 'idle'
   }
 
-  /**
-   * Starts the process, or waits for the start that is under way.
-   * @throws {EngineError} engine_unavailable. After a failed first start nothing is tried again until the next call.
-   */
+  /** After a failed first start, nothing is tried again until the next call. */
   async start (): Promise<EngineInfo> {
     if (this.#stopping !== undefined) await this.#stopping
     if (this.#start === undefined) {
@@ -132,7 +127,7 @@ export class EngineProcess implements Engine {
       await Promise.race([this.#start, operation.outcome])
       if (!operation.isSettled) {
         this.#send(operation, name, parameters, attachments)
-        operation.watchSilence(silenceTimeout, () => this.#giveUp(operation, silenceTimeout))
+        operation.watchSilence(silenceTimeout, () => this.#killHung(operation, silenceTimeout))
       }
       return await operation.outcome as Operations[Name]['result']
     } finally {
@@ -150,8 +145,8 @@ export class EngineProcess implements Engine {
   async #end (): Promise<void> {
     const stopped = new EngineError('engine_unavailable', 'The engine was stopped.')
     this.#start = undefined
-    this.#abandonBackoff?.(stopped)
-    if (this.#running !== undefined) this.#running.verdict ??= stopped
+    this.#rejectBackoff?.(stopped)
+    if (this.#running !== undefined) this.#running.killError ??= stopped
     const child = this.#child
     if (child === undefined) return
     child.send({ type: 'shutdown' })
@@ -166,19 +161,19 @@ export class EngineProcess implements Engine {
       const { handshakeTimeout } = this.#options
       const child = this.#child = new EngineChild(this.#command, {
         message: (message) => {
-          if (this.#isReady !== (message.type !== 'hello')) throw outOfTurn(message)
+          if (this.#isReady !== (message.type !== 'hello')) throw unexpectedMessage(message)
           if (message.type !== 'hello') return this.#receive(message)
           this.#checkName(message.info)
           clearTimeout(handshake)
           this.#isReady = true
-          this.#info = this.#usable(message.info)
+          this.#info = this.#withoutConvert(message.info)
           resolve(this.#info)
         },
-        life: () => this.#running?.life(),
-        gone: (reason) => {
+        activity: () => this.#running?.heard(),
+        ended: (reason) => {
           clearTimeout(handshake)
           const wasReady = this.#isReady
-          this.#lost(reason, child)
+          this.#handleEnd(reason, child)
           if (wasReady) this.#restart()
           else reject(new EngineError('engine_unavailable', `The engine process did not start. ${reason}`))
         }
@@ -189,13 +184,12 @@ export class EngineProcess implements Engine {
     })
   }
 
-  /** Books the end of a process. */
-  #lost (reason: string, child: EngineChild): void {
+  #handleEnd (reason: string, child: EngineChild): void {
     this.#child = undefined
     this.#isReady = false
     this.#generation++
-    const verdict = this.#running?.verdict
-    const wasWanted = this.#start === undefined || verdict?.code === 'cancelled'
+    const killError = this.#running?.killError
+    const wasWanted = this.#start === undefined || killError?.code === 'cancelled'
     if (wasWanted) {
       this.#logger?.debug({}, 'The engine process has ended')
     } else {
@@ -204,11 +198,11 @@ export class EngineProcess implements Engine {
       this.#logger?.error({ reason, output: child.lastLines }, 'The engine process crashed')
     }
     if (this.#running?.isSent) {
-      this.#running.reject(verdict ?? new EngineError('engine_crashed', `The engine process crashed. ${reason}`))
+      this.#running.reject(killError ?? new EngineError('engine_crashed', `The engine process crashed. ${reason}`))
     }
   }
 
-  /** Starts another process when its time has come, and again until that succeeds. */
+  /** Starts another process after the backoff, until one start succeeds. */
   #restart (): void {
     if (this.#start === undefined) return
     const start = this.#start = this.#backoff().then(async () => {
@@ -228,15 +222,15 @@ export class EngineProcess implements Engine {
     const delay = Math.min(firstBackoff * 2 ** (this.#failures - 1), longestBackoff)
     try {
       await new Promise<void>((resolve, reject) => {
-        // Not unref'd: like the process that it stands for, it holds the server until `stop`.
+        // Not unref'd: like a process, it keeps the server alive until `stop`.
         const timer = setTimeout(resolve, delay)
-        this.#abandonBackoff = (error) => {
+        this.#rejectBackoff = (error) => {
           clearTimeout(timer)
           reject(error)
         }
       })
     } finally {
-      this.#abandonBackoff = undefined
+      this.#rejectBackoff = undefined
     }
   }
 
@@ -251,29 +245,29 @@ export class EngineProcess implements Engine {
     }
   }
 
-  /** @throws {ProtocolError} for what this engine cannot have to say now. */
+  /** @throws {ProtocolError} for a message that this engine may not send now. */
   #receive (message: Exclude<HostMessage, { type: 'hello' }>): void {
     if (message.type === 'log') return this.#log(message)
     const operation = this.#running
-    if (operation === undefined || !operation.isSent || operation.isSettled) throw outOfTurn(message)
+    if (operation === undefined || !operation.isSent || operation.isSettled) throw unexpectedMessage(message)
     if (message.type === 'info') {
       this.#checkName(message.info)
-      // What an engine can do was said at its start, and requests were checked against it.
+      // Requests were checked against the capabilities of the first message.
       this.#info = { ...this.#info!, device: message.info.device }
       return
     }
-    if (operation.id !== message.id) throw outOfTurn(message)
+    if (operation.id !== message.id) throw unexpectedMessage(message)
     switch (message.type) {
       case 'done':
         this.#failures = 0
         return operation.fulfil(message.result)
       case 'error':
-        if (message.code === 'cancelled' && !operation.isCancelled) throw outOfTurn(message)
+        if (message.code === 'cancelled' && !operation.isCancelled) throw unexpectedMessage(message)
         this.#failures = 0
         return operation.reject(new EngineError(message.code, message.message))
       case 'progress':
         operation.expected.checkIndex(message.progress.index, 'progress')
-        if (!operation.isNews(message.progress) && !this.#steps.admits()) return
+        if (!operation.isNewPart(message.progress) && !this.#steps.admits()) return
         return this.#observed(operation, operation.observe('progress', message.progress))
       case 'preview':
         operation.expected.checkIndex(message.preview.index, 'preview')
@@ -284,8 +278,8 @@ export class EngineProcess implements Engine {
     }
   }
 
-  /** Of what it can do, an engine with a user of its own cannot write files. */
-  #usable (info: EngineInfo): EngineInfo {
+  /** An engine that runs as another user can't write into the models folders. */
+  #withoutConvert (info: EngineInfo): EngineInfo {
     if (this.#command.user === undefined) return info
     return { ...info, capabilities: info.capabilities.filter(capability => capability !== 'convert') }
   }
@@ -294,9 +288,9 @@ export class EngineProcess implements Engine {
     if (engine !== this.#command.engine) throw invalid('info.engine', this.#command.engine, engine)
   }
 
-  /** The rest of an operation whose observer has failed is of no use. */
-  #observed (operation: Operation, isWell: boolean): void {
-    if (!isWell) this.#cancel(operation)
+  /** The result of an operation whose observer failed is useless. */
+  #observed (operation: Operation, isOk: boolean): void {
+    if (!isOk) this.#cancel(operation)
   }
 
   #cancel (operation: Operation): void {
@@ -305,32 +299,32 @@ export class EngineProcess implements Engine {
     operation.isCancelled = true
     this.#child?.send({ type: 'cancel', id: operation.id })
     operation.startGrace(this.#options.cancelGrace, () => {
-      operation.verdict ??= cancelled
+      operation.killError ??= cancelled
       this.#child?.terminate('It did not obey a cancel in time.')
     })
   }
 
-  #giveUp (operation: Operation, silenceTimeout: number): void {
+  #killHung (operation: Operation, silenceTimeout: number): void {
     const reason = `It gave no sign of life for ${silenceTimeout / 1000} seconds and was killed.`
-    operation.verdict ??= new EngineError('engine_timeout', `The engine process hung. ${reason}`)
+    operation.killError ??= new EngineError('engine_timeout', `The engine process hung. ${reason}`)
     this.#child?.kill(reason)
   }
 
   #log ({ level, text }: { level: LogLevel, text: string }): void {
-    const isComplaint = level === 'warn' || level === 'error'
-    if ((isComplaint ? this.#complaints : this.#lines).admits()) this.#write(isComplaint ? 'warn' : 'debug', text)
+    const isWarning = level === 'warn' || level === 'error'
+    if ((isWarning ? this.#warnings : this.#lines).admits()) this.#write(isWarning ? 'warn' : 'debug', text)
   }
 
-  #tellLeftOut (level: 'warn' | 'debug', count: number): void {
+  #logSkipped (level: 'warn' | 'debug', count: number): void {
     this.#write(level, `The engine wrote ${count} more lines within a second, which are left out`)
   }
 
-  /** The engine's information is detail to the rest of the server. */
+  /** What is information for the engine is a detail for the server. */
   #write (level: 'warn' | 'debug', text: string): void {
     this.#logger?.[level]({ engine: this.#command.engine }, text)
   }
 }
 
-function outOfTurn ({ type }: HostMessage): ProtocolError {
+function unexpectedMessage ({ type }: HostMessage): ProtocolError {
   return new ProtocolError('invalid_message', `The engine process sent something invalid: '${type}' out of turn.`)
 }

@@ -1,7 +1,7 @@
 import type { EngineImage, EngineInfo, HostErrorCode, OperationName, Preview, Progress } from './engine.ts'
 
 /**
- * What the server and an engine process say to each other over one socket (file descriptor 3 of the process).
+ * The messages between the server and an engine process, over one socket (file descriptor 3 of the process).
  *
  * A frame is two unsigned 32-bit little-endian lengths (JSON, bytes), the JSON text and the bytes. Images travel as
  * bytes, everything else as JSON. This file runs under Bare too, which has `Buffer`, but no `node:` modules and no
@@ -11,20 +11,20 @@ export const protocolVersion = 1
 
 /** Longest JSON text in bytes; the longest request is a prompt with its options. */
 export const maximumJson = 1024 * 1024
-/** Most bytes beside the JSON of one frame: an upscaled picture, or the pictures that go with one request. */
+/** Most bytes beside the JSON of one frame: an upscaled image, or the attachments of one request. */
 export const maximumBytes = 256 * 1024 * 1024
-/** Most bytes of a preview: it is only looked at, and what looks at it gets it as text. */
+/** Most bytes of a preview, which clients get as base64. */
 export const maximumPreview = 16 * 1024 * 1024
 
 export type ProtocolErrorCode =
   | 'json_too_large'
   | 'bytes_too_large'
   | 'invalid_json' // the text is not JSON
-  | 'invalid_message' // JSON, but no message that this end understands
+  | 'invalid_message' // JSON, but not a message of this protocol
   | 'wrong_version'
   | 'truncated' // the other end closed in the middle of a frame
 
-/** The other end does not keep to the protocol; nothing that it says afterwards can be trusted. */
+/** The other side broke the protocol; nothing that it sends afterwards can be trusted. */
 export class ProtocolError extends Error {
   readonly code: ProtocolErrorCode
   constructor (code: ProtocolErrorCode, message: string, options?: ErrorOptions) {
@@ -39,7 +39,7 @@ export type LogLevel = typeof logLevels[number]
 
 export type HostMessage =
   | { type: 'hello', protocol: number, info: EngineInfo }
-  /** The description changed: loading a model shows which device really runs it. */
+  /** The device changed: only the loading of a model shows which one runs it. */
   | { type: 'info', info: EngineInfo }
   | { type: 'progress', id: number, progress: Progress }
   | { type: 'preview', id: number, preview: Preview }
@@ -75,7 +75,7 @@ export interface Frame {
   length: number
 }
 
-/** Encodes a frame as pieces to write one after the other, so that large images are not copied. */
+/** Encodes a frame in pieces, so that large images are not copied. */
 export function encodeFrame (json: object, pieces: Uint8Array[] = []): Uint8Array[] {
   const text = Buffer.from(JSON.stringify(json))
   const bytes = pieces.reduce((sum, piece) => sum + piece.byteLength, 0)
@@ -87,7 +87,7 @@ export function encodeFrame (json: object, pieces: Uint8Array[] = []): Uint8Arra
   return [header, text, ...pieces]
 }
 
-/** Takes the stream apart, however it was cut into chunks. */
+/** Decodes a stream that may be cut anywhere. */
 export class FrameDecoder {
   #chunks: Uint8Array[] = []
   #available = 0
@@ -98,7 +98,7 @@ export class FrameDecoder {
    * @throws {ProtocolError} when a length exceeds its cap or the text is not JSON.
    */
   push (chunk: Uint8Array): Frame[] {
-    // A plain array also where the chunk is a Buffer: frames are the same in both runtimes.
+    // Not a Buffer, so that frames are the same in both runtimes.
     this.#chunks.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength))
     this.#available += chunk.byteLength
     const frames: Frame[] = []
@@ -210,7 +210,7 @@ function parseJson (text: Uint8Array): unknown {
 
 interface Fields { type: string, [field: string]: unknown }
 
-/** The server is trusted, so this only has to catch damage: the right fields of the right JSON types. */
+/** The server is trusted: this only checks that the fields are there and have the right JSON types. */
 function checkFields (json: unknown): Fields {
   const message = json as Fields | null
   const fields = Object.hasOwn(serverFields, String(message?.type)) ? serverFields[message!.type as 'run'] : undefined

@@ -1,14 +1,14 @@
-/** Lets so many through in a second; `leftOut` is told at its end how many it did not. */
+/** Admits so many per second; `onSkipped` is called with the number of the others at its end. */
 export class Rate {
   readonly #perSecond: number
-  readonly #leftOut: (count: number) => void
+  readonly #onSkipped: (count: number) => void
   #admitted = 0
-  #refused = 0
+  #skipped = 0
   #timer: NodeJS.Timeout | undefined
 
-  constructor (perSecond: number, leftOut: (count: number) => void = () => {}) {
+  constructor (perSecond: number, onSkipped: (count: number) => void = () => {}) {
     this.#perSecond = perSecond
-    this.#leftOut = leftOut
+    this.#onSkipped = onSkipped
   }
 
   admits (): boolean {
@@ -17,15 +17,15 @@ export class Rate {
       this.#admitted++
       return true
     }
-    this.#refused++
+    this.#skipped++
     return false
   }
 
   #begin (): void {
-    const refused = this.#refused
+    const skipped = this.#skipped
     this.#timer = undefined
     this.#admitted = 0
-    this.#refused = 0
-    if (refused > 0) this.#leftOut(refused)
+    this.#skipped = 0
+    if (skipped > 0) this.#onSkipped(skipped)
   }
 }

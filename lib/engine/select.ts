@@ -8,7 +8,7 @@ import type { EngineCommand } from './child.ts'
 import type { EngineName } from './engine.ts'
 
 interface SelectedEngine extends EngineCommand {
-  /** One line for people: why this one. */
+  /** Why this one, in one line for users. */
   reason: string
 }
 
@@ -18,7 +18,7 @@ type Candidate = { ok: true, command: EngineCommand } | { ok: false, reason: str
 const portablePackages = ['@qvac/diffusion-cpp', 'bare-runtime']
 
 /**
- * Chooses the engine: the wanted one, or the native one when it was built and loads, else the portable one.
+ * Chooses the engine: the wanted one, or the native one if it loads, else the portable one.
  * @param root folder of the package.
  * @throws {CommandError} with exit code 5 when it can't be used; the message says what to type.
  */
@@ -62,7 +62,7 @@ export function findPortable (root = packageRoot): Candidate {
   }
 }
 
-/** npm leaves the bit away from the runtime, because no command of this package links to it. */
+/** npm does not set the bit, because no command of this package links to the runtime. */
 function makeExecutable (file: string): void {
   try {
     accessSync(file, constants.X_OK)
@@ -76,7 +76,7 @@ function makeExecutable (file: string): void {
   }
 }
 
-/** Engine processes always run the compiled host, also when the server itself runs from its TypeScript sources. */
+/** Engine processes run the compiled host, even when the server runs from its TypeScript sources. */
 function withHost (root: string, { engine, file }: Omit<EngineCommand, 'args'>, ...args: string[]): Candidate {
   const host = join(root, 'dist', 'lib', 'engine', 'hosts', engine, `${engine}.js`)
   if (existsSync(host)) return { ok: true, command: { engine, file, args: [host, ...args] } }

@@ -8,15 +8,15 @@ import { EngineProcess } from './process.ts'
 import { selectEngine } from './select.ts'
 
 interface StartingEngines {
-  /** The devices that draw, each with an engine process; at least one. */
+  /** At least one. */
   devices: readonly Device[]
-  /** What the first engine says of itself, once all have started. */
+  /** The info of the first engine, once all have started. */
   ready: Promise<EngineInfo>
   stop: () => Promise<void>
 }
 
 /**
- * Starts the engine process of each device, without waiting until it is ready.
+ * Starts the engine process of each device, and does not wait for it.
  * @throws {CommandError} (usage, engine) when the options name no usable engine; `ready` rejects with one as well.
  */
 export async function startEngines (
@@ -42,6 +42,6 @@ export async function startEngines (
       throw new CommandError(exitCodes.engine,
         `The ${selected.engine} engine does not start: ${(error as Error).message}`, { cause: error })
     })
-  ready.catch(() => {}) // the application asks for it later, and may have failed before
+  ready.catch(() => {}) // the application may fail before it awaits this
   return { devices, ready, stop: async () => { await Promise.all(devices.map(async ({ engine }) => engine.stop())) } }
 }

@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream'
 /** Milliseconds of one window. */
 const second = 1000
 
-/** Reads a stream no faster than so much a second: what comes faster stays in the pipe, and its writer has to wait. */
+/** Reads a stream at most at this rate. The rest stays in the pipe, so its writer has to wait. */
 export class Throttle {
   readonly #stream: Readable
   readonly #perSecond: number
@@ -29,7 +29,7 @@ export class Throttle {
     this.#timer = setTimeout(() => this.#resume(), second - (now - this.#since)).unref()
   }
 
-  /** From now on everything is read: its writer is gone, so there is an end to it. */
+  /** Reads all that is left: the writer has ended. */
   release (): void {
     this.#isReleased = true
     this.#resume()

@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
 import { apiError } from '../../errors.ts'
-import { leaveToServer } from '../util/background-process.ts'
+import { lowerPriority } from '../util/background-process.ts'
 import { engineEnvironment } from '../util/environment.ts'
 import { OutputTail } from '../util/output-tail.ts'
 import { packageRoot } from '../util/package-root.ts'
@@ -67,7 +67,7 @@ export class ImageProcess {
       }
       this.#process.once('close', (code, signal) => gone(this.#whyItEnded(code, signal)))
     })
-    if (pid !== undefined) leaveToServer(pid, { niceness: 5, outOfMemoryScore: 800 })
+    if (pid !== undefined) lowerPriority(pid, { niceness: 5, outOfMemoryScore: 800 })
   }
 
   get pid (): number | undefined {
@@ -122,7 +122,7 @@ export class ImageProcess {
   #whyItEnded (code: number | null, signal: NodeJS.Signals | null): Error {
     // SIGKILL comes from the system, for want of memory, or from an administrator; any other is a decoder that crashed.
     if (signal !== null && signal !== 'SIGKILL') return new ImageError(`its decoder was ended by ${signal}`)
-    const how = signal === null ? `with exit code ${code}: ${this.#output.complaint ?? 'no reason'}` : `by ${signal}`
+    const how = signal === null ? `with exit code ${code}: ${this.#output.crashReason ?? 'no reason'}` : `by ${signal}`
     return unavailable(`The image process ended ${how}`)
   }
 }

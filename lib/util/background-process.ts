@@ -1,19 +1,19 @@
 import { writeFile } from 'node:fs'
 import { setPriority } from 'node:os'
 
-interface Manners {
-  /** 0…19: the server has to answer while the process takes what is left of the processor. */
+interface Priority {
+  /** 0…19; the server must be able to answer while the process computes. */
   niceness: number
-  /** Of −1000…1000: when memory is short, Linux ends the process with the highest. */
+  /** −1000…1000; when memory is short, Linux kills the process with the highest score. */
   outOfMemoryScore: number
 }
 
-/** The process may be gone already, and containers may forbid it: it works all the same. */
-export function leaveToServer (pid: number, { niceness, outOfMemoryScore }: Manners): void {
+/** Fails silently when the process has ended, or a container forbids it. */
+export function lowerPriority (pid: number, { niceness, outOfMemoryScore }: Priority): void {
   try {
     setPriority(pid, niceness)
   } catch {
-    // see above
+    // as the comment above says
   }
   if (process.platform === 'linux') writeFile(`/proc/${pid}/oom_score_adj`, String(outOfMemoryScore), () => {})
 }

@@ -7,11 +7,11 @@ import {
   type HostMessage, type LogLevel, type ServerMessage
 } from '../protocol.ts'
 
-/** The half of an engine process that all hosts share. Runs under Node.js and under Bare: no `node:` imports here. */
+/** The part of an engine process that all hosts share. It runs under Node.js and Bare: no `node:` imports here. */
 
-/** What a host tells while it works. */
+/** Messages of a host during an operation. */
 export interface Reporter {
-  /** May be called with any progress; what would go backwards is left out. */
+  /** Progress that goes back is not sent. */
   progress: (progress: Progress) => void
   preview: (preview: Preview) => void
   image: (image: EngineImage) => void
@@ -20,12 +20,12 @@ export interface Reporter {
   info: (info: EngineInfo) => void
 }
 
-/** Characters of a text that are sent: the server keeps no more, and a message has a bound. */
+/** Characters of a text: the server keeps no more, and messages are bounded. */
 const longestText = 10_000
 
 export type Attachments = Record<string, Uint8Array>
 
-/** What a host has to provide; `serveHost` calls at most one operation at a time. */
+/** What a host provides; `serveHost` calls one operation at a time. */
 export interface HostEngine {
   readonly info: EngineInfo
   readonly operations: {
@@ -33,7 +33,7 @@ export interface HostEngine {
       parameters: Operations[Name]['parameters'], attachments: Attachments, report: Reporter
     ) => Promise<Operations[Name]['result']>
   }
-  /** Makes the running operation end soon, with any error; called at any time during an operation. */
+  /** Makes the running operation fail soon, with any error. */
   cancel: () => void
 }
 
@@ -45,8 +45,8 @@ interface Channel {
 }
 
 /**
- * Says hello and serves operations until the server closes the channel or asks to shut down, then calls `exit`, which
- * must end the process at once: no server is left to take the result.
+ * Serves operations until the server closes the channel or asks to shut down, then calls `exit`, which must end the
+ * process at once, because no server takes the result.
  */
 export function serveHost (engine: HostEngine, channel: Channel, exit: () => void): void {
   const decoder = new FrameDecoder()
@@ -72,7 +72,7 @@ export function serveHost (engine: HostEngine, channel: Channel, exit: () => voi
       send({ type: 'done', id, result })
     } catch (error) {
       running = undefined
-      send({ type: 'error', id, ...describe(error, current.cancelled) })
+      send({ type: 'error', id, ...errorFields(error, current.cancelled) })
     }
   }
 
@@ -95,7 +95,7 @@ export function serveHost (engine: HostEngine, channel: Channel, exit: () => voi
   send({ type: 'hello', protocol: protocolVersion, info: engine.info })
 }
 
-/** Nothing may follow the end of an operation: what a library still has to say of it is left out. */
+/** Nothing may follow the end of an operation, so later reports of the library are dropped. */
 function reporter (id: number, send: (message: HostMessage) => void, isRunning: () => boolean): Reporter {
   let last: Progress | undefined
   return {
@@ -114,13 +114,13 @@ function reporter (id: number, send: (message: HostMessage) => void, isRunning: 
   }
 }
 
-/** Engines repeat steps and restart their counters (highres fix, refiners); a progress bar must not jump back. */
+/** Engines repeat steps and restart their counters (hires fix, refiners); a progress bar must not jump back. */
 function isLater (next: Progress, last: Progress): boolean {
   const byPhase = phases.indexOf(next.phase) - phases.indexOf(last.phase)
   return (byPhase || next.index - last.index || next.step - last.step) > 0
 }
 
-function describe (error: unknown, cancelled: boolean): { code: HostErrorCode, message: string } {
+function errorFields (error: unknown, cancelled: boolean): { code: HostErrorCode, message: string } {
   if (cancelled) return { code: 'cancelled', message: 'The operation was cancelled.' }
   const message = (error instanceof Error ? error.message : String(error)).slice(0, longestText)
   const code = hostErrorCodes.find(code => error instanceof EngineError && error.code === code) ?? 'generation_failed'

@@ -1,7 +1,7 @@
 import { EngineError, type ImageParameters, type LoadOptions } from '../../engine.ts'
 
-/** What the library leaves out of its work when it can't use it, and then says so in one line of its log. */
-const leftOut: ReadonlyArray<readonly [line: RegExp, reason: (what: string[], before: string) => string]> = [
+/** Inputs that the library skips when it can't use them, by the line that it then logs. */
+const skips: ReadonlyArray<readonly [line: RegExp, reason: (what: string[], before: string) => string]> = [
   [/^load lora tensors from (.+) failed$/, ([lora]) => `The LoRA ${lora} does not fit the model.`],
   [/^Only \(0 \/ \d+\) LoRA tensors have been applied, lora_file_path = (.+)$/,
     ([lora]) => `The LoRA ${lora} does not fit the model.`],
@@ -11,21 +11,21 @@ const leftOut: ReadonlyArray<readonly [line: RegExp, reason: (what: string[], be
 ]
 
 /**
- * What the library says only in its log, and what has to be known of it: which architecture a model has, and that
- * something was left out. The log of a version that words it differently is passed on without being understood.
+ * What only the log of the library says: the architecture of a model, and inputs that were skipped. Unknown wordings of
+ * other versions are only passed on.
  */
 export class NativeLog {
   #architecture: string | undefined
-  #leftOut: string | undefined
+  #skipped: string | undefined
   #before = ''
 
-  /** @returns the line without the place in the library's sources. */
+  /** @returns the line without its place in the sources. */
   add (message: string): string {
     const text = message.replace(/^[\w.-]+:\d+\s+- /, '').trim()
     this.#architecture = /^Version: (.+)$/.exec(text)?.[1] ?? this.#architecture
-    for (const [line, reason] of leftOut) {
+    for (const [line, reason] of skips) {
       const [, ...words] = line.exec(text) ?? []
-      if (line.test(text)) this.#leftOut = reason(words, this.#before)
+      if (line.test(text)) this.#skipped = reason(words, this.#before)
     }
     this.#before = text
     return text
@@ -37,17 +37,17 @@ export class NativeLog {
 
   /** Before each operation. */
   begin (): void {
-    this.#leftOut = undefined
+    this.#skipped = undefined
     this.#before = ''
   }
 
-  /** A sentence about what the library could not use and has gone on without: not what was asked for. */
-  get leftOut (): string | undefined {
-    return this.#leftOut
+  /** A sentence about the input that the library skipped; the result is then not what was requested. */
+  get skipped (): string | undefined {
+    return this.#skipped
   }
 
   /**
-   * Refuses weights that end the process at the first step.
+   * Checks for weights that end the process at the first step.
    * @throws {EngineError} invalid_parameters
    */
   checkWeightType ({ weight_type: type }: LoadOptions): void {
@@ -57,11 +57,11 @@ export class NativeLog {
   }
 
   /**
-   * Refuses shapes that end the process.
+   * Checks for shapes that end the process.
    * @throws {EngineError} invalid_parameters
    */
   checkShape ({ width, height }: ImageParameters): void {
-    // Of sizes that no model draws the addon knows more to say.
+    // The addon has a better message for sizes that no model draws.
     if (this.#architecture !== 'MiniT2I' || width === height || width % 8 !== 0 || height % 8 !== 0) return
     throw new EngineError('invalid_parameters',
       `Expected ${width}, because MiniT2I draws squares only, for height but received ${height}.`)

@@ -17,18 +17,18 @@ import { NativeLog } from './log.ts'
 import { GenerationProgress } from './progress.ts'
 
 /**
- * The process that owns a stable-diffusion.cpp: `node native.js [path of engine.node]`. It speaks the protocol on file
- * descriptor 3 and ends when that closes, also in the middle of a generation, which has a thread of its own.
+ * The process of the native engine: `node native.js [path of engine.node]`. It speaks the protocol on file descriptor 3
+ * and ends when that closes, even during a generation, which runs on its own thread.
  */
 
-/** Milliseconds between two previews, and the way they are made: it costs next to nothing. */
+/** `proj` costs next to nothing; the interval is in milliseconds. */
 const defaultPreview = { mode: 'proj', interval: 1000 }
 
 class NativeHost implements HostEngine {
   readonly #addon: EngineAddon
   readonly #engine: NativeEngine
   #info: EngineInfo
-  /** What the loaded context was made from, to see when only its ControlNet changes. */
+  /** Parameters of the loaded context, to see when only its ControlNet changes. */
   #loaded: { context: string, controlNet: string | undefined } | undefined
   readonly #log = new NativeLog()
   #listener: ((event: EngineEvent) => void) | undefined
@@ -86,16 +86,16 @@ class NativeHost implements HostEngine {
     this.#log.begin()
     try {
       const result = await operation()
-      this.#throwIfCancelled() // only drawing can be stopped on its way
+      this.#throwIfCancelled() // only drawing can be stopped early
       return result
     } catch (error) {
-      throw describe(error, parameters)
+      throw engineErrorOf(error, parameters)
     } finally {
       this.#listener = undefined
     }
   }
 
-  /** The addon forgets a cancel that comes while it does nothing, for example while pictures are unpacked here. */
+  /** The addon forgets a cancel that comes while it is idle, for example while attachments are decoded here. */
   #throwIfCancelled (): void {
     if (this.#isCancelled) throw new EngineError('cancelled', 'The operation was cancelled.')
   }
@@ -124,7 +124,7 @@ class NativeHost implements HostEngine {
       if (Object.keys(others).length > 0) {
         await this.#engine.load({ ...parameters, control_net: controlNet })
         this.#log.checkWeightType(options)
-        await this.#refuseLeftOut()
+        await this.#throwIfSkipped()
         this.#loaded = { context, controlNet }
       }
     }
@@ -132,14 +132,14 @@ class NativeHost implements HostEngine {
     return { load_ms: performance.now() - begin }
   }
 
-  /** A model without one of its files would draw, but not what was asked for. */
-  async #refuseLeftOut (): Promise<void> {
-    if (this.#log.leftOut === undefined) return
+  /** A model without one of its files would draw something else. */
+  async #throwIfSkipped (): Promise<void> {
+    if (this.#log.skipped === undefined) return
     await this.#engine.unload()
-    throw new EngineError('model_load_failed', this.#log.leftOut)
+    throw new EngineError('model_load_failed', this.#log.skipped)
   }
 
-  /** Costs the reading of the ControlNet, and not that of the model. */
+  /** Reads the ControlNet only, not the model. */
   async #swapControlNet (controlNet: string | undefined): Promise<void> {
     if (this.#loaded!.controlNet === controlNet) return
     const { context } = this.#loaded!
@@ -168,15 +168,15 @@ class NativeHost implements HostEngine {
       if (event.type === 'preview') return previews.add(event.step, event.image)
       const isNews = event.type === 'log' ? progress.log(event.message) : progress.step(event.step, event.steps)
       if (isNews) report.progress(progress.current)
-      if (this.#log.leftOut !== undefined) this.#engine.cancel()
+      if (this.#log.skipped !== undefined) this.#engine.cancel()
     }
     report.progress(progress.current)
     const outcome = await this.#engine.generate(generation).catch((error: unknown) => {
-      if (this.#log.leftOut === undefined) throw error
+      if (this.#log.skipped === undefined) throw error
     })
     await previews.end()
-    if (outcome === undefined || this.#log.leftOut !== undefined) {
-      throw new EngineError('invalid_parameters', this.#log.leftOut!)
+    if (outcome === undefined || this.#log.skipped !== undefined) {
+      throw new EngineError('invalid_parameters', this.#log.skipped!)
     }
     await sendImages(outcome.images, parameters.seed, report)
     return { generate_ms: outcome.milliseconds }
@@ -189,7 +189,7 @@ class NativeHost implements HostEngine {
       throw new EngineError('invalid_parameters',
         `Expected an integer from 1 to 4 for repeats but received ${repeats}.`)
     }
-    let image: RawImage = await onlyPicture(attachments)
+    let image: RawImage = await onlyAttachment(attachments)
     let total = 0
     for (let step = 0; step < repeats; step++) {
       this.#throwIfCancelled()
@@ -214,7 +214,7 @@ class NativeHost implements HostEngine {
   async #canny (
     parameters: Record<string, unknown>, attachments: Attachments, report: Reporter
   ): Promise<Operations['canny']['result']> {
-    const image = await onlyPicture(attachments)
+    const image = await onlyAttachment(attachments)
     const { images } = await this.#engine.canny({ ...parameters, image } as CannyParameters)
     await sendImages(images, 0, report)
     return {}
@@ -233,7 +233,7 @@ class NativeHost implements HostEngine {
   }
 }
 
-/** Encodes one preview at a time; one that comes meanwhile is left out, because the next is newer anyway. */
+/** Encodes one preview at a time and drops those that come meanwhile: the next one is newer. */
 class Previews {
   readonly #progress: GenerationProgress
   readonly #report: Reporter
@@ -267,7 +267,7 @@ async function sendImages (images: RawImage[], seed: number, report: Reporter): 
   }
 }
 
-/** What the library takes when no device is named: the first graphics card, else the processor. */
+/** The library's default: the first graphics card, else the processor. */
 function defaultDevice (devices: Array<{ name: string }>): string {
   return (devices.find(({ name }) => isGraphics(name)) ?? devices[0])?.name ?? 'none'
 }
@@ -278,7 +278,7 @@ function isGraphics (name: string): boolean {
 
 function contextParameters (files: ModelFiles, options: LoadOptions): ContextParameters {
   const { device, offload_to_cpu: offload, vae_on_cpu: vae, clip_on_cpu: clip, ...others } = options
-  // For example `all=CUDA0,vae=cpu`: the library's notation, in which single modules leave the device of the others.
+  // The library's notation, `all=CUDA0,vae=cpu`: single modules may run on another device.
   const modules = [
     ...(device === undefined ? [] : [`all=${device}`]),
     ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : [])
@@ -286,12 +286,12 @@ function contextParameters (files: ModelFiles, options: LoadOptions): ContextPar
   return {
     ...(modules.length > 0 ? { backend: modules.join(',') } : {}),
     ...(offload ? { params_backend: 'cpu' } : {}),
-    ...others, // whatever else the addon knows; it refuses the rest by name
+    ...others, // the addon names those that it does not know
     ...files
   }
 }
 
-/** Names are the addon's already, but for the pictures: those come beside the parameters. */
+/** The parameters have the addon's names already; the attachments are added to them. */
 async function generationParameters (
   parameters: ImageParameters, attachments: Attachments
 ): Promise<GenerationParameters> {
@@ -304,13 +304,13 @@ async function generationParameters (
   for (const [name, bytes] of Object.entries(attachments)) {
     const [, list, position] = /^(ref_images|photo_maker_images)\.(\d{1,2})$/.exec(name) ?? []
     if (name === 'init_image' || name === 'control_image') {
-      generation[name] = await picture(name, bytes, { channels: 3, width, height })
+      generation[name] = await decodeAttachment(name, bytes, { channels: 3, width, height })
     } else if (name === 'mask') {
-      generation.mask = await picture(name, bytes, { channels: 1, width, height })
+      generation.mask = await decodeAttachment(name, bytes, { channels: 1, width, height })
     } else if (name === 'ip_adapter_image') {
-      generation.ip_adapter_image = await picture(name, bytes, { channels: 3 })
+      generation.ip_adapter_image = await decodeAttachment(name, bytes, { channels: 3 })
     } else if (list !== undefined) {
-      numbered[list as keyof typeof numbered][Number(position)] = await picture(name, bytes, { channels: 3 })
+      numbered[list as keyof typeof numbered][Number(position)] = await decodeAttachment(name, bytes, { channels: 3 })
     } else {
       throw new EngineError('invalid_parameters', `There is no parameter ${name} that takes an image.`)
     }
@@ -322,15 +322,15 @@ async function generationParameters (
   return generation
 }
 
-async function onlyPicture (attachments: Attachments): Promise<RawImage> {
+async function onlyAttachment (attachments: Attachments): Promise<RawImage> {
   const [first, ...more] = Object.entries(attachments)
   if (first === undefined || more.length > 0) {
     throw new EngineError('invalid_parameters', `Expected one image but received ${Object.keys(attachments).length}.`)
   }
-  return await picture(first[0], first[1], { channels: 3 })
+  return await decodeAttachment(first[0], first[1], { channels: 3 })
 }
 
-async function picture (
+async function decodeAttachment (
   name: string, bytes: Uint8Array, options: Parameters<typeof decodeImage>[1]
 ): Promise<RawImage> {
   try {
@@ -340,8 +340,8 @@ async function picture (
   }
 }
 
-/** The addon's errors carry a code. Clients know files by their names; their folders are not shown. */
-function describe (error: unknown, parameters: object): unknown {
+/** The addon's errors carry a code. Paths become file names, which are all that clients know. */
+function engineErrorOf (error: unknown, parameters: object): unknown {
   if (!(error instanceof Error)) return error
   const code = 'code' in error ? error.code as EngineErrorCode : 'generation_failed'
   const message = pathsIn(parameters).reduce((text, path) => text.replaceAll(path, basename(path)), error.message)
@@ -357,7 +357,7 @@ const path = process.argv[2]
 const addon = path === undefined ? await loadEngineAddon() : createRequire(import.meta.url)(path)
 const host = new NativeHost(addon)
 serveHost(host, new Socket({ fd: 3 }), () => {
-  // What still runs is not waited for, and the library's destructors must not run beside it.
+  // No wait for what still runs, and the library's destructors must not run beside it.
   if (host.isBusy) process.kill(process.pid, 'SIGKILL')
   else process.exit()
 })

@@ -1,21 +1,21 @@
 import type { Progress } from '../../engine.ts'
 
 /**
- * Tells what the library is at. It has one progress callback, for the weights that it reads as for the steps that it
- * draws, and none for the rest; but it logs where one part of its work ends and the next begins. Of a version that
- * words its log differently the counters are understood, and only the phases around the sampling are missed.
+ * The progress of a generation. The library has one progress callback, for weights that it reads and steps that it
+ * draws; the other phases begin and end with a line of its log. If a version words its log differently, only the phases
+ * around the sampling are missed.
  */
 export class GenerationProgress {
   readonly #batch: number
   readonly #expected: number
   #current: Progress = { phase: 'conditioning', step: 0, steps: 0, index: 0 }
-  /** Steps of the image that is being drawn, which the library says before it reads weights for them. */
+  /** Steps of the current image, which the library reports before it reads weights for them. */
   #steps: number | undefined
   #isSecondPass = false
 
   /**
-   * @param batch how many images are drawn.
-   * @param steps how many steps each takes, as far as it is known.
+   * @param batch number of images.
+   * @param steps expected steps of each image.
    */
   constructor (batch: number, steps: number) {
     this.#batch = batch
@@ -30,8 +30,8 @@ export class GenerationProgress {
   log (message: string): boolean {
     const image = /generating image: (\d+)\/\d+/.exec(message)
     if (image) return this.#enter('sampling', Number(image[1]) - 1)
-    // The second pass of a highres fix draws all images again. It is told as a part of the decoding, with its steps,
-    // because progress never goes back.
+    // The second pass of a hires fix draws all images again. It counts as part of the decoding, because progress never
+    // goes back.
     if (/hires fix: upscaling to/.test(message)) {
       this.#isSecondPass = true
       return this.#enter('decoding', 0)
@@ -54,7 +54,7 @@ export class GenerationProgress {
       if (phase === 'conditioning') this.#enter('sampling', 0)
       this.#steps = steps
     } else if (steps !== this.#steps || step === this.#current.step) {
-      return false // weights that are read in between
+      return false // weights are being read
     }
     const next = step < this.#current.step ? index + 1 : index
     this.#current = { ...this.#current, step, steps, index: Math.min(next, this.#batch - 1) }

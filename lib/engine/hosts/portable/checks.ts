@@ -1,11 +1,11 @@
 import { EngineError } from '../../engine.ts'
 import { quoted } from '../../../util/text.ts'
 
-/** Says what is wrong with a value, or returns what goes on to the engine. */
+/** Returns the value for the engine. @throws {EngineError} invalid_parameters, unsupported */
 export type Check = (name: string, value: unknown) => unknown
 export type Checks = Record<string, Check>
 
-export function refuse (name: string, expected: string, received: unknown): EngineError {
+export function invalid (name: string, expected: string, received: unknown): EngineError {
   return new EngineError('invalid_parameters', `Expected ${expected} for ${name} but received ${quoted(received)}.`)
 }
 
@@ -14,36 +14,36 @@ export const integer = (minimum: number, maximum: number, multipleOf = 1): Check
     return value
   }
   const what = multipleOf === 1 ? 'an integer' : `a multiple of ${multipleOf}`
-  throw refuse(name, `${what} from ${minimum} to ${maximum}`, value)
+  throw invalid(name, `${what} from ${minimum} to ${maximum}`, value)
 }
 
 export const number = (minimum: number, maximum: number): Check => (name, value) => {
   if (typeof value === 'number' && isWithin(value, minimum, maximum)) return value
-  throw refuse(name, `a number from ${minimum} to ${maximum}`, value)
+  throw invalid(name, `a number from ${minimum} to ${maximum}`, value)
 }
 
 export const oneOf = (names: readonly string[]): Check => (name, value) => {
   if (names.includes(value as string)) return value
-  throw refuse(name, `one of ${names.join(', ')}`, value)
+  throw invalid(name, `one of ${names.join(', ')}`, value)
 }
 
-/** A text without NUL, where C++ would see its end. */
+/** A text without NUL, which would end it in C++. */
 export const text = (minimum: number): Check => (name, value) => {
   if (typeof value === 'string' && value.length >= minimum && !value.includes('\0')) return value
-  throw refuse(name, minimum > 0 ? 'a text that is not empty' : 'a text', value)
+  throw invalid(name, minimum > 0 ? 'a text that is not empty' : 'a text', value)
 }
 
 export const flag: Check = (name, value) => {
   if (typeof value === 'boolean') return value
-  throw refuse(name, 'true or false', value)
+  throw invalid(name, 'true or false', value)
 }
 
 export const group = (checks: Checks, unknown: (name: string) => EngineError): Check => (name, value) => {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw refuse(name, 'an object', value)
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid(name, 'an object', value)
   return checked(value, checks, unknown, `${name}.`)
 }
 
-/** Checks what is there, refuses what `checks` does not name, and leaves out what is undefined. */
+/** The checked values, without undefined ones. @throws what `unknown` makes of a name that `checks` lacks. */
 export function checked (
   values: object, checks: Checks, unknown: (name: string) => EngineError, prefix = ''
 ): Record<string, unknown> {

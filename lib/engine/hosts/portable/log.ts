@@ -1,30 +1,30 @@
 import type { LogLevel } from '../../protocol.ts'
 
 const levels: LogLevel[] = ['error', 'warn', 'info', 'debug']
-/** Errors and warnings that are kept, the oldest. */
-const mostComplaints = 50
-/** Of these, how many are told. */
-const mostTold = 3
+/** The first errors and warnings of an operation that are kept. */
+const mostWarnings = 50
+/** Of these, in a reason. */
+const mostShown = 3
 
-interface Complaint { level: LogLevel, text: string }
+interface Warning { level: LogLevel, text: string }
 
 /**
- * What the addon says only in its log: the architecture and the device of a model, the devices of the machine, the
- * reasons of a failure, and what it left out without failing.
+ * What only the log of the addon says: the architecture and the device of a model, the devices of the machine, the
+ * reasons of a failure, and inputs that it skipped.
  */
 export class PortableLog {
   readonly devices: Array<{ name: string, description: string }> = []
   #architecture: string | undefined
   #backends: string[] = []
-  #complaints: Complaint[] = []
+  #warnings: Warning[] = []
   #forward: ((level: LogLevel, text: string) => void) | undefined
 
-  /** Before an operation whose traces are wanted; `forward` gets them line by line. */
+  /** Call it before an operation; `forward` gets its log. */
   begin (forward: (level: LogLevel, text: string) => void): void {
     this.#forward = forward
     this.#architecture = undefined
     this.#backends = []
-    this.#complaints = []
+    this.#warnings = []
   }
 
   /** @param priority 0 error, 1 warning, 2 information, 3 debugging. */
@@ -37,8 +37,8 @@ export class PortableLog {
     if (backend !== undefined) this.#backends.push(backend)
     const device = /^GGML backend device\[\d+\]: name='([^']*)', desc='([^']*)'/.exec(text)
     if (device !== null) this.#addDevice(device[1]!, device[2]!)
-    const isComplaint = level === 'error' || level === 'warn'
-    if (isComplaint && this.#complaints.length < mostComplaints) this.#complaints.push({ level, text })
+    const isWarning = level === 'error' || level === 'warn'
+    if (isWarning && this.#warnings.length < mostWarnings) this.#warnings.push({ level, text })
     this.#forward?.(level, text)
   }
 
@@ -46,21 +46,21 @@ export class PortableLog {
     return this.#architecture
   }
 
-  /** Where the model was put: parts of it may be on the CPU beside the device that counts. */
+  /** The devices of the model: a part of it may be on the CPU. */
   get backends (): string[] {
     return this.#backends
   }
 
-  /** The first errors since `begin` with the warning that led to them, in one line; undefined when there were none. */
-  get complaint (): string | undefined {
-    const firstError = this.#complaints.findIndex(({ level }) => level === 'error')
-    const told = this.#complaints.slice(Math.max(0, firstError - 1)).slice(0, mostTold)
-    return told.length === 0 ? undefined : told.map(({ text }) => text).join('; ')
+  /** The first errors since `begin`, with the warning before them, in one line; undefined without any. */
+  get failureReason (): string | undefined {
+    const firstError = this.#warnings.findIndex(({ level }) => level === 'error')
+    const shown = this.#warnings.slice(Math.max(0, firstError - 1)).slice(0, mostShown)
+    return shown.length === 0 ? undefined : shown.map(({ text }) => text).join('; ')
   }
 
-  /** What the addon thought of a LoRA that it left out, wholly or in part, to go on without it. */
-  get leftOutLora (): string | undefined {
-    return this.#complaints.find(({ text }) =>
+  /** The line about a LoRA that the addon skipped, wholly or in part. */
+  get skippedLora (): string | undefined {
+    return this.#warnings.find(({ text }) =>
       /requested LoRAs failed validation/.test(text) || /^Only \(0 \/ \d+\) LoRA tensors/.test(text))?.text
   }
 

@@ -1,8 +1,8 @@
 const signature = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]
-/** Bytes up to and with the height: signature, length and name of the first chunk, width, height. */
+/** Signature, length and name of the first chunk, width, height. */
 const headerLength = 24
 
-/** Size in pixels of a PNG image; undefined when the bytes are none. Runs under Bare. */
+/** Size in pixels of a PNG image; undefined for other bytes. Runs under Bare. */
 export function pngSize (bytes: Uint8Array): { width: number, height: number } | undefined {
   if (bytes.byteLength < headerLength || signature.some((byte, index) => bytes[index] !== byte)) return undefined
   const view = new DataView(bytes.buffer, bytes.byteOffset, headerLength)

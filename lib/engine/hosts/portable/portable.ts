@@ -15,8 +15,8 @@ import {
 } from './terms.ts'
 
 /**
- * The process of the portable engine: `bare portable.js`. Speaks the protocol on file descriptor 3, because native code
- * prints progress bars to the standard output.
+ * The process of the portable engine: `bare portable.js`. It speaks the protocol on file descriptor 3, because native
+ * code prints progress bars to standard output.
  */
 
 type ImageModel = InstanceType<typeof addon.ImgStableDiffusion>
@@ -95,18 +95,18 @@ class PortableHost implements HostEngine {
       await this.#unload()
       throw error
     }
-    this.#tellDevice(report)
+    this.#reportDevice(report)
     return { load_ms: Date.now() - begin }
   }
 
   async #read (engine: ImageModel | Upscaler, paths: string[]): Promise<void> {
-    // The event loop stands still while the addon reads: what was said before has to be on its way.
+    // The addon blocks the event loop while it reads: earlier messages must be sent before.
     await turn()
     const failure: unknown = await engine.load().then(() => undefined, (error) => error)
-    // The log of the reading, and a cancel that came meanwhile, arrive only now.
+    // The log of the reading, and a cancel that came meanwhile, arrive now.
     await turn()
     if (failure === undefined) return
-    const reason = withoutFolders(this.#log.complaint ?? (failure as Error).message, paths)
+    const reason = withoutFolders(this.#log.failureReason ?? (failure as Error).message, paths)
     throw new EngineError('model_load_failed', `The model cannot be loaded: ${reason}`, { cause: failure })
   }
 
@@ -134,9 +134,9 @@ class PortableHost implements HostEngine {
       image: (png, index) => report.image({ index, ...pngSize(png)!, seed: seed + index, png }),
       expected: batch
     })
-    const leftOut = this.#log.leftOutLora
-    if (leftOut !== undefined) {
-      throw new EngineError('generation_failed', `The LoRA does not fit the model: ${withoutFolders(leftOut, files)}`)
+    const skipped = this.#log.skippedLora
+    if (skipped !== undefined) {
+      throw new EngineError('generation_failed', `The LoRA does not fit the model: ${withoutFolders(skipped, files)}`)
     }
     return result
   }
@@ -176,7 +176,7 @@ class PortableHost implements HostEngine {
         const { step, total } = JSON.parse(output) as { step: number, total: number }
         counter?.(step, total)
       })
-      // A cancel that comes before the addon has accepted the work is lost on it.
+      // The addon ignores a cancel before it has accepted the work.
       if (this.#isCancelled) await engine.cancel()
       await response.await()
       await turn() // for the end of the log
@@ -184,11 +184,11 @@ class PortableHost implements HostEngine {
       this.#drawing = undefined
     }
     if (images === expected) return { generate_ms: Date.now() - start }
-    const reason = this.#log.complaint ?? 'it does not say why.'
+    const reason = this.#log.failureReason ?? 'it does not say why.'
     throw new EngineError('generation_failed', `The engine made ${images} of ${expected} images: ${reason}`)
   }
 
-  #tellDevice (report: Reporter): void {
+  #reportDevice (report: Reporter): void {
     const device = mainDevice(this.#log.backends)
     if (device === undefined || device === this.#info.device) return
     this.#info = { ...this.#info, device }
@@ -196,12 +196,12 @@ class PortableHost implements HostEngine {
   }
 }
 
-/** The one that computes: parts of a model may be on the CPU beside it. */
+/** The device that computes: a part of the model may be on the CPU. */
 function mainDevice (names: string[]): string | undefined {
   return names.find((name) => !isProcessor(name)) ?? names[0]
 }
 
-/** Lets everything arrive that happened until now. The first timer may fire before the events of its turn. */
+/** Lets pending events arrive. The first timer may fire before the events of its turn. */
 async function turn (): Promise<void> {
   for (let n = 0; n < 2; n++) await new Promise((resolve) => setTimeout(resolve, 0))
 }
@@ -211,12 +211,12 @@ function checkFile (what: string, path: string, code: EngineErrorCode): void {
   try {
     isFile = statSync(path).isFile()
   } catch {
-    // It is not there, which is what the error below says.
+    // The error below says that it is not there.
   }
   if (!isFile) throw new EngineError(code, `The ${what} file ${baseName(path)} is not there.`)
 }
 
-/** Clients know models by their names; their folders are not shown. */
+/** Clients know models by their names, so folders are not shown. */
 function withoutFolders (message: string, paths: string[]): string {
   return paths.reduce((text, path) => text.replaceAll(path, baseName(path)), message)
 }
@@ -225,11 +225,11 @@ function baseName (path: string): string {
   return path.slice(Math.max(path.lastIndexOf('/'), path.lastIndexOf('\\')) + 1)
 }
 
-/** The addon lists its devices at the first attempt to load something, and has no other way to tell them. */
+/** The addon lists its devices only in the log of the first load. */
 async function listDevices (): Promise<void> {
   const config = { device: 'gpu', verbosity: 3 }
   const nothing = new addon.ImgStableDiffusion({ files: { model: '/nothing' }, config })
-  await nothing.load().catch(() => {}) // of course it fails, after a few milliseconds
+  await nothing.load().catch(() => {}) // it fails after a few milliseconds
   await turn()
 }
 
@@ -238,5 +238,5 @@ const log = new PortableLog()
 logging.setLogger((priority, message) => log.add(priority, message))
 await listDevices()
 new Bare.Thread(`${import.meta.dirname}/watch.js`, { data: server }) // eslint-disable-line no-new
-// An orderly exit would wait for the addon and for the thread, and there is nothing to put in order.
+// SIGKILL, because an orderly exit would wait for the addon and the thread.
 serveHost(new PortableHost(log), new Pipe(3), () => kill(pid(), 'SIGKILL'))

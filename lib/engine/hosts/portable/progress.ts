@@ -1,12 +1,12 @@
 import type { Progress } from '../../engine.ts'
 
 /**
- * Tells what a generation is at from the addon's counters, which are all alike: one run from step 0 for the tiles of
- * the image to begin with (when tiling is on), then one for each image, then one for the tiles of each (as before).
+ * The progress of a generation, from the addon's counter. It runs from step 0 for the tiles of the initial image (with
+ * tiling), then for each image, then for the tiles of each (with tiling).
  */
 export class PortableProgress {
   readonly #batch: number
-  /** Which run of the counter this is; that of the first image is 0. */
+  /** Number of the counter's run; that of the first image is 0. */
   #run: number
 
   constructor (batch: number, isEncodedInTiles: boolean) {
@@ -14,7 +14,6 @@ export class PortableProgress {
     this.#run = isEncodedInTiles ? -2 : -1
   }
 
-  /** The first thing to tell. */
   get beginning (): Progress {
     return { phase: 'conditioning', step: 0, steps: 0, index: 0 }
   }
@@ -26,7 +25,7 @@ export class PortableProgress {
     const last = this.#batch - 1
     if (run > last) return [{ phase: 'decoding', step, steps, index: Math.min(run - this.#batch, last) }]
     const sampled: Progress = { phase: 'sampling', step, steps, index: run }
-    // What follows may take longer than all the steps, and says nothing while it lasts.
+    // The decoding may take longer than all steps, without progress of its own.
     return run === last && step === steps ? [sampled, { phase: 'decoding', step: 0, steps: 0, index: 0 }] : [sampled]
   }
 }

@@ -1,15 +1,16 @@
 import {
   EngineError, cacheModes, maximumSeed, type Capability, type ImageParameters, type LoadOptions, type ModelFiles
 } from '../../engine.ts'
-import { checked, flag, group, integer, number, oneOf, refuse, text, type Check, type Checks } from './checks.ts'
+import { checked, flag, group, integer, number, oneOf, invalid, text, type Check, type Checks } from './checks.ts'
 import type { Attachments } from '../host.ts'
 import { pngSize } from './png-size.ts'
 
 /**
- * Our terms in those of `@qvac/diffusion-cpp` 0.25.0, and the refusal of what it would ignore, misunderstand or die of.
+ * Translates parameters into those of `@qvac/diffusion-cpp` 0.25.0, with errors for what it would ignore, misunderstand
+ * or crash on.
  *
- * It tells the names that it knows only in the error for a wrong one, and only once a model is loaded. So they stand
- * here, and a test compares them with what the installed version says.
+ * The addon lists its samplers and schedulers only in the error for an unknown one, once a model is loaded. Hence the
+ * lists here, which a test compares with the installed version.
  */
 export const samplers = [
   'euler', 'euler_a', 'heun', 'dpm2', 'dpm++2m', 'dpm++2mv2', 'dpm++2s_a', 'lcm', 'ipndm', 'ipndm_v', 'ddim_trailing',
@@ -27,7 +28,7 @@ export const capabilities: Capability[] = [
   'txt2img', 'img2img', 'upscale', 'lora', 'vae_tiling', 'cache', 'device_list'
 ]
 
-/** The feature that a parameter, an image or a file belongs to, where this engine lacks it. */
+/** The missing feature that a parameter, an attachment or a file belongs to. */
 const missingFeatures = new Map<string, Capability>([
   ['mask', 'inpaint'],
   ['control_image', 'controlnet'],
@@ -57,7 +58,7 @@ function missing (feature: Capability, what: string): EngineError {
 }
 
 const loras: Check = (name, value) => {
-  if (!Array.isArray(value)) throw refuse(name, 'a list', value)
+  if (!Array.isArray(value)) throw invalid(name, 'a list', value)
   if (value.length > 1) throw missing('multiple_loras', `${value.length} LoRAs`)
   return value.map((lora) => {
     const { path, weight = 1 } = lorasEntry(name, lora) as { path: string, weight?: number }
@@ -72,12 +73,12 @@ const imageChecks: Checks = {
   negative_prompt: text(0),
   width: integer(64, 8192, 8),
   height: integer(64, 8192, 8),
-  // A billion steps eat the memory and can't be cancelled.
+  // A billion steps exhaust the memory and can't be cancelled.
   steps: integer(1, 1000),
   cfg_scale: number(0, 100),
   img_cfg_scale: number(0, 100),
   guidance: number(0, 100),
-  // The addon takes −1 for the second of the clock, and never says which that was.
+  // With −1 the addon takes the time in seconds, and does not report it.
   seed: integer(0, maximumSeed),
   sampler: oneOf(samplers),
   scheduler: oneOf(schedulers),
@@ -92,10 +93,10 @@ const imageChecks: Checks = {
   cache: group({ mode: oneOf(cacheModes), reuse_threshold: number(0, 10) }, unknown)
 }
 
-/** The rest has defaults in the addon. */
+/** The addon has defaults for the others. */
 const required = ['prompt', 'width', 'height', 'seed'] as const
 
-/** Pixels of one image at most: 4096², or 8192² when it is upscaled. */
+/** Pixels of one image: at most 4096², or 8192² when upscaled. */
 const mostPixels = 4096 * 4096
 const mostUpscaledPixels = 8192 * 8192
 /** Both sides grow by this factor at most in one pass of an upscaler. */
@@ -103,7 +104,7 @@ const largestScale = 4
 
 interface AddonRun {
   parameters: Record<string, unknown>
-  /** LoRA files: the addon leaves out silently what is not there. */
+  /** LoRA files, which the addon skips silently when they are missing. */
   files: string[]
 }
 
@@ -116,7 +117,7 @@ export function toAddonRun (parameters: ImageParameters, attachments: Attachment
   const { loras: files = [], vae_tiling: tiling, cache, sampler, ...others } =
     checked(parameters, imageChecks, unknown) as Record<string, unknown> & SpecialParameters
   const { width, height } = parameters
-  if (width * height > mostPixels) throw refuse('width × height', `at most ${mostPixels} pixels`, width * height)
+  if (width * height > mostPixels) throw invalid('width × height', `at most ${mostPixels} pixels`, width * height)
   for (const name of Object.keys(attachments)) if (name !== 'init_image') throw unknown(name)
   if (attachments.init_image !== undefined) checkInitImage(attachments.init_image, parameters)
   if (architecture === 'MiniT2I') checkMiniT2I(parameters, attachments)
@@ -139,7 +140,7 @@ interface SpecialParameters {
   cache?: { mode?: string, reuse_threshold?: number }
 }
 
-/** The addon draws in the size of this image, whatever else was asked for. */
+/** The addon draws in the size of this image, not in the requested one. */
 function checkInitImage (png: Uint8Array, { width, height }: ImageParameters): void {
   const size = pngSize(png)
   if (size?.width === width && size.height === height) return
@@ -148,9 +149,9 @@ function checkInitImage (png: Uint8Array, { width, height }: ImageParameters): v
     `Expected a PNG image of ${width} × ${height} for init_image but received ${came}.`)
 }
 
-/** Other shapes end the process, and an image to begin with is ignored. */
+/** Other shapes end the process, and an initial image is ignored. */
 function checkMiniT2I ({ width, height }: ImageParameters, { init_image: image }: Attachments): void {
-  if (width !== height) throw refuse('height', `${width}, because MiniT2I draws squares only,`, height)
+  if (width !== height) throw invalid('height', `${width}, because MiniT2I draws squares only,`, height)
   if (image !== undefined) throw new EngineError('invalid_parameters', 'MiniT2I cannot begin with an init_image.')
 }
 
@@ -159,7 +160,7 @@ function tilingTerms (tiling: SpecialParameters['vae_tiling']): Record<string, u
   const { tile_size_x: x = 0, tile_size_y: y = 0, target_overlap: overlap } = tiling
   return {
     vae_tiling: true,
-    // The addon takes both sides or none.
+    // The addon needs both sides or neither.
     ...(x > 0 || y > 0 ? { vae_tile_size: `${x || y}x${y || x}` } : {}),
     ...(overlap === undefined ? {} : { vae_tile_overlap: overlap })
   }
@@ -183,7 +184,7 @@ export function imageToUpscale (repeats: unknown, attachments: Attachments): Uin
   const size = images.length === 1 ? pngSize(images[0]!) : undefined
   if (size === undefined) throw new EngineError('invalid_parameters', 'Expected one PNG image to upscale.')
   const pixels = size.width * size.height * largestScale ** (2 * (repeats as number))
-  if (pixels > mostUpscaledPixels) throw refuse('the upscaled image', `at most ${mostUpscaledPixels} pixels`, pixels)
+  if (pixels > mostUpscaledPixels) throw invalid('the upscaled image', `at most ${mostUpscaledPixels} pixels`, pixels)
   return images[0]!
 }
 
@@ -211,7 +212,7 @@ export function toAddonFiles (
     if (companions.length === 0) return undefined
     throw new EngineError('invalid_parameters', 'A model needs a checkpoint or a diffusion model.')
   }
-  // The addon takes whatever comes with text encoders for a mere diffusion model.
+  // With text encoders the addon takes any checkpoint for a bare diffusion model.
   if (model !== undefined && (diffusion !== undefined || encoders.some((name) => others[name] !== undefined))) {
     throw new EngineError('unsupported', 'The portable engine takes a complete checkpoint, or a diffusion model with ' +
       'its text encoders, and not both; the native engine takes both.')
@@ -235,7 +236,7 @@ const loadChecks: Checks = {
 }
 
 type AddonConfig = Record<string, string | number | boolean>
-/** What the addon calls otherwise. */
+/** Options with another name in the addon. */
 type NamedOptions = Pick<LoadOptions, 'device' | 'weight_type' | 'flash_attention' | 'vae_on_cpu' | 'clip_on_cpu'>
 
 /**
@@ -248,31 +249,30 @@ export function toAddonConfig (options: LoadOptions, devices: string[]): AddonCo
   } = checked(options, loadChecks, unknown) as NamedOptions & AddonConfig
   const isNamed = device !== 'cpu' && device !== 'gpu'
   const named = devices.find(name => name.toLowerCase() === device.toLowerCase())
-  if (isNamed && named === undefined) throw refuse('device', `one of cpu, gpu, ${devices.join(', ')}`, device)
+  if (isNamed && named === undefined) throw invalid('device', `one of cpu, gpu, ${devices.join(', ')}`, device)
   const modules = [
     ...(isNamed ? [`all=${named}`] : []), ...(vae ? ['vae=cpu'] : []), ...(clip ? ['te=cpu'] : [])
   ]
   return {
     ...others,
-    // Asked for a GPU that is not there, an image model falls back to the CPU and an upscaler fails.
+    // Without a GPU, `gpu` makes an image model fall back to the CPU and an upscaler fail.
     device: device === 'cpu' || devices.every(isProcessor) ? 'cpu' : 'gpu',
     ...(modules.length === 0 ? {} : { backend: modules.join(',') }),
     ...(type === undefined ? {} : { type }),
     ...(flash === undefined ? {} : { diffusion_fa: flash }),
     // The other modes leave a LoRA in the weights for later requests, and may crash.
     lora_apply_mode: 'at_runtime',
-    // The log is where the addon tells what it does and why it fails.
+    // Only the log says what the addon does and why it fails.
     verbosity: 3
   }
 }
 
-/** Is this the name of the processor, not of a GPU? */
 export function isProcessor (device: string): boolean {
   return device.toUpperCase() === 'CPU'
 }
 
 /**
- * Refuses weights that end the process at the first step: converted to any other type, even that of the file.
+ * Checks for weights that end the process at the first step: those converted to another type than f32.
  * @throws {EngineError} invalid_parameters
  */
 export function checkWeightType (type: unknown, architecture: string): void {

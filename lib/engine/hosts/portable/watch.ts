@@ -1,12 +1,12 @@
 import { kill, pid, ppid } from 'bare-os'
 
 /**
- * Runs in a thread of the portable host. Reading a model blocks the host's event loop, for minutes with a large one,
- * and with it the eyes that would see the server die. This thread sees it all the same, and ends the process.
+ * A thread of the portable host that ends the process when the server has died. The host can't see that while it reads
+ * a model, which blocks its event loop for minutes.
  */
 const interval = 500 // milliseconds
 
-/** Process id of the server, as the host found it: here it may be late for that. */
+/** Process id of the server. From the host, because the server may have died before this thread started. */
 const server = Bare.Thread.self.data
 
 setInterval(() => {
