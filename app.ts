@@ -7,6 +7,7 @@ import { addSchemas } from './lib/http/schemas.ts'
 import type { Options } from './lib/options/options.ts'
 import { trustedProxies } from './lib/options/trusted-proxies.ts'
 import accessLog from './plugins/access-log.ts'
+import accounts, { type AccountOptions } from './plugins/accounts.ts'
 import answers from './plugins/answers.ts'
 import audit from './plugins/audit.ts'
 import authApiKey from './plugins/auth-api-key.ts'
@@ -36,7 +37,7 @@ import readiness from './plugins/readiness.ts'
 import routeNeeds from './plugins/route-needs.ts'
 import security from './plugins/security.ts'
 import serialization, { type SchemaOptions } from './plugins/serialization.ts'
-import store, { type StoreOptions } from './plugins/store.ts'
+import store from './plugins/store.ts'
 import tokens from './plugins/tokens.ts'
 import validation from './plugins/validation.ts'
 import authRoutes from './routes/auth.ts'
@@ -57,7 +58,7 @@ const authMethods = {
 /** Bytes of a body, where the route does not say: twice the longest valid one, so that a refusal can name the field. */
 const bodyLimit = 16 * 1024
 
-export interface AppParts extends StoreOptions, SchemaOptions, EngineOptions {
+export interface AppParts extends AccountOptions, SchemaOptions, EngineOptions {
   logger?: FastifyBaseLogger
   /** Set by `serve` when --tls-cert is given. */
   https?: { cert: Buffer, key: Buffer } | null
@@ -123,7 +124,7 @@ function bareApp (
 
 async function registerParts (
   app: FastifyInstance, options: Options,
-  { times, compileAtOnce, engines, ...storeOptions }: StoreOptions & SchemaOptions & EngineOptions & {
+  { times, compileAtOnce, engines, passwordCost }: AccountOptions & SchemaOptions & EngineOptions & {
     times: ConnectionTimes
   }
 ): Promise<void> {
@@ -141,7 +142,8 @@ async function registerParts (
   await app.register(rateLimit)
   await app.register(answers)
 
-  await app.register(store, storeOptions)
+  await app.register(store)
+  await app.register(accounts, { passwordCost })
   await app.register(audit)
   await app.register(publicRoutes)
   await app.register(accessLog)

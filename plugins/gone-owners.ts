@@ -17,7 +17,7 @@ const interval = 5000
 export default fp(async (app) => {
   app.decorate('cancelJobsOfGone', async () => {
     try {
-      await app.jobs.cancelAllOf(owner => app.users.isGone(owner))
+      await app.jobs.cancelAllOf(owner => app.store.accounts.isGone(owner))
     } catch (err) {
       app.log.warn({ err }, 'Jobs of disabled or removed accounts cannot be cancelled now; the next try is soon')
     }

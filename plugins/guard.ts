@@ -27,7 +27,7 @@ const reviewInterval = 5000
 export default fp(async (app) => {
   app.decorateRequest('principal')
   app.decorateRequest('credential')
-  const { config: options, publicRoutes, sessions, keys } = app
+  const { config: options, publicRoutes, store: { sessions }, keys } = app
   const guard = new Guard<FastifyRequest, FastifyReply>({
     options,
     publicRoutes,
@@ -42,7 +42,7 @@ export default fp(async (app) => {
       // A refused credential is worth a record; a caller without any is not.
       if (answer === error && (request.credential !== undefined || error.code === 'SDR_AMBIGUOUS_CREDENTIALS')) {
         const subject = `${request.method} ${routeOf(request) ?? 'unknown URL'}`
-        app.audit(request, { event: 'access', outcome: 'failure', subject, reason: error.code })
+        await app.audit(request, { event: 'access', outcome: 'failure', subject, reason: error.code })
       }
       return answer
     }
@@ -65,5 +65,5 @@ export default fp(async (app) => {
   app.addHook('onClose', async () => clearInterval(timer))
 }, {
   name: 'guard',
-  dependencies: ['access-log', 'audit', 'config', 'errors', 'metrics', 'public-routes', 'rate-limit', 'store']
+  dependencies: ['access-log', 'audit', 'config', 'errors', 'metrics', 'public-routes', 'rate-limit', 'accounts']
 })

@@ -9,8 +9,8 @@ declare module 'fastify' {
 
 /** Login, refresh and password change; the plugin of the running method says how it checks a password. */
 export default fp(async (app) => {
-  const { users, sessions, tokens, audit, guard, config: { auth } } = app
+  const { store, accounts, tokens, audit, guard, config: { auth } } = app
   app.decorate('logins', new Logins({
-    auth, users, sessions, tokens, audit, accepts: account => guard.accepts(account)
+    auth, store, accounts, tokens, audit, accepts: account => guard.accepts(account)
   }))
-}, { name: 'logins', dependencies: ['store', 'guard', 'tokens', 'audit'] })
+}, { name: 'logins', dependencies: ['accounts', 'guard', 'tokens', 'audit'] })

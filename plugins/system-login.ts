@@ -13,11 +13,13 @@ const reviewInterval = 30_000
 
 /** What --auth unix and --auth pam share: accounts of the operating system log in, then hold a session like others. */
 export default fp<SystemLoginOptions>(async (app, { source }) => {
-  const accounts = new SystemAccounts()
-  const support = (await accounts.support(source === 'pam' ? app.config.pamServiceName : undefined))[source]
+  const system = new SystemAccounts()
+  const support = (await system.support(source === 'pam' ? app.config.pamServiceName : undefined))[source]
   if (support !== true) throw new CommandError(exitCodes.usage, `--auth ${source} cannot work here: ${support}`)
 
-  const login = new SystemLogin({ source, accounts, users: app.users, options: app.config, logger: app.log })
+  const login = new SystemLogin({
+    source, system, records: app.store.accounts, options: app.config, logger: app.log
+  })
   app.addHook('onRequest', app.guard.hook([app.tokens.identify, app.keys.identify]))
   app.logins.checkPassword = (username, password, address) => login.verify(username, password, address)
   app.guard.systemAccepts = account => login.accepts(account)

@@ -25,5 +25,5 @@ export default fp(async (app) => {
       clockTolerance: clockTolerance * 1000
     }
   })
-  app.decorate('tokens', new AccessTokens(app.jwt, app.sessions, app.config.jwtExpiration * 60))
+  app.decorate('tokens', new AccessTokens(app.jwt, app.store.sessions, app.config.jwtExpiration * 60))
 }, { name: 'tokens', dependencies: ['store'] })

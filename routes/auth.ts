@@ -1,7 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { whenFree } from '../lib/storage/storage-errors.ts'
 import { Type } from '../lib/http/type.ts'
-import { loginNamePattern } from '../lib/accounts/users.ts'
+import { loginNamePattern } from '../lib/accounts/accounts.ts'
 import { Id, Named, None } from '../lib/http/schemas.ts'
 import { Login, Me, NewPassword, Password, Session, Validation } from './schemas/accounts.ts'
 
@@ -69,8 +68,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async (request, reply) => {
     const { sessionId, id } = request.principal
     if (sessionId !== undefined) {
-      await whenFree(() => app.sessions.end(sessionId, id))
-      app.audit(request, { event: 'logout', subject: sessionId })
+      await app.store.sessions.end(sessionId, id)
+      await app.audit(request, { event: 'logout', subject: sessionId })
     }
     return reply.code(204).send(null)
   })
@@ -101,7 +100,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Type.Object({ sessions: Type.Array(Named(Session)) }, { description: 'Your sessions' }) }
     }
   }, async ({ principal }) => ({
-    sessions: app.sessions.list(principal.id).map(session => ({
+    sessions: (await app.store.sessions.list(principal.id)).map(session => ({
       ...session,
       current: session.id === principal.sessionId
     }))
@@ -119,8 +118,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 204: None }
     }
   }, async (request, reply) => {
-    await whenFree(() => app.sessions.end(request.params.id, request.principal.id))
-    app.audit(request, { event: 'session.end', subject: request.params.id })
+    await app.store.sessions.end(request.params.id, request.principal.id)
+    await app.audit(request, { event: 'session.end', subject: request.params.id })
     return reply.code(204).send(null)
   })
 

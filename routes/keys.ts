@@ -4,7 +4,6 @@ import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
 import { keyNamePattern } from '../lib/accounts/api-keys.ts'
 import { permissions } from '../lib/options/permissions.ts'
-import { whenFree } from '../lib/storage/storage-errors.ts'
 import { Named, named, None, OneOf } from '../lib/http/schemas.ts'
 import { Key } from './schemas/accounts.ts'
 import { NextCursor, PageQuery } from './schemas/paging.ts'
@@ -33,7 +32,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       querystring: Type.Object(PageQuery, { additionalProperties: false }),
       response: { 200: Named(KeyPage) }
     }
-  }, async request => app.keys.list({ ...request.query, userId: keysOf(request) }))
+  }, async request => app.store.keys.list({ ...request.query, userId: keysOf(request) }))
 
   app.post('', {
     config,
@@ -78,8 +77,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     if (latest !== null && expiresAt! > latest) {
       throw apiError('SDR_FORBIDDEN', 'A key that is made with a key ends with it at the latest.')
     }
-    const key = await whenFree(() => app.keys.create({ userId, name, permissions, expiresAt }, request.principal))
-    app.audit(request, { event: 'key.create', subject: key.id, reason: `${name}: ${key.permissions.join(' ')}` })
+    const key = await app.keys.create({ userId, name, permissions, expiresAt }, request.principal)
+    await app.audit(request, { event: 'key.create', subject: key.id, reason: `${name}: ${key.permissions.join(' ')}` })
     return reply.code(201).send(key)
   })
 
@@ -101,8 +100,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 204: None }
     }
   }, async (request, reply) => {
-    await whenFree(() => app.keys.revoke(request.params.id, keysOf(request)))
-    app.audit(request, { event: 'key.revoke', subject: request.params.id })
+    await app.store.keys.revoke(request.params.id, keysOf(request))
+    await app.audit(request, { event: 'key.revoke', subject: request.params.id })
     return reply.code(204).send(null)
   })
 }

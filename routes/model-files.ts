@@ -72,7 +72,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }, async (request, reply) => {
     const job = await prepareConvert(request.body, app.models, app.engineInfo)
-    app.audit(request, { event: 'model.convert', subject: job.model })
+    await app.audit(request, { event: 'model.convert', subject: job.model })
     return submit(request, reply, job)
   })
 
@@ -119,13 +119,13 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }, async (request, reply) => {
     const job = await preparePull(request.body, app.puller)
-    app.audit(request, { event: 'model.pull', subject: job.model })
+    await app.audit(request, { event: 'model.pull', subject: job.model })
     return submit(request, reply, job)
   })
 
   const remove = async (request: FastifyRequest, reply: FastifyReply, id: string) => {
     await removeModel(id, app.models, app.jobs.inUse)
-    app.audit(request, { event: 'model.remove', subject: id })
+    await app.audit(request, { event: 'model.remove', subject: id })
     return reply.code(204).send(null)
   }
   const deletion = {

@@ -1,7 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '../lib/http/type.ts'
 import { accountRoles } from '../lib/options/permissions.ts'
-import { whenFree } from '../lib/storage/storage-errors.ts'
 import { Id, Located, Named, named, None, OneOf } from '../lib/http/schemas.ts'
 import { NewPassword, User, Username } from './schemas/accounts.ts'
 import { NextCursor, PageQuery } from './schemas/paging.ts'
@@ -28,7 +27,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       querystring: Type.Object(PageQuery, { additionalProperties: false }),
       response: { 200: Named(UserPage) }
     }
-  }, async request => app.users.list(request.query))
+  }, async request => app.store.accounts.list(request.query))
 
   app.post('', {
     config: changing,
@@ -47,8 +46,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     }
   }, async (request, reply) => {
     const { username, password, role = 'user' } = request.body
-    const user = await app.users.create({ username, password, role }, request.principal)
-    app.audit(request, { event: 'user.create', subject: username, reason: `role ${role}` })
+    const user = await app.accounts.create({ username, password, role }, request.principal)
+    await app.audit(request, { event: 'user.create', subject: username, reason: `role ${role}` })
     return reply.code(201).header('location', `/api/users/${user.id}`).send(user)
   })
 
@@ -63,7 +62,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       params: UserId,
       response: { 200: Named(User) }
     }
-  }, async request => app.users.get(request.params.id))
+  }, async request => app.store.accounts.get(request.params.id))
 
   app.patch('/:id', {
     config: changing,
@@ -83,10 +82,10 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 200: Named(User) }
     }
   }, async request => {
-    const user = await app.users.update(request.params.id, request.body, request.principal)
+    const user = await app.accounts.update(request.params.id, request.body, request.principal)
     const { password, ...shown } = request.body
     const changes = Object.entries(shown).map(([field, value]) => `${field} ${value}`)
-    app.audit(request, {
+    await app.audit(request, {
       event: 'user.update',
       subject: user.username,
       reason: [...changes, ...(password === undefined ? [] : ['password'])].join(', ')
@@ -108,8 +107,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       response: { 204: None }
     }
   }, async (request, reply) => {
-    const { username } = await whenFree(() => app.users.remove(request.params.id, request.principal))
-    app.audit(request, { event: 'user.remove', subject: username })
+    const { username } = await app.store.accounts.remove(request.params.id, request.principal)
+    await app.audit(request, { event: 'user.remove', subject: username })
     await app.cancelJobsOfGone()
     return reply.code(204).send(null)
   })

@@ -74,7 +74,7 @@ export function testOptions (options: Record<string, unknown>): Options {
 
 /** Makes an account and logs it in; the returned function sends requests as that account. */
 export async function as (app: FastifyInstance, username: string, role: AccountRole = 'user') {
-  if (app.users.find(username) === undefined) await app.users.create({ username, password, role })
+  if (await app.store.accounts.find(username) === undefined) await app.accounts.create({ username, password, role })
   const { token, refresh_token: refreshToken, user } = (await app.inject({
     method: 'POST', url: '/api/auth/login', body: { username, password }
   })).json<{ token: string, refresh_token: string, user: { id: string } }>()

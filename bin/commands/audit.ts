@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises'
-import { auditEvents, auditOutcomes, type AuditRecord } from '../../lib/accounts/audit.ts'
+import { auditEvents, auditOutcomes } from '../../lib/accounts/audit-events.ts'
+import type { AuditRecord } from '../../lib/accounts/store/store.ts'
 import { quoted, visibleRow } from '../../lib/util/text.ts'
 import { accountCommand } from '../support/account-command.ts'
 import { say } from '../support/say.ts'
@@ -44,18 +45,18 @@ export const audit = accountCommand<Arguments>({
     const limit = wholeNumber('lines', lines, { most: mostLines })
     let last = after === undefined ? undefined : wholeNumber('after', after, { least: 0 })
     /** @returns how many there were */
-    const show = (page: { after?: number, before?: number, limit: number }) => {
-      const records = log.list({ event, outcome, actor, ...page })
+    const show = async (page: { after?: number, before?: number, limit: number }) => {
+      const records = await log.list({ event, outcome, actor, ...page })
       for (const record of records) say(json ? JSON.stringify(record) : line(record))
       last = records.at(-1)?.id ?? last
       return records.length
     }
-    if (all) while (show({ after: last ?? 0, limit: pageLength }) === pageLength) await nextTurn()
-    else show({ after: last, before: before === undefined ? undefined : wholeNumber('before', before), limit })
+    if (all) while (await show({ after: last ?? 0, limit: pageLength }) === pageLength) await nextTurn()
+    else await show({ after: last, before: before === undefined ? undefined : wholeNumber('before', before), limit })
     if (!follow) return
     for (;;) {
       await delay(interval)
-      show({ after: last ?? 0, limit: mostLines })
+      await show({ after: last ?? 0, limit: mostLines })
     }
   }
 })

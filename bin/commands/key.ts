@@ -2,7 +2,7 @@ import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { permissions, type Permission } from '../../lib/options/permissions.ts'
 import { visibleRow } from '../../lib/util/text.ts'
-import { accountCommand, findUser } from '../support/account-command.ts'
+import { accountCommand, findAccount } from '../support/account-command.ts'
 import { say } from '../support/say.ts'
 
 interface Arguments {
@@ -27,12 +27,12 @@ export const key: CommandModule = {
         },
         expires: { type: 'string', describe: 'When it stops working: 30d, 12h or a date; never when left out' }
       },
-      work: ({ users, keys, audit }, argv) => {
-        const { id: userId, username } = findUser(users, argv.user)
-        const created = keys.create({
+      work: async ({ store, keys, audit }, argv) => {
+        const { id: userId, username } = await findAccount(store, argv.user)
+        const created = await keys.create({
           userId, name: argv.name, permissions: readPermissions(argv.permissions), expiresAt: readExpiry(argv.expires)
         })
-        audit({
+        await audit({
           event: 'key.create',
           subject: created.id,
           reason: `${argv.name}, for ${username}: ${created.permissions.join(' ')}`
@@ -44,8 +44,9 @@ export const key: CommandModule = {
       command: 'list',
       describe: 'List the API keys',
       own: { user: { type: 'string', describe: 'Only the keys of this account' } },
-      work: ({ users, keys }, argv) => {
-        for (const one of keys.all(argv.user === undefined ? undefined : findUser(users, argv.user).id)) {
+      work: async ({ store }, argv) => {
+        const owner = argv.user === undefined ? undefined : await findAccount(store, argv.user)
+        for (const one of await store.keys.all(owner?.id)) {
           say(visibleRow([
             one.id,
             one.username,
@@ -60,9 +61,9 @@ export const key: CommandModule = {
     .command(accountCommand<Arguments>({
       command: 'revoke <id>',
       describe: 'Revoke an API key; it stops working at once',
-      work: ({ keys, audit }, argv) => {
-        keys.revoke(argv.id)
-        audit({ event: 'key.revoke', subject: argv.id })
+      work: async ({ store, audit }, argv) => {
+        await store.keys.revoke(argv.id)
+        await audit({ event: 'key.revoke', subject: argv.id })
         say(`Revoked ${argv.id}.`)
       }
     }))

@@ -9,7 +9,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { prepareAuthFolder } from '../../lib/accounts/auth-database.ts'
+import { prepareAuthFolder } from '../../lib/accounts/store/sqlite/database.ts'
 import { describeOptions } from '../support/configuration.ts'
 import { startEngines } from '../../lib/engine/start.ts'
 import { dataFolders, modelFolderOptions, modelRoots, prepareFolder } from '../../lib/options/folders.ts'
@@ -243,14 +243,14 @@ function inWords ({ host, port }: Address, [hostOption, portOption]: readonly [s
 /** No default account: an empty store gets an administrator whose password is shown once, to a person only. */
 async function greetFirstAdmin (app: FastifyInstance): Promise<void> {
   const { auth } = app.config
-  if (!['jwt', 'optional', 'api-key'].includes(auth) || !app.users.isEmpty) return
+  if (!['jwt', 'optional', 'api-key'].includes(auth) || !await app.store.accounts.isEmpty()) return
   if (auth === 'api-key' || !process.stdout.isTTY) {
     const key = auth === 'api-key' ? ', and then a key with: stable-diffusion-rest key create --user NAME' : ''
     app.log.warn(`There are no accounts yet; make one with: stable-diffusion-rest user add NAME --role admin${key}`)
     return
   }
   const password = randomBytes(15).toString('base64url')
-  await app.users.create({ username: 'admin', password, role: 'admin' })
+  await app.accounts.create({ username: 'admin', password, role: 'admin' })
   process.stdout.write('\n  The first account was made. It is shown this once:\n\n' +
     `    username: admin\n    password: ${password}\n\n`)
 }

@@ -4,9 +4,9 @@ import { text } from 'node:stream/consumers'
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { accountRoles, type AccountRole } from '../../lib/options/permissions.ts'
-import type { User } from '../../lib/accounts/users.ts'
+import type { Account } from '../../lib/accounts/store/store.ts'
 import { visibleRow } from '../../lib/util/text.ts'
-import { accountCommand, findUser } from '../support/account-command.ts'
+import { accountCommand, findAccount } from '../support/account-command.ts'
 import { say } from '../support/say.ts'
 
 interface Arguments {
@@ -29,26 +29,26 @@ export const user: CommandModule = {
       command: 'add <name>',
       describe: 'Make an account',
       own: { ...password, role: { ...role, default: 'user' } },
-      work: async ({ users, audit }, argv) => {
+      work: async ({ accounts, audit }, argv) => {
         const password = await readPassword(argv, `Password for ${argv.name}: `)
-        const { username, role } = await users.create({ username: argv.name, password, role: argv.role })
-        audit({ event: 'user.create', subject: username, reason: `role ${role}` })
+        const { username, role } = await accounts.create({ username: argv.name, password, role: argv.role })
+        await audit({ event: 'user.create', subject: username, reason: `role ${role}` })
         say(`Made ${role} ${username}.`)
       }
     }))
     .command(accountCommand({
       command: 'list',
       describe: 'List the accounts',
-      work: ({ users }) => users.all().forEach(one => say(line(one)))
+      work: async ({ store }) => (await store.accounts.all()).forEach(one => say(line(one)))
     }))
     .command(accountCommand<Arguments>({
       command: 'passwd <name>',
       describe: 'Set a new password; ends the sessions of the account',
       own: password,
-      work: async ({ users, audit }, argv) => {
-        const { id, username } = findUser(users, argv.name)
-        await users.update(id, { password: await readPassword(argv, `New password for ${username}: `) })
-        audit({ event: 'user.password', subject: username })
+      work: async ({ store, accounts, audit }, argv) => {
+        const { id, username } = await findAccount(store, argv.name)
+        await accounts.update(id, { password: await readPassword(argv, `New password for ${username}: `) })
+        await audit({ event: 'user.password', subject: username })
         say(`Changed the password of ${username}.`)
       }
     }))
@@ -56,9 +56,9 @@ export const user: CommandModule = {
       command: 'role <name> <role>',
       describe: 'Make an account admin or user',
       own: { role },
-      work: async ({ users, audit }, argv) => {
-        const changed = await users.update(findUser(users, argv.name).id, { role: argv.role })
-        audit({ event: 'user.update', subject: changed.username, reason: `role ${changed.role}` })
+      work: async ({ store, accounts, audit }, argv) => {
+        const changed = await accounts.update((await findAccount(store, argv.name)).id, { role: argv.role })
+        await audit({ event: 'user.update', subject: changed.username, reason: `role ${changed.role}` })
         say(line(changed))
       }
     }))
@@ -67,10 +67,10 @@ export const user: CommandModule = {
     .command(accountCommand<Arguments>({
       command: 'remove <name>',
       describe: 'Remove an account with its sessions and keys',
-      work: ({ users, audit }, argv) => {
-        const { id, username } = findUser(users, argv.name)
-        users.remove(id)
-        audit({ event: 'user.remove', subject: username })
+      work: async ({ store, audit }, argv) => {
+        const { id, username } = await findAccount(store, argv.name)
+        await store.accounts.remove(id)
+        await audit({ event: 'user.remove', subject: username })
         say(`Removed ${username}.`)
       }
     }))
@@ -82,15 +82,15 @@ function switchCommand (verb: string, describe: string, disabled: boolean): Comm
   return accountCommand<Arguments>({
     command: `${verb} <name>`,
     describe,
-    work: async ({ users, audit }, argv) => {
-      const changed = await users.update(findUser(users, argv.name).id, { disabled })
-      audit({ event: 'user.update', subject: changed.username, reason: verb })
+    work: async ({ store, accounts, audit }, argv) => {
+      const changed = await accounts.update((await findAccount(store, argv.name)).id, { disabled })
+      await audit({ event: 'user.update', subject: changed.username, reason: verb })
       say(line(changed))
     }
   })
 }
 
-function line ({ username, role, source, disabled, last_login_at: lastLogin }: User): string {
+function line ({ username, role, source, disabled, last_login_at: lastLogin }: Account): string {
   return visibleRow([
     username,
     role,

@@ -1,30 +1,30 @@
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { ApiKeyStore } from '../../lib/accounts/api-keys.ts'
-import { AuditLog, printable, type AuditEntry } from '../../lib/accounts/audit.ts'
-import { openAuthDatabase } from '../../lib/accounts/auth-database.ts'
-import { closeDatabase } from '../../lib/storage/database.ts'
-import { settled } from '../../lib/storage/database-changes.ts'
+import { Accounts } from '../../lib/accounts/accounts.ts'
+import { ApiKeys } from '../../lib/accounts/api-keys.ts'
+import { AuditLog, printable } from '../../lib/accounts/audit.ts'
 import { dataFolders } from '../../lib/options/folders.ts'
 import { actAsOwnerOf } from '../../lib/storage/ownership.ts'
 import { PasswordHasher } from '../../lib/accounts/passwords.ts'
+import { openSqliteStore } from '../../lib/accounts/store/sqlite/store.ts'
+import type { Account, AccountStore, AuditEntry } from '../../lib/accounts/store/store.ts'
 import { storageError } from '../../lib/storage/storage-errors.ts'
-import { UserStore, type User } from '../../lib/accounts/users.ts'
 import { accountOptions, optionsOf, withOptions, type OwnArguments } from './command-options.ts'
 
-/** The stores that a command works on, while the server may have them open too. */
-interface Accounts {
-  users: UserStore
-  keys: ApiKeyStore
+/** What a command works on, while the server may have it open too. */
+interface Parts {
+  store: AccountStore
+  accounts: Accounts
+  keys: ApiKeys
   log: AuditLog
   /** Records what the command did; its actor is the person at the command line. */
-  audit: (entry: Pick<AuditEntry, 'event' | 'subject' | 'reason'>) => void
+  audit: (entry: Pick<AuditEntry, 'event' | 'subject' | 'reason'>) => Promise<void>
 }
 
 /** Without a usage for a command that has no others below it. */
 interface AccountCommand<Arguments> extends OwnArguments {
   describe?: string
-  work: (accounts: Accounts, argv: Arguments) => void | Promise<void>
+  work: (parts: Parts, argv: Arguments) => Promise<void>
 }
 
 /** A command that opens the account database of --auth-data-dir, works on it and closes it. */
@@ -38,23 +38,23 @@ export function accountCommand<Arguments> (
     handler: async argv => {
       const { auth } = dataFolders(optionsOf(argv))
       actAsOwnerOf(auth)
-      const database = openAuthDatabase(auth)
-      const log = new AuditLog(database, (_kind, error, lost) => {
+      const store = openSqliteStore(auth)
+      const log = new AuditLog(store.audit, (_kind, error, lost) => {
         if (lost > 0) {
           process.stderr.write('stable-diffusion-rest: The audit log misses what this command did: ' +
             `${(error as Error).message}\n`)
         }
       })
-      const audit: Accounts['audit'] = entry =>
+      const audit: Parts['audit'] = entry =>
         log.record(printable({ ...entry, outcome: 'success', actor: '(command line)' }))
       try {
         await work({
-          users: new UserStore(database, new PasswordHasher()),
-          keys: new ApiKeyStore(database),
+          store,
+          accounts: new Accounts(store.accounts, new PasswordHasher()),
+          keys: new ApiKeys(store.keys),
           log,
           audit
         }, argv as Arguments)
-        await settled() // when the command has ended, a server beside it acts on what was changed
       } catch (error) {
         // A refusal is the answer to what was asked, not a defect.
         if ('statusCode' in (error as object)) throw new CommandError(exitCodes.failure, (error as Error).message)
@@ -62,16 +62,16 @@ export function accountCommand<Arguments> (
         throw new CommandError(exitCodes.storage,
           `The accounts cannot be read or changed: ${(error as Error).message}`, { cause: error })
       } finally {
-        log.close()
-        closeDatabase(database)
+        await log.close()
+        await store.close()
       }
     }
   }
 }
 
 /** @throws {CommandError} when there is no account of that name, local or of the system */
-export function findUser (users: UserStore, name: string): User {
-  const found = users.find(name) ?? users.find(name, 'unix') ?? users.find(name, 'pam')
+export async function findAccount ({ accounts }: AccountStore, name: string): Promise<Account> {
+  const found = await accounts.find(name) ?? await accounts.find(name, 'unix') ?? await accounts.find(name, 'pam')
   if (found === undefined) {
     throw new CommandError(exitCodes.failure, `There is no user ${JSON.stringify(name)}; "user list" shows all.`)
   }

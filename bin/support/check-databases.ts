@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { authMigrations } from '../../lib/accounts/auth-database.ts'
+import { authMigrations } from '../../lib/accounts/store/sqlite/database.ts'
 import { checkDatabase } from '../../lib/storage/database.ts'
 import type { DataFolders } from '../../lib/options/folders.ts'
 import { migrations } from '../../lib/jobs/store/sqlite/migrations.ts'

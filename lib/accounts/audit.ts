@@ -1,50 +1,7 @@
 import { widestNetworkOf } from '../network/addresses.ts'
-import { transaction, type Database } from '../storage/database.ts'
-import { isoTime } from '../util/iso-time.ts'
 import type { OnTrouble } from '../storage/records.ts'
-
-export const auditEvents = [
-  'login', 'refresh', 'logout', 'access', 'session.end',
-  'user.create', 'user.update', 'user.password', 'user.remove',
-  'key.create', 'key.revoke',
-  'model.pull', 'model.convert', 'model.remove'
-] as const
-type AuditEvent = typeof auditEvents[number]
-
-export const auditOutcomes = ['success', 'failure'] as const
-type AuditOutcome = typeof auditOutcomes[number]
-
-export interface AuditEntry {
-  event: AuditEvent
-  outcome: AuditOutcome
-  /** User name of who did it, as far as it is known; for a failed login the name that was tried. */
-  actor: string
-  /** What it was done to: a user name, the id of a key or session, a route. */
-  subject?: string
-  address?: string
-  reason?: string
-}
-
-export interface AuditRecord extends Required<AuditEntry> {
-  id: number
-  at: string
-}
-
-interface AuditFilter {
-  /** Only records after this id, the oldest of them; without it the newest ones. */
-  after?: number
-  /** Only records before this id. */
-  before?: number
-  event?: string
-  outcome?: string
-  actor?: string
-  /** 1…10 000. */
-  limit: number
-}
-
-interface WaitingEntry extends AuditEntry {
-  at: number
-}
+import type { AuditEvent, AuditKind } from './audit-events.ts'
+import type { AuditEntry, AuditFilter, AuditRecord, AuditRecords } from './store/store.ts'
 
 /** Events by which accounts and models are administered: their successes are kept apart from what every user can do. */
 const administration: readonly AuditEvent[] = [
@@ -72,75 +29,76 @@ const mostWaiting = 1000
 /** Records kept while the table can't be written, a few MB. Beyond that the oldest failures are given up first. */
 const mostKept = 5000
 
-/** Who did what, in the table `audit`. No secret ever gets here: callers pass names, ids and codes. */
+/** Who did what. No secret ever gets here: callers pass names, ids and codes. */
 export class AuditLog {
-  readonly #database: Database
+  readonly #records: AuditRecords
   readonly #onTrouble: OnTrouble
-  readonly #insert
-  #waiting: WaitingEntry[] = []
+  #waiting: Array<AuditEntry & { at: number }> = []
   #timer: NodeJS.Timeout | undefined
+  /** The write that is under way. */
+  #write: Promise<void> | undefined
   /** Why the last write failed; undefined when it did not. */
-  #trouble: unknown
+  #error: unknown
   #delay = delay
 
-  constructor (database: Database, onTrouble: OnTrouble = () => {}) {
-    this.#database = database
+  constructor (records: AuditRecords, onTrouble: OnTrouble = () => {}) {
+    this.#records = records
     this.#onTrouble = onTrouble
-    this.#insert = database.prepare(`
-      INSERT INTO audit (at, event, outcome, actor, subject, address, reason, kind, share)
-      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
   }
 
   /**
-   * A success is on the disk when this returns, a failure a moment later; while the table can't be written they wait.
-   * Never throws. `entry` must be `printable`.
+   * When it is fulfilled a success is on the disk, a failure a moment later; while records can't be written they wait.
+   * Never rejected. `entry` must be `printable`.
    */
-  record (entry: AuditEntry): void {
+  async record (entry: AuditEntry): Promise<void> {
     this.#waiting.push({ ...entry, at: Date.now() })
-    if (this.#waiting.length > mostKept) this.#giveUpOne()
+    while (this.#waiting.length > mostKept) this.#giveUpOne()
     const isUrgent = entry.outcome === 'success' || this.#waiting.length >= mostWaiting
-    if (isUrgent && this.#trouble === undefined) this.flush()
+    if (isUrgent && this.#error === undefined) await this.flush()
     else this.#schedule()
   }
 
   /** Writes what waits, or tries again later. */
-  flush (): void {
+  async flush (): Promise<void> {
+    await this.#write // it has not taken what came since it began
+    this.#write ??= this.#writeAll().finally(() => { this.#write = undefined })
+    await this.#write
+  }
+
+  /** Writes what waits for the last time; to be called before the store is closed. */
+  async close (): Promise<void> {
+    await this.flush()
+    clearTimeout(this.#timer)
+    if (this.#waiting.length > 0) this.#onTrouble('audit', this.#error, this.#waiting.length)
+  }
+
+  /** A page of records, the oldest of them first. */
+  async list (filter: AuditFilter): Promise<AuditRecord[]> {
+    await this.flush()
+    return await this.#records.list(filter)
+  }
+
+  async #writeAll (): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
     if (this.#waiting.length === 0) return
+    let entries = this.#waiting
+    this.#waiting = []
     try {
-      const lastId = transaction(this.#database, () => this.#waiting.reduce((_, entry) => this.#write(entry), 0))
-      const isPruneDue = lastId % pruneInterval < this.#waiting.length
-      this.#waiting = []
-      this.#trouble = undefined
+      const lastId = await this.#records.append(
+        entries.map(entry => ({ ...entry, kind: kindOf(entry), share: shareOf(entry) })))
+      this.#error = undefined
       this.#delay = delay
-      if (isPruneDue) this.#prune()
+      const isPruneDue = lastId % pruneInterval < entries.length
+      entries = []
+      if (isPruneDue) await this.#records.prune(capacity)
     } catch (error) {
-      this.#trouble = error
+      this.#error = error
+      this.#waiting = [...entries, ...this.#waiting]
       this.#onTrouble('audit', error, 0)
       this.#delay = Math.min(this.#delay * 2, longestDelay)
       this.#schedule()
     }
-  }
-
-  /** Writes what waits for the last time; to be called before the database is closed. */
-  close (): void {
-    this.flush()
-    clearTimeout(this.#timer)
-    if (this.#waiting.length > 0) this.#onTrouble('audit', this.#trouble, this.#waiting.length)
-  }
-
-  /** A page of records, the oldest of them first. */
-  list ({ after, before = Number.MAX_SAFE_INTEGER, event, outcome, actor, limit }: AuditFilter): AuditRecord[] {
-    this.flush()
-    const rows = this.#database.prepare(`
-      SELECT id, at, event, outcome, actor, subject, address, reason FROM audit
-      WHERE id > ? AND id < ? AND event = ifnull(?, event) AND outcome = ifnull(?, outcome) AND actor = ifnull(?, actor)
-      ORDER BY id ${after === undefined ? 'DESC' : 'ASC'} LIMIT ?`)
-      .all(after ?? 0, before, event ?? null, outcome ?? null, actor ?? null, limit) as unknown as
-      Array<AuditRecord & { at: number }>
-    if (after === undefined) rows.reverse()
-    return rows.map(row => ({ ...row, at: isoTime(row.at) }))
   }
 
   #schedule (): void {
@@ -150,33 +108,11 @@ export class AuditLog {
   #giveUpOne (): void {
     const failure = this.#waiting.findIndex(({ outcome }) => outcome === 'failure')
     this.#waiting.splice(Math.max(failure, 0), 1)
-    this.#onTrouble('audit', this.#trouble, 1)
-  }
-
-  /** @returns the id of the record */
-  #write (entry: WaitingEntry): number {
-    const { at, event, outcome, actor, subject, address, reason } = entry
-    const { lastInsertRowid } = this.#insert.run(
-      at, event, outcome, actor, subject ?? null, address ?? null, reason ?? null, kindOf(entry), shareOf(entry))
-    return Number(lastInsertRowid)
-  }
-
-  /** Of each kind that is over its capacity, the largest shares are cut to one length that fits. */
-  #prune (): void {
-    for (const kind of ['administration', 'use', 'failure']) {
-      const { rows } = this.#database.prepare('SELECT count(*) AS rows FROM audit WHERE kind = ?')
-        .get(kind) as { rows: number }
-      if (rows <= capacity) continue
-      this.#database.prepare(`
-        DELETE FROM audit WHERE id IN (
-          SELECT id FROM (
-            SELECT id, row_number() OVER (PARTITION BY share ORDER BY id DESC) AS age FROM audit WHERE kind = ?)
-          ORDER BY age DESC, id LIMIT ?)`).run(kind, rows - capacity)
-    }
+    this.#onTrouble('audit', this.#error, 1)
   }
 }
 
-function kindOf ({ event, outcome }: AuditEntry): 'administration' | 'use' | 'failure' {
+function kindOf ({ event, outcome }: AuditEntry): AuditKind {
   if (outcome === 'failure') return 'failure'
   return administration.includes(event) ? 'administration' : 'use'
 }

@@ -4,11 +4,11 @@ import { permissionsOf, type Declaration } from '../http/route-needs.ts'
 import type { Options } from '../options/options.ts'
 import { rolePermissions, type Permission } from '../options/permissions.ts'
 import { chain, type Maybe } from '../util/maybe.ts'
-import type { ApiKeyStore } from './api-keys.ts'
+import type { ApiKeys } from './api-keys.ts'
 import { readCredential, type Credential } from './credentials.ts'
 import { OpenAnswers, type OpenAnswer } from './open-answers.ts'
 import { guestPrincipal, isNarrowKey, isPassing, type Principal } from './principals.ts'
-import type { SessionStore } from './sessions.ts'
+import type { SessionRecords } from './store/store.ts'
 
 /** A request as the guard sees it. */
 export interface GuardedRequest {
@@ -34,8 +34,8 @@ export type Identify = (credential: Credential) => Maybe<Principal> | undefined
 interface GuardParts<Request> {
   options: Pick<Options, 'auth' | 'guestPermissions' | 'enableGuestAccess'>
   publicRoutes: ReadonlySet<string>
-  sessions: Pick<SessionStore, 'activeUser'>
-  keys: Pick<ApiKeyStore, 'principalOf'>
+  sessions: SessionRecords
+  keys: ApiKeys
   /** Hears of each decision; `error` is why the request is refused. */
   decided: (request: Request, error: ApiError | undefined) => void
   /** Counts and records a refused request. @returns the error to answer: a 429 after too many */

@@ -1,5 +1,7 @@
 import { networksOf } from '../network/addresses.ts'
-import { foldedName } from './users.ts'
+import type { Maybe } from '../util/maybe.ts'
+import { foldedName } from './principals.ts'
+import type { Failures, LoginFailures } from './store/store.ts'
 
 /**
  * What is counted. `tolerated` failures cost nothing, because people mistype; each further one doubles the wait. One
@@ -36,9 +38,6 @@ const longestWait = 60
 /** Failures beyond the tolerated ones that make no difference any more: 2⁶ is more than the longest wait. */
 const mostCounted = 6
 
-/** Entries kept at most, about 3 MB; the oldest go first. */
-const capacity = 20_000
-
 interface Meter {
   key: string
   tolerated: number
@@ -47,22 +46,15 @@ interface Meter {
   isShared: boolean
 }
 
-interface Failures {
-  count: number
-  last: number
-}
-
 /**
- * Back-off for logins. It lives in memory and unlocks by itself. Unknown accounts are counted like known ones, so that
- * the answer says nothing of which exist.
+ * Back-off for logins. It unlocks by itself. Unknown accounts are counted like known ones, so that the answer says
+ * nothing of which exist.
  */
 export class LoginThrottle {
-  readonly #failures = new Map<string, Failures>()
-  readonly #now: () => number
+  readonly #failures: LoginFailures
 
-  /** @param now milliseconds of a clock that is never set back */
-  constructor (now: () => number = () => performance.now()) {
-    this.#now = now
+  constructor (failures: LoginFailures) {
+    this.#failures = failures
   }
 
   /**
@@ -72,49 +64,59 @@ export class LoginThrottle {
    *   network too, do not matter. Asked only when it makes a difference.
    * @returns seconds to wait, or 0 when the password may be looked at now
    */
-  attempt (username: string, address: string, isKnown: () => boolean): number {
-    const counting = metersOf(username, address)
-    const [own, shared] = [false, true].map(isShared => {
-      return Math.max(...counting.filter(meter => meter.isShared === isShared).map(meter => this.#waitFor(meter)))
-    }) as [number, number]
-    const wait = shared > own && isKnown() ? own : Math.max(own, shared)
-    if (wait === 0) for (const meter of counting) this.#count(meter, 1)
-    return wait
+  async attempt (username: string, address: string, isKnown: () => Maybe<boolean>): Promise<number> {
+    const tryOnce = (ignoresShared: boolean) => this.#change(username, address, (meters, counts, now) => {
+      const [own, shared] = [false, true].map(isShared => Math.max(
+        ...meters.filter(meter => meter.isShared === isShared).map(meter => waitFor(meter, counts, now)))) as
+        [number, number]
+      const wait = ignoresShared ? own : Math.max(own, shared)
+      if (wait === 0) for (const meter of meters) count(meter, 1, counts, now)
+      return { wait, isShared: wait > own }
+    })
+    const { wait, isShared } = await tryOnce(false)
+    return isShared && await isKnown() ? (await tryOnce(true)).wait : wait
   }
 
   /** A right password clears what this address did to this account, not the address: it may be guessing at others. */
-  succeed (username: string, address: string): void {
-    this.takeBack(username, address)
-    this.#failures.delete(metersOf(username, address)[0]!.key)
+  async succeed (username: string, address: string): Promise<void> {
+    await this.#change(username, address, (meters, counts, now) => {
+      for (const meter of meters) count(meter, -1, counts, now)
+      counts.delete(meters[0]!.key)
+    })
   }
 
   /** It could not be checked whether the password is right. */
-  takeBack (username: string, address: string): void {
-    for (const meter of metersOf(username, address)) this.#count(meter, -1)
+  async takeBack (username: string, address: string): Promise<void> {
+    await this.#change(username, address, (meters, counts, now) => {
+      for (const meter of meters) count(meter, -1, counts, now)
+    })
   }
 
-  #count (meter: Meter, change: 1 | -1): void {
-    const { count, last } = this.#recent(meter)
-    this.#failures.delete(meter.key) // so that the newest is last in the map's order
-    const changed = Math.min(count + change, meter.tolerated + mostCounted)
-    if (changed > 0) this.#failures.set(meter.key, { count: changed, last: change === 1 ? this.#now() : last })
-    for (const oldest of this.#failures.keys()) {
-      if (this.#failures.size <= capacity) break
-      this.#failures.delete(oldest)
-    }
+  async #change<Result> (
+    username: string, address: string, work: (meters: Meter[], counts: Map<string, Failures>, now: number) => Result
+  ): Promise<Result> {
+    const meters = metersOf(username, address)
+    return await this.#failures.change(meters.map(({ key }) => key), (counts, now) => work(meters, counts, now))
   }
+}
 
-  #recent ({ key, forgiven }: Meter): Failures {
-    const { count, last } = this.#failures.get(key) ?? { count: 0, last: this.#now() }
-    return { count: Math.max(0, count - Math.floor((this.#now() - last) / forgiven)), last }
-  }
+function count (meter: Meter, change: 1 | -1, counts: Map<string, Failures>, now: number): void {
+  const { count, last } = recent(meter, counts, now)
+  counts.delete(meter.key) // so that the newest is last in the map's order
+  const changed = Math.min(count + change, meter.tolerated + mostCounted)
+  if (changed > 0) counts.set(meter.key, { count: changed, last: change === 1 ? now : last })
+}
 
-  #waitFor (meter: Meter): number {
-    const { count, last } = this.#recent(meter)
-    if (count < meter.tolerated) return 0
-    const wait = Math.min(longestWait, 2 ** (count - meter.tolerated))
-    return Math.max(0, Math.ceil(wait - (this.#now() - last) / 1000))
-  }
+function recent ({ key, forgiven }: Meter, counts: Map<string, Failures>, now: number): Failures {
+  const { count, last } = counts.get(key) ?? { count: 0, last: now }
+  return { count: Math.max(0, count - Math.floor((now - last) / forgiven)), last }
+}
+
+function waitFor (meter: Meter, counts: Map<string, Failures>, now: number): number {
+  const { count, last } = recent(meter, counts, now)
+  if (count < meter.tolerated) return 0
+  const wait = Math.min(longestWait, 2 ** (count - meter.tolerated))
+  return Math.max(0, Math.ceil(wait - (now - last) / 1000))
 }
 
 /** The meters that a try counts on; that of the account and the narrowest network comes first. */

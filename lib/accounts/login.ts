@@ -1,14 +1,13 @@
 import { apiError, type ApiError } from '../../errors.ts'
 import { networksOf } from '../network/addresses.ts'
 import type { AuthMethod } from '../options/permissions.ts'
-import { storageError, whenFree } from '../storage/storage-errors.ts'
-import type { AuditEntry } from './audit.ts'
+import { storageError } from '../storage/storage-errors.ts'
+import { isLoginName, type Accounts } from './accounts.ts'
 import { notAccepted, type Guard } from './guard.ts'
 import { LoginThrottle } from './login-throttle.ts'
 import type { Principal } from './principals.ts'
-import type { RefusedRefresh, SessionStore } from './sessions.ts'
+import type { AccountStore, AuditEntry, CheckedAccount, RefusedRefresh } from './store/store.ts'
 import type { AccessTokens, Login } from './tokens.ts'
-import { isLoginName, type CheckedAccount, type UserStore } from './users.ts'
 
 interface LoginRequest {
   ip: string
@@ -21,11 +20,11 @@ type CheckPassword = (username: string, password: string, address: string) => Pr
 
 interface LoginParts<Request> {
   auth: AuthMethod
-  users: UserStore
-  sessions: SessionStore
+  store: AccountStore
+  accounts: Accounts
   tokens: AccessTokens
   accepts: Guard<never, never>['accepts']
-  audit: (request: Request, entry: Pick<AuditEntry, 'event'> & Partial<AuditEntry>) => void
+  audit: (request: Request, entry: Pick<AuditEntry, 'event'> & Partial<AuditEntry>) => Promise<void>
 }
 
 const refreshErrors: Record<RefusedRefresh['reason'] | 'unknown', () => ApiError> = {
@@ -40,43 +39,44 @@ export class Logins<Request extends LoginRequest> {
   /** How the running method checks a password; a method without logins leaves it undefined. */
   checkPassword: CheckPassword | undefined
   readonly #parts: LoginParts<Request>
-  readonly #throttle = new LoginThrottle()
+  readonly #throttle: LoginThrottle
 
   constructor (parts: LoginParts<Request>) {
     this.#parts = parts
+    this.#throttle = new LoginThrottle(parts.store.loginFailures)
   }
 
   /** @throws {ApiError} 401 for a wrong name or password, 409 where there are no logins, 429 while backing off */
   async login (username: string, password: string, request: Request): Promise<Login> {
-    const { sessions, tokens, audit } = this.#parts
+    const { store: { sessions }, tokens, audit } = this.#parts
     return await this.#recorded(request, 'login', username, async () => {
       const account = await this.#check(username, password, request.ip, this.#method())
-      const session = await whenFree(() => sessions.open(account, request.ip, request.headers['user-agent'] ?? ''))
+      const session = await sessions.open(account, request.ip, request.headers['user-agent'] ?? '')
       // An account can be disabled, or get a new password, during the check.
       if (session === undefined) throw apiError('SDR_INVALID_CREDENTIALS')
-      audit(request, { event: 'login', actor: session.user.username, subject: session.sessionId })
+      await audit(request, { event: 'login', actor: session.user.username, subject: session.sessionId })
       return tokens.issue(session)
     })
   }
 
   /** @throws {ApiError} 401, 409 */
   async refresh (refreshToken: string, request: Request): Promise<Login> {
-    const { sessions, tokens, accepts, audit } = this.#parts
+    const { store: { sessions }, tokens, accepts, audit } = this.#parts
     this.#method()
-    const session = await whenFree(() => sessions.rotate(refreshToken, accepts))
+    const session = await sessions.rotate(refreshToken, accepts)
     const entry = { event: 'refresh', actor: session?.user.username ?? '', subject: session?.sessionId } as const
     if (session === undefined || session.refreshToken === null) {
       const reason = session?.reason ?? 'unknown'
-      audit(request, { ...entry, outcome: 'failure', reason })
+      await audit(request, { ...entry, outcome: 'failure', reason })
       throw refreshErrors[reason]()
     }
-    audit(request, entry)
+    await audit(request, entry)
     return tokens.issue(session)
   }
 
   /** Changes the password of the caller. @throws {ApiError} 401, 409, 429 */
   async changePassword (request: Request, current: string, next: string): Promise<void> {
-    const { users, audit } = this.#parts
+    const { accounts, audit } = this.#parts
     const { username, source } = request.principal
     await this.#recorded(request, 'user.password', username, async () => {
       this.#method()
@@ -85,9 +85,9 @@ export class Logins<Request extends LoginRequest> {
       }
       // Not the method's own check: under --auth unix and pam the system may have another account of this name.
       const account = await this.#check(username, current, request.ip,
-        async (username, password) => await users.verify(username, password))
-      await users.changePassword(account, next, request.principal)
-      audit(request, { event: 'user.password', subject: username })
+        async (username, password) => await accounts.verify(username, password))
+      await accounts.changePassword(account, next, request.principal)
+      await audit(request, { event: 'user.password', subject: username })
     })
   }
 
@@ -101,17 +101,19 @@ export class Logins<Request extends LoginRequest> {
   async #check (username: string, password: string, ip: string, checkPassword: CheckPassword): Promise<CheckedAccount> {
     if (!isLoginName(username)) throw apiError('SDR_INVALID_CREDENTIALS')
     const [address] = networksOf(ip)
-    const isKnown = () => this.#parts.sessions.addressesOf(username).some(known => networksOf(known)[0] === address)
-    const wait = this.#throttle.attempt(username, address, isKnown)
+    const isKnown = async () =>
+      (await this.#parts.store.sessions.addressesOf(username)).some(known => networksOf(known)[0] === address)
+    const wait = await this.#throttle.attempt(username, address, isKnown)
     if (wait > 0) {
       throw apiError('SDR_RATE_LIMITED', `Too many failed logins; try again in ${wait} s.`, { retryAfter: wait })
     }
-    const account = await checkPassword(username, password, ip).catch(error => {
-      if (error.statusCode === 503 || storageError(error) !== undefined) this.#throttle.takeBack(username, address)
+    const account = await checkPassword(username, password, ip).catch(async error => {
+      const isUnknown = error.statusCode === 503 || storageError(error) !== undefined
+      if (isUnknown) await this.#throttle.takeBack(username, address)
       throw error
     })
     if (account === undefined) throw apiError('SDR_INVALID_CREDENTIALS')
-    this.#throttle.succeed(username, address)
+    await this.#throttle.succeed(username, address)
     return account
   }
 
@@ -123,7 +125,7 @@ export class Logins<Request extends LoginRequest> {
       return await work()
     } catch (thrown) {
       const error = storageError(thrown) ?? thrown as ApiError
-      this.#parts.audit(request, { event, outcome: 'failure', actor, reason: error.code })
+      await this.#parts.audit(request, { event, outcome: 'failure', actor, reason: error.code })
       throw error
     }
   }

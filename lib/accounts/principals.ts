@@ -57,3 +57,8 @@ export function guestPrincipal (allowed: readonly Permission[]): Principal {
 export function visibleOwner (principal: Principal): string | undefined {
   return principal.permissions.includes('jobs:all') ? undefined : principal.id
 }
+
+/** One text for all spellings of a name that a directory may take for the same. */
+export function foldedName (username: string): string {
+  return username.normalize('NFKC').trim().toLowerCase()
+}

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { lstatSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../../errors.ts'
@@ -78,4 +78,9 @@ function longEnough (secret: string, source: string): string {
       '"openssl rand -base64 48" makes a good one')
   }
   return secret
+}
+
+/** Enough for a text of 256 random bits, which a password is not. */
+export function sha256 (text: string): Buffer {
+  return createHash('sha256').update(text).digest()
 }

@@ -1,9 +1,10 @@
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../errors.ts'
 import { rolePermissions, type AccountRole, type Permission } from '../options/permissions.ts'
+import { chain, type Maybe } from '../util/maybe.ts'
 import type { Credential } from './credentials.ts'
 import type { Principal } from './principals.ts'
-import type { OpenedSession, SessionStore } from './sessions.ts'
+import type { OpenedSession, SessionRecords } from './store/store.ts'
 
 /** What login and refresh answer. */
 export interface Login {
@@ -42,7 +43,7 @@ const mostVerified = 2000
 /** Access tokens: short-lived JWTs that count only while their session lives. Each request reads the role anew. */
 export class AccessTokens {
   readonly #jwt: Jwt
-  readonly #sessions: SessionStore
+  readonly #sessions: SessionRecords
   readonly #lifetime: number
   /**
    * Says only that a token was made here and when it expires; whether its session lives is asked at each request. By
@@ -51,7 +52,7 @@ export class AccessTokens {
   readonly #verified = new Map<string, { token: string, claims: Claims }>()
 
   /** @param lifetime of a token, in seconds. */
-  constructor (jwt: Jwt, sessions: SessionStore, lifetime: number) {
+  constructor (jwt: Jwt, sessions: SessionRecords, lifetime: number) {
     this.#jwt = jwt
     this.#sessions = sessions
     this.#lifetime = lifetime
@@ -61,14 +62,15 @@ export class AccessTokens {
    * @returns undefined for another kind of credential.
    * @throws {ApiError} SDR_INVALID_TOKEN, SDR_TOKEN_EXPIRED
    */
-  readonly identify = ({ kind, value }: Credential): Principal | undefined => {
+  readonly identify = ({ kind, value }: Credential): Maybe<Principal> | undefined => {
     if (kind !== 'token') return undefined
     const { sub, sid } = this.#verify(value)
-    const user = this.#sessions.activeUser(sid, sub)
-    if (user === undefined) throw apiError('SDR_INVALID_TOKEN', 'The session of this token has ended.')
-    // Name by name: spreading takes as long as all the rest of this.
-    const { id, username, role, source } = user
-    return { id, username, role, source, permissions: rolePermissions[role], via: 'jwt', sessionId: sid }
+    return chain(this.#sessions.activeUser(sid, sub), user => {
+      if (user === undefined) throw apiError('SDR_INVALID_TOKEN', 'The session of this token has ended.')
+      // Name by name: spreading takes as long as all the rest of this.
+      const { id, username, role, source } = user
+      return { id, username, role, source, permissions: rolePermissions[role], via: 'jwt', sessionId: sid }
+    })
   }
 
   issue ({ sessionId, user: { id, username, role }, refreshToken }: OpenedSession): Login {

@@ -20,6 +20,7 @@ import {
 import { bytesOf, checkNewJob, toIdempotency, withSeed } from './new-job.ts'
 import { longestTimer } from './schedule/lane.ts'
 import type { Logger } from '../util/logger.ts'
+import type { Maybe } from '../util/maybe.ts'
 import type { JobObserver } from './observer.ts'
 import { Outputs } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
@@ -212,10 +213,10 @@ export class JobQueue {
   }
 
   /** Cancels the waiting and running jobs of the owners that `isGone` says so of. */
-  async cancelAllOf (isGone: (owner: string) => boolean): Promise<void> {
+  async cancelAllOf (isGone: (owner: string) => Maybe<boolean>): Promise<void> {
     const answers = new Map<string, boolean>()
     for (const { id, owner } of await this.#store.unended()) {
-      if (!answers.has(owner)) answers.set(owner, isGone(owner))
+      if (!answers.has(owner)) answers.set(owner, await isGone(owner))
       if (answers.get(owner) === false) continue
       const job = await this.cancel(id).catch((error: ApiError) => {
         // It ended meanwhile.

@@ -1,6 +1,6 @@
 import { passwordLength } from '../../lib/accounts/passwords.ts'
 import { roles } from '../../lib/accounts/principals.ts'
-import { usernamePattern } from '../../lib/accounts/users.ts'
+import { usernamePattern } from '../../lib/accounts/accounts.ts'
 import { accountRoles, permissions, rolePermissions, type Permission } from '../../lib/options/permissions.ts'
 import { exampleId, exampleTime, named, Nullable, OneOf, Time } from '../../lib/http/schemas.ts'
 import { Type } from '../../lib/http/type.ts'

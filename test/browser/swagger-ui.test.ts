@@ -15,7 +15,7 @@ const quiet = [
 
 t.test('Swagger UI in a browser', { skip: isMissing && `there is no ${executablePath}; apt-get install chromium, or set CHROMIUM` }, async t => {
   const app = await build(t, { auth: 'jwt', 'public-paths': '/api/docs,/api/openapi.json' })
-  await app.users.create({ username: 'alice', password, role: 'admin' })
+  await app.accounts.create({ username: 'alice', password, role: 'admin' })
   const url = await app.listen({ host: '127.0.0.1', port: 0 })
   const browser = await chromium.launch({ executablePath, args: quiet })
   t.teardown(() => browser.close())
@@ -55,8 +55,8 @@ t.test('Swagger UI in a browser', { skip: isMissing && `there is no ${executable
 
 t.test('behind authentication an API key as the password of HTTP Basic gets a browser in', { skip: isMissing && `there is no ${executablePath}` }, async t => {
   const app = await build(t, { auth: 'api-key' })
-  const { id } = await app.users.create({ username: 'alice', password, role: 'user' })
-  const { key } = app.keys.create({ userId: id, name: 'browser' })
+  const { id } = await app.accounts.create({ username: 'alice', password, role: 'user' })
+  const { key } = await app.keys.create({ userId: id, name: 'browser' })
   const url = await app.listen({ host: '127.0.0.1', port: 0 })
   const browser = await chromium.launch({ executablePath, args: quiet })
   t.teardown(() => browser.close())
@@ -72,8 +72,8 @@ t.test('behind authentication an API key as the password of HTTP Basic gets a br
 for (const scheme of ['bearer', 'apiKey']) {
   t.test(`Authorize works for ${scheme}`, { skip: isMissing && `there is no ${executablePath}` }, async t => {
     const app = await build(t, { auth: 'optional', 'guest-permissions': 'models:read' })
-    const { id } = await app.users.create({ username: 'alice', password, role: 'user' })
-    const { key } = app.keys.create({ userId: id, name: 'browser' })
+    const { id } = await app.accounts.create({ username: 'alice', password, role: 'user' })
+    const { key } = await app.keys.create({ userId: id, name: 'browser' })
     const url = await app.listen({ host: '127.0.0.1', port: 0 })
     const browser = await chromium.launch({ executablePath, args: quiet })
     t.teardown(() => browser.close())

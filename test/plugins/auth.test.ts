@@ -72,14 +72,14 @@ t.test('login, me, validate, refresh, logout', async t => {
 
 t.test('an account of a system that is not asked gets no next token', async t => {
   const app = await build(t, { auth: 'jwt' })
-  const user = app.users.external('unix', 'mona', 'user')
-  const { refreshToken, sessionId } = app.sessions.open({ user, hash: null }, '127.0.0.1', 'test')!
+  const user = await app.store.accounts.addExternal('unix', 'mona', 'user')
+  const { refreshToken, sessionId } = (await app.store.sessions.open({ user, hash: null }, '127.0.0.1', 'test'))!
   for (let count = 0; count < 2; count++) {
     const refreshed = await app.inject({ method: 'POST', url: '/api/auth/refresh', body: { refresh_token: refreshToken } })
     expectError(t, refreshed, 401, 'SDR_INVALID_TOKEN', /system account .* not let in/)
     t.notMatch(refreshed.body, 'token":')
   }
-  t.match(app.auditLog.list({ event: 'refresh', limit: 10 }), Array(2).fill({ outcome: 'failure', actor: 'mona', subject: sessionId, reason: 'not admitted' }))
+  t.match(await app.auditLog.list({ event: 'refresh', limit: 10 }), Array(2).fill({ outcome: 'failure', actor: 'mona', subject: sessionId, reason: 'not admitted' }))
 })
 
 t.test('a session survives a restart, and files are for their owner only', async t => {
@@ -136,20 +136,20 @@ t.test('a permission to read cancels nothing', async t => {
   const alice = await as(app, 'alice', 'admin')
   const bob = await as(app, 'bob')
   const draw = { method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'a fox', width: 512, height: 512, steps: 100 } } as const
-  const keyOf = (owner: typeof alice, ...permissions: Permission[]) => {
-    const { key } = app.keys.create({ userId: owner.id, name: permissions.join('.').replaceAll(':', '-'), permissions })
+  const keyOf = async (owner: typeof alice, ...permissions: Permission[]) => {
+    const { key } = await app.keys.create({ userId: owner.id, name: permissions.join('.').replaceAll(':', '-'), permissions })
     return (request: InjectOptions) => app.inject({ ...request, headers: { 'x-api-key': key } })
   }
   const jobs: string[] = []
   for (let count = 0; count < 3; count++) jobs.push((await bob(draw)).json<{ id: string }>().id)
   const cancel = (index: number) => ({ method: 'DELETE', url: `/api/queue/job/${jobs[index]}` }) as const
 
-  expectError(t, await keyOf(bob, 'queue:read', 'models:read')(cancel(0)), 403, 'SDR_FORBIDDEN', /permission generate or models:manage or jobs:all/)
-  expectError(t, await keyOf(alice, 'queue:read', 'system:read')(cancel(0)), 403, 'SDR_FORBIDDEN')
+  expectError(t, await (await keyOf(bob, 'queue:read', 'models:read'))(cancel(0)), 403, 'SDR_FORBIDDEN', /permission generate or models:manage or jobs:all/)
+  expectError(t, await (await keyOf(alice, 'queue:read', 'system:read'))(cancel(0)), 403, 'SDR_FORBIDDEN')
   expectError(t, await app.inject(cancel(0)), 403, 'SDR_FORBIDDEN', /guest/)
-  expectError(t, await keyOf(alice, 'generate')(cancel(0)), 404, 'SDR_JOB_NOT_FOUND')
-  t.equal((await keyOf(bob, 'generate')(cancel(0))).statusCode, 200)
-  t.equal((await keyOf(alice, 'jobs:all')(cancel(1))).statusCode, 200)
+  expectError(t, await (await keyOf(alice, 'generate'))(cancel(0)), 404, 'SDR_JOB_NOT_FOUND')
+  t.equal((await (await keyOf(bob, 'generate'))(cancel(0))).statusCode, 200)
+  t.equal((await (await keyOf(alice, 'jobs:all'))(cancel(1))).statusCode, 200)
   t.equal((await bob(cancel(2))).statusCode, 200)
 })
 

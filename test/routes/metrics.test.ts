@@ -85,7 +85,7 @@ t.test('/metrics is a route like any other', async t => {
   const bob = await as(app, 'bob')
   expectError(t, await bob('/metrics'), 403, 'SDR_FORBIDDEN')
   const { id: userId } = await as(app, 'alice', 'admin')
-  const { key } = app.keys.create({ userId, name: 'prometheus', permissions: ['system:read'] })
+  const { key } = await app.keys.create({ userId, name: 'prometheus', permissions: ['system:read'] })
   t.equal((await app.inject({ url: '/metrics', headers: { authorization: `Bearer ${key}` } })).statusCode, 200)
   expectError(t, await app.inject({ url: '/api/models', headers: { authorization: `Bearer ${key}` } }), 403, 'SDR_FORBIDDEN')
 

@@ -81,7 +81,7 @@ t.test('pull: followed, cancelled, refused', async t => {
   t.match(await app.jobs.waitFor(slow.id, 60_000), { status: 'cancelled' })
   await until(async () => hidden().length === 0)
   t.match((await admin(post('/api/models/pull?wait=60', { ...request, name: 'wrong.safetensors', sha256: 'a'.repeat(64) }))).json(), { status: 'failed', error: { code: 'download_failed', message: /SHA-256/ } })
-  t.match(app.auditLog.list({ event: 'model.pull', limit: 10 }), [{ actor: 'root', subject: request.source }])
+  t.match(await app.auditLog.list({ event: 'model.pull', limit: 10 }), [{ actor: 'root', subject: request.source }])
 })
 
 t.test('a pull survives kill -9, and its token is nowhere', async t => {
@@ -143,7 +143,7 @@ t.test('delete', async t => {
   expectError(t, await admin(remove('checkpoint/other.safetensors')), 409, 'SDR_CONFLICT', /changed meanwhile/)
   await admin({ method: 'POST', url: '/api/models/refresh' })
   t.equal((await admin(remove('checkpoint/other.safetensors'))).statusCode, 204)
-  t.match(app.auditLog.list({ event: 'model.remove', limit: 10 }).map(({ subject }) => subject), ['lora/link.safetensors', 'lora/a b.safetensors', 'checkpoint/both.model.yaml', 'checkpoint/other.safetensors'])
+  t.match((await app.auditLog.list({ event: 'model.remove', limit: 10 })).map(({ subject }) => subject), ['lora/link.safetensors', 'lora/a b.safetensors', 'checkpoint/both.model.yaml', 'checkpoint/other.safetensors'])
 })
 
 t.test('a models folder that nothing may be written to', async t => {

@@ -136,7 +136,7 @@ t.test('a caller holds a few uploads at once, all callers a few more', async t =
   const app = await build(t, { auth: 'jwt', 'rate-limit': '100000', 'max-upload-size': '4' })
   const port = await listen(app)
   const authorization = async (name: string) => {
-    await app.users.create({ username: name, password: 'correct horse battery staple', role: 'user' })
+    await app.accounts.create({ username: name, password: 'correct horse battery staple', role: 'user' })
     const { token } = (await app.inject({
       method: 'POST', url: '/api/auth/login', body: { username: name, password: 'correct horse battery staple' }
     })).json<{ token: string }>()

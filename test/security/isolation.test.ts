@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { InjectOptions, LightMyRequestResponse } from 'fastify'
-import { openAuthDatabase } from '../../lib/accounts/auth-database.ts'
+import { openAuthDatabase } from '../../lib/accounts/store/sqlite/database.ts'
 import { settled } from '../../lib/storage/database-changes.ts'
 import { as, build, expectError, password } from '../helper.ts'
 import { listen } from './raw-http.ts'
@@ -166,7 +166,7 @@ t.test('a key never does more than its owner, nor a narrow key more than it is f
 t.test('a key that names a permission several times is a narrow key', async t => {
   const repeated = await alice({ method: 'POST', url: '/api/auth/keys', body: { name: 'x', permissions: Array(3).fill('models:read') } })
   expectError(t, repeated, 400, 'SDR_INVALID_REQUEST', /permissions/)
-  const { key, id, permissions } = app.keys.create({ userId: alice.id, name: 'x', permissions: Array(3).fill('models:read') })
+  const { key, id, permissions } = await app.keys.create({ userId: alice.id, name: 'x', permissions: Array(3).fill('models:read') })
   t.same(permissions, ['models:read'])
   // As an older release stored it.
   const database = openAuthDatabase(app.folders.auth)
@@ -183,7 +183,7 @@ t.test('a key that expires gives nobody a power that lasts', async t => {
   const made = async (body: object) => (await admin({ method: 'POST', url: '/api/auth/keys', body })).json<{ key: string }>().key
   const [brief, lasting] = [await made({ name: 'brief', expires_at: new Date(Date.now() + 3_600_000).toISOString() }), await made({ name: 'lasting' })]
   const send = (key: string, request: object) => app.inject({ ...request, headers: { 'x-api-key': key } })
-  const { id } = await app.users.create({ username: 'puppet', password, role: 'user' })
+  const { id } = await app.accounts.create({ username: 'puppet', password, role: 'user' })
   const requests = [
     { method: 'POST', url: '/api/users', body: { username: 'puppet2', password, role: 'admin' } },
     ...[{ password: 'something else' }, { role: 'admin' }, { disabled: false }].map(body => ({ method: 'PATCH', url: `/api/users/${id}`, body })),
@@ -191,10 +191,10 @@ t.test('a key that expires gives nobody a power that lasts', async t => {
     { method: 'POST', url: '/api/auth/password', body: { current_password: password, new_password: 'something else' } }
   ]
   for (const request of requests) expectError(t, await send(brief, request), 403, 'SDR_FORBIDDEN', /expires/)
-  t.match(app.users.get(id), { role: 'user' })
+  t.match(await app.store.accounts.get(id), { role: 'user' })
   t.equal((await send(brief, { url: '/api/users' })).statusCode, 200, 'it may look')
   t.equal((await send(lasting, requests[0]!)).statusCode, 201, 'a key without an end may')
-  for (const username of ['puppet', 'puppet2']) app.users.remove(app.users.find(username)!.id)
+  for (const username of ['puppet', 'puppet2']) await app.store.accounts.remove((await app.store.accounts.find(username))!.id)
 })
 
 t.test('a stream ends with the session that opened it', async t => {

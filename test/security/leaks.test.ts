@@ -133,7 +133,7 @@ t.test('user names in the log and in the audit table are texts', async t => {
   const failures = lines.map(line => JSON.parse(line)).filter(({ msg, event }) => msg === 'audit' && event === 'login')
   t.equal(failures.length, oddNames.length, 'hostile names are refused before anything is recorded')
   for (const line of lines) t.notMatch(line, unprintable)
-  const rows = app.auditLog.list({ limit: 100 })
+  const rows = await app.auditLog.list({ limit: 100 })
   t.equal(rows.length, oddNames.length + 1)
   t.notMatch(JSON.stringify(rows), unprintable)
 })

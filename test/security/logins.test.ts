@@ -22,7 +22,7 @@ async function login ({ username = 'alice', password = 'wrong', address = newAdd
 
 const alice = await as(app, 'alice', 'admin')
 const mallory = await as(app, 'mallory')
-for (const username of ['victim', 'traveller', 'witness']) await app.users.create({ username, password, role: 'user' })
+for (const username of ['victim', 'traveller', 'witness']) await app.accounts.create({ username, password, role: 'user' })
 await alice({ method: 'PATCH', url: `/api/users/${mallory.id}`, body: { disabled: true } })
 
 t.test('nobody learns which names exist', async t => {
@@ -204,13 +204,13 @@ t.test('one customer with many networks of IPv6 has a few shares of each bucket'
 
 t.test('what is recorded', async t => {
   const address = newAddress()
-  const before = app.auditLog.list({ limit: 1 }).at(-1)!.id
+  const before = (await app.auditLog.list({ limit: 1 })).at(-1)!.id
   await login({ username: 'witness', address })
   await login({ username: 'witness', password, address })
   await app.inject({ method: 'POST', url: '/api/auth/refresh', remoteAddress: address, body: { refresh_token: 'sdrr_x' } })
   for (let count = 0; count < 30; count++) await app.inject({ url: '/api/models', remoteAddress: address, headers: { authorization: 'Bearer a.b.c' } })
   await app.inject({ url: '/api/models', remoteAddress: newAddress() })
-  const rows = app.auditLog.list({ after: before, limit: 100 })
+  const rows = (await app.auditLog.list({ after: before, limit: 100 }))
     .map(({ event, outcome, actor, reason }) => ({ event, outcome, actor, reason }))
   t.same(rows.slice(0, 3), [
     { event: 'login', outcome: 'failure', actor: 'witness', reason: 'SDR_INVALID_CREDENTIALS' },

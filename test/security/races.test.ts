@@ -41,7 +41,7 @@ const patch = async (id: string, body: object) => {
 const remove = (id: string) => root({ method: 'DELETE', url: `/api/users/${id}` })
 const login = (username: string, secret = password) =>
   app.inject({ method: 'POST', url: '/api/auth/login', body: { username, password: secret } })
-const sessionsOf = (id: string) => app.sessions.list(id).length
+const sessionsOf = async (id: string) => (await app.store.sessions.list(id)).length
 
 let count = 0
 async function newCaller (role: 'user' | 'admin' = 'user') {
@@ -59,13 +59,13 @@ t.test('a login whose password is being checked', async t => {
   }
   for (const [name, { change, status }] of Object.entries(cases)) {
     const { id, username } = await newCaller()
-    const before = sessionsOf(id)
+    const before = await sessionsOf(id)
     meanwhile = { at: 'verify', work: () => change(id) }
     const answer = await login(username)
     t.equal(meanwhile, undefined)
     t.equal(answer.statusCode, status, `${name}: ${answer.body}`)
     if (status === 200) t.match(answer.json(), { user: { role: 'admin' } }, 'the answer says the role that it has now')
-    else t.ok(sessionsOf(id) <= (name === 'disabling' || name === 'a new password' ? 0 : before), 'no session is left that could count once the account is enabled')
+    else t.ok(await sessionsOf(id) <= (name === 'disabling' || name === 'a new password' ? 0 : before), 'no session is left that could count once the account is enabled')
   }
 })
 
@@ -115,7 +115,7 @@ t.test('an administrator whose rights end while a password is being hashed', asy
     meanwhile = { at: 'hash', work: () => change(maker.id) }
     const made = await maker({ method: 'POST', url: '/api/users', body: { username: `made${count}`, password, role: 'admin' } })
     t.equal(made.statusCode, status, made.body)
-    t.equal(app.users.find(`made${count}`), undefined)
+    t.equal(await app.store.accounts.find(`made${count}`), undefined)
 
     const target = await newCaller()
     const changer = await newCaller('admin')
@@ -123,7 +123,7 @@ t.test('an administrator whose rights end while a password is being hashed', asy
     const changed = await changer({ method: 'PATCH', url: `/api/users/${target.id}`, body: { password: third, role: 'admin' } })
     t.equal(changed.statusCode, status, changed.body)
     t.equal((await login(target.username)).statusCode, 200)
-    t.equal(app.users.get(target.id).role, 'user')
+    t.equal((await app.store.accounts.get(target.id)).role, 'user')
   }
   const target = await newCaller()
   meanwhile = { at: 'hash', work: () => remove(target.id) }
@@ -164,7 +164,7 @@ t.test('a body that is still coming', async t => {
       const { id, token } = await newCaller()
       const answer = await slowly(path, { authorization: `Bearer ${token}` }, body, () => change(id))
       t.match(answer, { status: 401, body: { error: { code: 'SDR_INVALID_TOKEN' } } }, `${name}, ${path}: ${JSON.stringify(answer)}`)
-      t.same(app.keys.all(id), [], 'no key was made')
+      t.same(await app.store.keys.all(id), [], 'no key was made')
       t.same((await app.jobs.list({ owner: id })).jobs, [], 'no job was taken')
     }
     const { id, refreshToken } = await newCaller()
@@ -175,10 +175,10 @@ t.test('a body that is still coming', async t => {
   const key = await slowly('/api/auth/keys', { authorization: `Bearer ${token}` }, '{"name":"all"}', () => patch(id, { role: 'user' }))
   t.match(key, { status: 201, body: { permissions: ['models:read', 'generate', 'queue:read'] } }, 'a key has the permissions that its owner has now')
   const excess = await slowly('/api/auth/keys', { authorization: `Bearer ${(await newCaller('admin')).token}` }, '{"name":"all","permissions":["users:manage"]}',
-    () => patch(app.users.find(`caller${count}`)!.id, { role: 'user' }))
+    async () => patch((await app.store.accounts.find(`caller${count}`))!.id, { role: 'user' }))
   t.match(excess, { status: 403 })
   const made = await slowly('/api/users', { authorization: `Bearer ${(await newCaller('admin')).token}` }, JSON.stringify({ username: 'never', password }),
-    () => patch(app.users.find(`caller${count}`)!.id, { role: 'user' }))
+    async () => patch((await app.store.accounts.find(`caller${count}`))!.id, { role: 'user' }))
   t.match(made, { status: 403, body: { error: { code: 'SDR_FORBIDDEN' } } })
 })
 

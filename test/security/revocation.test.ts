@@ -128,7 +128,7 @@ t.test('time acts, too', async t => {
   })
   await at(60 * minute + 6000, async () => expectError(t, await models(bearer(send.token)), 401, 'SDR_TOKEN_EXPIRED'))
   await at(24 * 60 * minute + 6000, async () => {
-    t.equal(app.sessions.list(send.id).length, 0, 'the session has expired')
+    t.equal((await app.store.sessions.list(send.id)).length, 0, 'the session has expired')
     t.equal((await models(bearer(lasting))).statusCode, 200)
   })
 })
@@ -136,9 +136,9 @@ t.test('time acts, too', async t => {
 t.test('a session that expires before its token takes the token with it', async t => {
   const { send } = await known(t, 'frank')
   const { sid } = JSON.parse(Buffer.from(send.token.split('.')[1]!, 'base64url').toString()) as { sid: string }
-  t.ok(app.sessions.activeUser(sid, send.id))
+  t.ok(await app.store.sessions.activeUser(sid, send.id))
   const { restore } = t.intercept(Date, 'now', { value: () => Date.parse('2100-01-01'), configurable: true })
-  t.equal(app.sessions.activeUser(sid, send.id), undefined)
+  t.equal(await app.store.sessions.activeUser(sid, send.id), undefined)
   restore()
-  t.equal(app.sessions.activeUser(sid, root.id), undefined, 'and nobody else has it')
+  t.equal(await app.store.sessions.activeUser(sid, root.id), undefined, 'and nobody else has it')
 })

@@ -124,8 +124,8 @@ for (const auth of ['jwt', 'optional', 'api-key'] as const) {
   t.test(`who may call what with --auth ${auth}`, async t => {
     const app = await build(t, { auth, ...options })
     const key = async (username: string, role: 'admin' | 'user', permissions?: []) => {
-      const { id } = app.users.find(username) ?? await app.users.create({ username, password: 'correct horse battery staple', role })
-      return { 'x-api-key': app.keys.create({ userId: id, name: permissions === undefined ? 'all' : 'none', permissions }).key }
+      const { id } = await app.store.accounts.find(username) ?? await app.accounts.create({ username, password: 'correct horse battery staple', role })
+      return { 'x-api-key': (await app.keys.create({ userId: id, name: permissions === undefined ? 'all' : 'none', permissions })).key }
     }
     await expectOutcomes(t, app, { name: auth === 'optional' ? 'guest' : 'stranger', headers: {} })
     await expectOutcomes(t, app, { name: 'emptyKey', headers: await key('alice', 'admin', []) })

@@ -1,15 +1,10 @@
-import { apiError } from '../../errors.ts'
-import type { Database } from '../storage/database.ts'
-import type { Principal } from './principals.ts'
-import { rolePermissions, type AccountRole, type Permission } from '../options/permissions.ts'
-
-/** Who makes a change. The command line names none: its user owns the database. */
-export type Actor = Pick<Principal, 'id' | 'role' | 'sessionId' | 'keyId'>
+import { apiError } from '../../../../errors.ts'
+import type { Database } from '../../../storage/database.ts'
+import { rolePermissions, type AccountRole, type Permission } from '../../../options/permissions.ts'
+import type { Actor } from '../store.ts'
 
 /**
- * Requires that an actor may still do what its request was let in for: the session or key lives, the account is not
- * disabled and its role has the permission. To be called in the transaction that stores the change, because the request
- * may have waited since for its body, or for a password to be hashed.
+ * Requires that an actor may still make its change; see `AccountRecords`. Called in the transaction of the change.
  * @throws SDR_INVALID_TOKEN, SDR_FORBIDDEN
  */
 export function requireStanding (database: Database, actor: Actor | undefined, permission?: Permission): void {
