@@ -15,8 +15,6 @@ const wanted = [
   /^package\.json$/, /^README\.md$/, /^LICENSE$/, /^SECURITY\.md$/, /^CMakeLists\.txt$/,
   /^docs\/[\w-]+\.md$/, /^deploy\/[\w.-]+$/,
   /^dist\/(app|errors)\.js$/, /^dist\/(bin|lib|plugins|routes|native)\/[\w/-]+\.js$/,
-  // The demo makes its model with it.
-  /^dist\/test\/fixtures\/checkpoint(s|-tensors)\.js$/,
   /^native\/(README\.md|install\.js|[\w-]+\.ts)$/, /^native\/(auth|engine)\/(CMakeLists\.txt|[\w.]+\.(cc|h|h\.in))$/
 ]
 

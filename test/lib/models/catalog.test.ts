@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { namedOrFirst } from '../../../lib/generation/model.ts'
@@ -375,7 +376,7 @@ t.test('changes are seen without being asked', async t => {
 
 t.test('a watched catalog does not keep the process alive', async t => {
   const root = collection(t, files)
-  const module = new URL('../../../lib/models/catalog.ts', import.meta.url)
+  const module = pathToFileURL(join(packageRoot, 'lib', 'models', 'catalog.ts'))
   const script = `
     const { ModelCatalog } = await import(${JSON.stringify(module.href)})
     const catalog = new ModelCatalog({ roots: [{ path: ${JSON.stringify(root)} }] })

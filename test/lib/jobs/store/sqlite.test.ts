@@ -1,12 +1,12 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import type { JobFilter } from '../../../../lib/jobs/job.ts'
 import { migrations } from '../../../../lib/jobs/store/sqlite/migrations.ts'
 import { SqliteJobStore } from '../../../../lib/jobs/store/sqlite/sqlite-job-store.ts'
 import { openDatabase } from '../../../../lib/storage/database.ts'
+import { packageRoot } from '../../../../lib/util/package-root.ts'
 import { until } from '../fixtures/until.ts'
 import { end, testJobStore, type OpenStore } from './conformance.ts'
 
@@ -28,7 +28,7 @@ testJobStore(t, open)
 
 t.test('an accepted job survives kill -9', async t => {
   const file = join(t.testdir({}), 'jobs.db')
-  const program = fileURLToPath(new URL('../fixtures/accept-forever.ts', import.meta.url))
+  const program = join(packageRoot, 'test', 'lib', 'jobs', 'fixtures', 'accept-forever.ts')
   for (const round of [1, 2]) {
     const child = spawn(process.execPath, ['--import', 'tsx', program, file], { stdio: ['ignore', 'pipe', 'inherit'] })
     let output = ''

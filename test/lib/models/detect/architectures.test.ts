@@ -7,6 +7,7 @@ import { modelOfFile } from '../../../../lib/models/model.ts'
 import { readModelHeader, parseModelHeader } from '../../../../lib/models/headers/read-header.ts'
 import { rules } from '../../../../lib/models/detect/rules.ts'
 import { modelTypes, typeOfFolder } from '../../../../lib/models/types.ts'
+import { packageRoot } from '../../../../lib/util/package-root.ts'
 import { type CheckpointKind, writeCheckpoint } from '../../../../bin/support/demo-model/checkpoints.ts'
 import { type FixtureTensor, gguf, safetensors, sourceOf, typical } from '../../../fixtures/headers.ts'
 
@@ -340,7 +341,7 @@ t.test('the size that a file tells goes before that of its family', async t => {
 })
 
 t.test('docs/models.md says what the tables say', async t => {
-  const text = readFileSync(new URL('../../../../docs/models.md', import.meta.url), 'utf8')
+  const text = readFileSync(join(packageRoot, 'docs', 'models.md'), 'utf8')
   const lines = text.split('\n').filter(line => line.startsWith('| `'))
   const rows = lines.map(line => line.split('|').map(cell => cell.trim()))
   for (const [name, { defaults, components, ...rest }] of Object.entries(architectures)) {

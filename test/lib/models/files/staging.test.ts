@@ -1,13 +1,13 @@
 import { execFile } from 'node:child_process'
 import { readdirSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { lock } from '../../../../lib/storage/lock.ts'
 import { StagingArea } from '../../../../lib/models/files/staging.ts'
+import { packageRoot } from '../../../../lib/util/package-root.ts'
 
-const program = fileURLToPath(new URL('../fixtures/alone-often.ts', import.meta.url))
+const program = join(packageRoot, 'test', 'lib', 'models', 'fixtures', 'alone-often.ts')
 
 t.test('a lock file goes with the work, also when that fails', async t => {
   const folder = t.testdir()

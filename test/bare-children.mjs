@@ -1,8 +1,0 @@
-/**
- * Preloaded into every test file. Without it tap loads its module hooks into every process that a test starts, and so
- * into every server and engine, which doubles the time of their start. The hooks only serve coverage, which is off.
- */
-import processOnSpawn from 'process-on-spawn'
-
-processOnSpawn.removeAllListeners()
-delete process.env.NODE_OPTIONS
