@@ -37,6 +37,8 @@ export interface JobQueueOptions
   executors: (parts: ExecutorParts) => Executors
   /** Without them no job may have a webhook. */
   webhooks?: WebhookOptions
+  /** `jobs.db` unless given. */
+  openStore?: (options: JobStoreOptions) => JobStore
 }
 
 interface QueueStatus extends Record<JobStatus, number> {
@@ -78,9 +80,8 @@ export class JobQueue {
     this.#inputs = new Inputs(new FolderBlobs(join(dataDir, 'inputs')))
     this.#outputs = new Outputs(new FolderBlobs(join(dataDir, 'outputs')))
     this.#executors = options.executors({ inputs: this.#inputs, outputs: this.#outputs, observer: options.observer })
-    this.#store = new SqliteJobStore(join(dataDir, 'jobs.db'), {
-      ...options, laneOf: type => this.#executors[type]?.lane ?? 'engine'
-    })
+    const { openStore = storeOptions => new SqliteJobStore(join(dataDir, 'jobs.db'), storeOptions) } = options
+    this.#store = openStore({ ...options, laneOf: type => this.#executors[type]?.lane ?? 'engine' })
     this.#events = new JobEvents(options)
     const parts = {
       ...options,
