@@ -72,10 +72,10 @@ export function apiError (code: ErrorCode, message: string = errorTable[code][1]
 }
 
 /** A value is not what it has to be; every such error names the field, what was expected and what came. */
-export function unexpected (details: { field: string, expected: string, received: string }): ApiError {
+export function unexpected (details: { field: string, expected: string, received: string }, cause?: unknown): ApiError {
   const { field, expected, received } = details
   return apiError('SDR_INVALID_REQUEST',
-    `Expected ${expected} for ${field} but received ${received}`, { details: [details] })
+    `Expected ${expected} for ${field} but received ${received}`, { details: [details], cause })
 }
 
 /** Exit codes of the command line, in docs/errors.md too. */

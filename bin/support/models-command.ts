@@ -101,7 +101,7 @@ function inWords (error: unknown): unknown {
   if (isStorageFull(error)) return new CommandError(exitCodes.storage, `The disk is full: ${message}`, { cause: error })
   if (code === 'SDR_STORAGE_FULL') return new CommandError(exitCodes.storage, message, { cause: error })
   if (code === 'SDR_INVALID_REQUEST') return new CommandError(exitCodes.usage, message, { cause: error })
-  if (code?.startsWith('SDR_') === true || ['DownloadError', 'EngineError', 'ModelFileError'].includes(name)) {
+  if (code?.startsWith('SDR_') === true || ['NetworkError', 'EngineError', 'ModelFileError'].includes(name)) {
     return new CommandError(exitCodes.failure, message, { cause: error })
   }
   if (['EACCES', 'EPERM', 'EROFS'].includes(code ?? '')) {

@@ -1,5 +1,5 @@
 import { EngineError } from '../engine/engine.ts'
-import { DownloadError } from '../network/download-error.ts'
+import { NetworkError } from '../network/network-error.ts'
 import { isStorageFull } from '../storage/storage-errors.ts'
 import type { JobError } from './job.ts'
 
@@ -26,7 +26,7 @@ export function toJobError (error: unknown): JobError {
   }
   const { code, message } = Object(error) as { code?: unknown, message: string }
   if (error instanceof EngineError) return { code: error.code, message: withoutFolders(message) }
-  if (error instanceof DownloadError) return { code: 'download_failed', message: withoutFolders(message) }
+  if (error instanceof NetworkError) return { code: 'download_failed', message: withoutFolders(message) }
   if (typeof code === 'string' && code.startsWith('SDR_')) return { code: code.slice(4).toLowerCase(), message }
   return { code: 'internal', message: 'The server failed to do this job; its log says why.' }
 }

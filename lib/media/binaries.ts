@@ -19,15 +19,15 @@ function findSharp (): { folder: string, require: NodeJS.Require, sharp: Package
 
 let version: string | undefined
 
-/** Without loading it, which only image processes do. */
+/** Does not load it, which only image processes do. */
 export function sharpVersion (): string {
   version ??= findSharp().sharp.version
   return version
 }
 
 /**
- * sharp has a package for each platform; npm leaves it out when told so, or when run on another platform.
- * @throws {CommandError} when there is none that could be loaded.
+ * sharp has a package for each platform, which npm may leave out, or choose for another platform.
+ * @throws {CommandError} when no package for this platform is installed.
  */
 export function requireSharp (): void {
   try {
@@ -39,7 +39,7 @@ export function requireSharp (): void {
         return false // the answer, not a failure
       }
     }
-    // Or it was built where it is.
+    // Or it was built here.
     if (
       existsSync(join(folder, 'src', 'build', 'Release')) ||
       Object.keys(sharp.optionalDependencies ?? {}).some(isThere)

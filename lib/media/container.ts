@@ -4,28 +4,28 @@ import { chunk, readPngHeader, signature } from './png.ts'
 import { riffHeaderLength, webpFile } from './riff.ts'
 
 /**
- * What a decoder is given of an image file: the parts that the pixels need, and nothing else. Decoders unpack texts,
- * follow directories and draw frames without a bound, so those never reach one. Each walk looks at a byte once.
+ * Reduces an image file to what its pixels need. Decoders unpack texts, follow directories and draw frames without a
+ * bound, so none of these may reach them. Each byte is read once.
  */
 
 export interface CleanImage {
   format: 'png' | 'jpeg' | 'webp'
-  /** Pixels, as they are stored: before the image is turned. */
+  /** Pixels as stored, before the orientation is applied. */
   width: number
   height: number
-  /** Of EXIF, 1…8; from 5 on the sides are swapped. It is the only metadata that `bytes` have. */
+  /** Of EXIF, 1…8; from 5 on the sides are swapped. The only metadata in `bytes`. */
   orientation: number
   bytes: Buffer
 }
 
-/** Chunks or segments; 64 MiB in the smallest parts that programs write. */
+/** Chunks or segments; enough for 64 MiB in the smallest ones that programs write. */
 const mostParts = 100_000
 /** Scans of a JPEG image, each of which goes over all pixels; programs write about ten. */
 const mostScans = 100
 /** Bytes of a colour profile. */
 const largestProfile = 4 * 1024 * 1024
 
-/** @throws {RangeError} for what is not a PNG, JPEG or WebP image, or is damaged. */
+/** @throws {RangeError} for other formats and damaged images. */
 export function cleanImage (image: Uint8Array): CleanImage {
   const bytes = Buffer.from(image.buffer, image.byteOffset, image.byteLength)
   switch (formatOf(bytes)) {
@@ -36,7 +36,7 @@ export function cleanImage (image: Uint8Array): CleanImage {
   }
 }
 
-/** Chunks that the pixels, their transparency and their colours need. */
+/** Chunks for the pixels, their transparency and their colours. */
 const pngChunks = new Set(['PLTE', 'tRNS', 'gAMA', 'cHRM', 'sRGB', 'sBIT', 'iCCP', 'IDAT'])
 
 function cleanPng (bytes: Buffer): CleanImage {
@@ -91,7 +91,7 @@ function cleanJpeg (bytes: Buffer): CleanImage {
     while (at < bytes.length && bytes[at] !== 0xff) at++
     while (at < bytes.length && bytes[at] === 0xff) at++
     const marker = bytes[at]
-    if (marker === undefined) break // without its end, which the decoder has to judge
+    if (marker === undefined) break // without an end, which is left to the decoder
     const start = at - 1
     at++
     if (marker === 0 || isRestart(marker) || marker === startOfImage || marker === temporary) continue
@@ -137,12 +137,12 @@ function isRestart (marker: number): boolean {
   return marker >= 0xd0 && marker <= 0xd7
 }
 
-/** SOF0…SOF15 without the three numbers among them that mean something else. */
+/** SOF0…SOF15, without three numbers among them that have another meaning. */
 function isFrame (marker: number): boolean {
   return marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc
 }
 
-/** Where the marker stands that ends the compressed data. */
+/** Position of the marker that ends the compressed data. */
 function endOfScan (bytes: Buffer, start: number): number {
   for (let at = start; at < bytes.length - 1; at++) {
     if (bytes[at] !== 0xff) continue
@@ -162,7 +162,7 @@ function startsWith (data: Buffer, start: Buffer): boolean {
   return data.subarray(0, start.length).equals(start)
 }
 
-/** Chunks that an image of one frame needs; of each the first. */
+/** Chunks of an image with one frame; only the first of each is kept. */
 const webpChunks = new Set(['VP8X', 'VP8 ', 'VP8L', 'ALPH', 'ICCP', 'ANIM', 'ANMF'])
 /** Bits of VP8X. */
 const [hasXmp, hasExif] = [0x04, 0x08]
@@ -201,7 +201,7 @@ function cleanWebp (bytes: Buffer): CleanImage {
   return { format: 'webp', ...size, orientation: orientation ?? 1, bytes: webpFile([...found]) }
 }
 
-/** @param type of the first chunk, which says the size of the image. */
+/** @param type of the first chunk, which holds the size. */
 function webpSize (type: string, data: Buffer): { width: number, height: number } | undefined {
   if (data.length < 10) return undefined
   switch (type) {

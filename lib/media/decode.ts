@@ -17,13 +17,13 @@ interface DecodeOptions {
   height?: number
 }
 
-/** Pixels of an image that is sent: more than any model draws, and 200 MB when it is unpacked. */
+/** Pixels of an attachment: more than any model draws, and 200 MB when decoded. */
 const largest = 8192 * 8192
 
 /**
- * Unpacks a PNG, JPEG or WebP image, turned the way its camera was held. What is transparent becomes white in a colour
- * image, and black, which is "leave it", in a grey one (a mask).
- * @throws {RangeError} when the bytes are no such image, are damaged, or have too many pixels.
+ * Decodes a PNG, JPEG or WebP image in the orientation of its camera. Transparency becomes white in a colour image, and
+ * black, which means "keep", in a grey one (a mask).
+ * @throws {RangeError} for other formats, damaged images and too many pixels.
  */
 export async function decodeImage (
   bytes: Uint8Array, { channels, width, height }: DecodeOptions

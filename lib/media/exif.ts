@@ -1,14 +1,14 @@
 import { riffHeaderLength, webpFile } from './riff.ts'
 
 /**
- * EXIF: how the camera was held, of images that come in, and a text in JPEG and WebP images that go out, where tools
- * for generated images look for it. That is the UserComment, which sharp can write in ASCII only.
+ * EXIF: reads the orientation of images that come in, and writes a text into JPEG and WebP images that go out, as the
+ * UserComment, where tools for generated images look for it. sharp can write that in ASCII only.
  */
 
-/** What fits into one segment of a JPEG file beside its own header. */
+/** Bytes that fit into one segment of a JPEG file beside its header. */
 const mostJpegBytes = 65_535 - 2 - 6
 
-/** Adds `text`, unless it is too long for a JPEG image, to one that has no metadata yet. */
+/** Adds `text` to a JPEG image without metadata, unless it is too long. */
 export function addJpegText (jpeg: Buffer, text: string): Buffer {
   const exif = exifOf(text)
   if (exif.length > mostJpegBytes) return jpeg
@@ -18,7 +18,7 @@ export function addJpegText (jpeg: Buffer, text: string): Buffer {
   return Buffer.concat([jpeg.subarray(0, start), segment, exif, jpeg.subarray(start)])
 }
 
-/** Adds `text` to a WebP image in the simple format, which becomes one in the extended format. */
+/** Adds `text` to a WebP image in the simple format, and so makes the extended format of it. */
 export function addWebpText (webp: Buffer, text: string, { width, height }: { width: number, height: number }): Buffer {
   const hasExif = 0x08
   const features = Buffer.alloc(10)
@@ -31,11 +31,10 @@ export function addWebpText (webp: Buffer, text: string, { width, height }: { wi
   return webpFile([['VP8X', features], [type, pixels], ['EXIF', exifOf(text)]])
 }
 
-/** EXIF's number for how an image has to be turned and mirrored. */
 const orientationTag = 0x0112
 const upright = 1
 
-/** @param exif from its byte order on. @returns 1…8; upright when it is damaged. Follows no directory but the first. */
+/** @param exif from its byte order on. @returns 1…8 from the first directory; upright when damaged. */
 export function readOrientation (exif: Buffer): number {
   const order = exif.toString('latin1', 0, 4)
   if (exif.length < 8 || (order !== 'II*\0' && order !== 'MM\0*')) return upright
@@ -53,7 +52,7 @@ export function readOrientation (exif: Buffer): number {
   return upright
 }
 
-/** EXIF that says nothing but the orientation. */
+/** EXIF with nothing but the orientation. */
 export function orientationExif (orientation: number): Buffer {
   const short = 3
   return Buffer.concat([header, directory(orientationTag, short, 1, orientation << 16)])
@@ -62,7 +61,7 @@ export function orientationExif (orientation: number): Buffer {
 /** Big-endian; the first directory follows. */
 const header = Buffer.from('MM\0\x2a\0\0\0\x08', 'latin1')
 
-/** The smallest EXIF there is: a directory that points to a directory with the comment. */
+/** The smallest EXIF with a comment: a directory that points to a directory with it. */
 function exifOf (text: string): Buffer {
   const comment = Buffer.concat([Buffer.from('UNICODE\0', 'latin1'), Buffer.from(text, 'utf16le').swap16()])
   const [long, undefinedBytes] = [4, 7]
@@ -76,7 +75,7 @@ function exifOf (text: string): Buffer {
   ])
 }
 
-/** A directory with one entry, and none after it. */
+/** A directory with one entry, without a next directory. */
 function directory (tag: number, type: number, count: number, value: number): Buffer {
   const bytes = Buffer.alloc(18)
   bytes.writeUInt16BE(1, 0)

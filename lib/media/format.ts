@@ -1,7 +1,7 @@
-/** The formats that images may come in, as sharp calls them. */
+/** Formats of attachments, by the names of sharp. */
 export const formats: readonly string[] = ['png', 'jpeg', 'webp']
 
-/** By the first bytes, as Latin-1. Of formats that are not read here only the name is used, for a message. */
+/** By the first bytes as Latin-1. Other formats are here for their names in messages. */
 const signatures: ReadonlyArray<[format: string, start: RegExp]> = [
   ['png', /^\x89PNG\r\n/],
   ['jpeg', /^\xff\xd8\xff/],
@@ -14,10 +14,10 @@ const signatures: ReadonlyArray<[format: string, start: RegExp]> = [
   ['bmp', /^BM[^]{4}\0\0\0\0/],
   ['svg', /^(?:\xef\xbb\xbf)?\s*<(?:svg|(?:\?xml|!)[^]*<svg)[\s>]/i]
 ]
-/** Bytes: where the prologue of an SVG ends, if it is no book. */
+/** Bytes that are searched for the start of an SVG. */
 const longestStart = 1024
 
-/** What the bytes begin like; they may well be damaged further on. Undefined for what is not known. */
+/** Format by the first bytes, even if later ones are damaged; undefined for unknown ones. */
 export function formatOf (bytes: Uint8Array): string | undefined {
   const start = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, longestStart)).toString('latin1')
   return signatures.find(([, signature]) => signature.test(start))?.[0]

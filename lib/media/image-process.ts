@@ -8,14 +8,14 @@ import { packageRoot } from '../util/package-root.ts'
 import { MessageReader, sendMessage } from './message.ts'
 import type { BoundedTask, TaskResult } from './task.ts'
 
-/** Always the compiled one, also when the server itself runs from its TypeScript sources. */
+/** The compiled one, even when the server runs from its TypeScript sources. */
 export const script = join(packageRoot, 'dist', 'lib', 'media', 'process.js')
 /** Bytes of a result. */
 const mostBytes = 512 * 1024 * 1024
-/** Of the JavaScript heap, in MiB: images lie outside of it. */
+/** MiB of the JavaScript heap; images lie outside it. */
 const heap = 64
 
-/** The image is to blame: it is damaged, or takes more than it may. */
+/** The image is damaged, or takes too much time or memory. */
 export class ImageError extends Error {}
 
 interface Current {
@@ -23,9 +23,9 @@ interface Current {
   reject: (error: Error) => void
 }
 
-/** One process that decodes images, from its start to its end. It is not used again after a failure. */
+/** One process that decodes images, from its start to its end. Not used again after a failure. */
 export class ImageProcess {
-  /** Fulfilled when the process is gone. */
+  /** Fulfilled when the process has ended. */
   readonly ended: Promise<void>
   readonly #process: ChildProcess
   readonly #output = new OutputTail()
@@ -33,20 +33,20 @@ export class ImageProcess {
   #timer: NodeJS.Timeout | undefined
   #isOver = false
 
-  /** @param onEnd is called once, when the process can no longer be used. */
+  /** @param onEnd is called once, when the process has ended. */
   constructor (script: string, onEnd: () => void) {
     this.#process = spawn(process.execPath, [`--max-old-space-size=${heap}`, script], {
       stdio: ['pipe', 'pipe', 'pipe'],
-      // The pool has one thread for the image. glibc gives each thread a heap of its own, and keeps what was freed.
+      // One pool thread for the image. glibc gives each thread its own heap and keeps freed memory in it.
       env: { ...engineEnvironment(process.env), UV_THREADPOOL_SIZE: '1', MALLOC_ARENA_MAX: '2' },
-      // In a session of its own, so that a Ctrl-C in the terminal lets the server finish its requests.
+      // Its own session, so that Ctrl-C in the terminal lets the server finish its requests.
       detached: process.platform !== 'win32',
       windowsHide: true
     })
     const { stdin, stdout, stderr, pid } = this.#process
     const reader = new MessageReader<TaskResult>(mostBytes)
-    // There are no streams when the process could not be started.
-    stdin?.on('error', () => {}) // the end of the process says more
+    // No streams exist when the process could not be started.
+    stdin?.on('error', () => {}) // the exit of the process says more
     stdout?.on('data', (chunk: Buffer) => {
       try {
         const message = reader.push(chunk)
@@ -80,8 +80,7 @@ export class ImageProcess {
 
   /**
    * One task at a time.
-   * @throws {ImageError} when the image is to blame.
-   * @throws {ApiError} SDR_UNAVAILABLE when the process is.
+   * @throws {ImageError}; {ApiError} SDR_UNAVAILABLE when the process failed.
    */
   async run (task: BoundedTask, bytes: Uint8Array, { seconds }: { seconds: number }): Promise<Buffer> {
     const { stdin, pid } = this.#process
@@ -89,7 +88,7 @@ export class ImageProcess {
       this.#current = { resolve, reject }
       this.#timer = setTimeout(
         () => this.#fail(new ImageError(`it takes longer than ${seconds} s to decode`)), seconds * 1000)
-      if (pid !== undefined) sendMessage(stdin!, task, bytes) // else its error event is on the way
+      if (pid !== undefined) sendMessage(stdin!, task, bytes) // else its error event follows
     })
   }
 
@@ -120,7 +119,7 @@ export class ImageProcess {
   }
 
   #whyItEnded (code: number | null, signal: NodeJS.Signals | null): Error {
-    // SIGKILL comes from the system, for want of memory, or from an administrator; any other is a decoder that crashed.
+    // SIGKILL comes from the system, short of memory, or from an administrator; other signals mean a crashed decoder.
     if (signal !== null && signal !== 'SIGKILL') return new ImageError(`its decoder was ended by ${signal}`)
     const how = signal === null ? `with exit code ${code}: ${this.#output.crashReason ?? 'no reason'}` : `by ${signal}`
     return unavailable(`The image process ended ${how}`)

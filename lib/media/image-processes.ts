@@ -5,27 +5,26 @@ import { ImageError, ImageProcess, script, unavailable } from './image-process.t
 import type { ImageTask } from './task.ts'
 
 interface Settings {
-  /** What the processes run. */
   script: string
-  /** For one image; 64 megapixels take two. */
+  /** For one image. 64 megapixels take 2. */
   seconds: number
-  /** Bytes of memory for a process, and for each pixel and each byte of its image. */
+  /** Bytes of memory for a process, for each pixel and for each byte of its image. */
   memory: { base: number, pixel: number, byte: number }
-  /** Seconds that an unused process stays. */
+  /** Seconds before an unused process is ended. */
   idle: number
 }
 
-/** An interlaced image that is turned takes 16 bytes for each pixel; the process itself takes 80 MB. */
+/** An interlaced image that is rotated takes 16 bytes for each pixel; the process itself takes 80 MB. */
 const defaults: Settings = { script, seconds: 30, memory: { base: 256 * 2 ** 20, pixel: 24, byte: 4 }, idle: 60 }
 
 /**
- * Decodes and encodes images in processes of their own, which are started when they are needed and used again. Uploads
- * and conversions have places of their own, and no caller can hold all of them.
+ * Decodes and encodes images in processes, which are started when needed and used again. Uploads and conversions have
+ * separate places, and no caller can hold all of them.
  */
 export class ImageProcesses {
-  /** Images that callers send, which hold their bytes while they wait. */
+  /** Images that clients send; they hold their bytes while they wait. */
   readonly uploads = new Gate({ running: 2, runningForOne: 1, waiting: 16, waitingForOne: 4, what: 'images to decode' })
-  /** Images that callers get in another format or size. */
+  /** Images that clients get in another format or size. */
   readonly conversions = new Gate({
     running: 3, runningForOne: 2, waiting: 128, waitingForOne: 64, what: 'conversions of images'
   })
@@ -33,25 +32,23 @@ export class ImageProcesses {
   readonly #onFailure: (reason: string) => void
   readonly #settings: Settings
   readonly #all = new Set<ImageProcess>()
-  /** Those that have nothing to do, the one that was used last at the end. */
+  /** The last one was used last. */
   readonly #idle: Array<{ process: ImageProcess, timer: NodeJS.Timeout }> = []
   #isClosed = false
 
-  /** @param onFailure hears why a process could not be used. */
+  /** @param onFailure gets the reason why a process could not be used. */
   constructor (onFailure: (reason: string) => void, settings: Partial<Settings> = {}) {
     this.#onFailure = onFailure
     this.#settings = { ...defaults, ...settings }
   }
 
-  /** Ids of the processes that run. */
   get pids (): number[] {
     return [...this.#all].flatMap(({ pid }) => pid ?? [])
   }
 
   /**
    * Enter one of the gates before.
-   * @throws {ImageError} when the image is damaged or takes too much.
-   * @throws {ApiError} SDR_UNAVAILABLE, SDR_DRAINING when it is not to blame.
+   * @throws {ImageError} when the image is damaged or takes too much; {ApiError} SDR_UNAVAILABLE, SDR_DRAINING.
    */
   async make (
     { bytes, width, height }: Pick<CleanImage, 'bytes' | 'width' | 'height'>, task: ImageTask
@@ -107,7 +104,7 @@ export class ImageProcesses {
   }
 }
 
-/** A process that was taken over by an image could answer anything. */
+/** A process that an image has taken over could answer anything. */
 function readResult (bytes: Buffer, { format, resize }: ImageTask): CleanImage {
   try {
     const result = cleanImage(bytes)

@@ -1,11 +1,11 @@
-import { apiError, type ApiError } from '../../errors.ts'
+import { apiError, unexpected, type ApiError } from '../../errors.ts'
 import { cleanImage, type CleanImage } from './container.ts'
 import { formatOf, formats } from './format.ts'
 import { ImageError } from './image-process.ts'
 import type { ImageProcesses } from './image-processes.ts'
 import { quoted } from '../util/text.ts'
 
-/** Images that callers send. Nothing of them is trusted: neither what they say they are, nor how large. */
+/** Images that clients send, in any format and size that they claim. Nothing in them is trusted. */
 
 interface InputBounds {
   /** Bytes of the file. */
@@ -17,31 +17,30 @@ interface PngOptions {
   /** Pixels of the result. */
   width: number
   height: number
-  /** 3 is colour, on white where the image is transparent; 1 is grey, on black. */
+  /** 3 is colour, with transparency on white; 1 is grey, on black. */
   channels: 1 | 3
-  /** The image that this one is laid over, whose part that is seen is cut out; itself by default. */
+  /** The image that this one is stretched over and cropped with, as a mask is; itself by default. */
   over?: { width: number, height: number }
 }
 
-/** zlib's scale: these files live as long as their job. */
+/** zlib's scale; these files live as long as their job. */
 const compressionLevel = 3
 
-/** Characters of base64 for each one that counts, with the line breaks that many tools make. */
+/** Characters of base64, with the line breaks of many tools, for each one that counts. */
 const largestOverhead = 1.1
-/** Characters: what closes base64, and line breaks. */
+/** Characters of padding and line breaks at the end of base64. */
 const longestEnd = 16
 
-/** Who decodes, and for whom. */
 export interface Decoder {
   processes: ImageProcesses
-  /** Whose share it takes. */
+  /** Whose share of the processes it takes. */
   caller: string
 }
 
-/** An image whose parts were looked at: what it is and how large, before a pixel of it is unpacked. */
+/** An image with known format and size, before any pixel is decoded. */
 export class InputImage {
   readonly field: string
-  /** Pixels, after it was turned the way its camera was held. */
+  /** Pixels, in the orientation of the camera. */
   readonly width: number
   readonly height: number
   readonly #image: CleanImage
@@ -55,8 +54,8 @@ export class InputImage {
   }
 
   /**
-   * @param field what the caller calls it; errors name it.
-   * @param source a file, or base64, or a data URL.
+   * @param field name of the field, for errors.
+   * @param source a file, base64, or a data URL.
    * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE
    */
   static open (field: string, source: string | Uint8Array, { maxBytes, maxPixels }: InputBounds): InputImage {
@@ -67,14 +66,14 @@ export class InputImage {
     const { width, height } = image
     if (width * height > maxPixels) {
       const expected = `an image of at most ${maxPixels} pixels (--max-upload-pixels)`
-      throw refuse(field, expected, `one of ${width} × ${height}`)
+      throw unexpected({ field, expected, received: `one of ${width} × ${height}` })
     }
     return new InputImage(field, image)
   }
 
   /**
-   * Unpacks it and makes a PNG of 8 bits without any metadata. The largest part in its middle that has the proportions
-   * of the result is scaled to the result; of an animation that is the first frame.
+   * Makes a PNG of 8 bits without metadata. The largest part in the middle with the proportions of the result is scaled
+   * to it. Of an animation the first frame is used.
    * @throws {ApiError} SDR_INVALID_REQUEST when it is damaged, SDR_UNAVAILABLE or SDR_RATE_LIMITED when too many wait.
    */
   async toPng (
@@ -96,7 +95,7 @@ export class InputImage {
     })
   }
 
-  /** What is left of this image when `over`, which it is stretched to, is cut to the proportions of `target`. */
+  /** What remains of this image, stretched over `over`, when that is cropped to the proportions of `target`. */
   #seenPart (target: { width: number, height: number }, over: { width: number, height: number }) {
     const scale = Math.max(target.width / over.width, target.height / over.height)
     const [left, width] = middle(this.width, target.width / scale / over.width)
@@ -120,23 +119,28 @@ function decodable<Result> (field: string, look: () => Result): Result {
 }
 
 function undecodable (field: string, error: Error): ApiError {
-  return refuse(field, 'an image that can be decoded', `one that cannot (${error.message})`, error)
+  const received = `one that cannot (${error.message})`
+  return unexpected({ field, expected: 'an image that can be decoded', received }, error)
 }
 
 function fromText (field: string, text: string, maxBytes: number): Buffer {
-  if (/^https?:/i.test(text)) throw refuse(field, 'the image itself', 'an address (this server does not fetch images)')
+  if (/^https?:/i.test(text)) {
+    const received = 'an address (this server does not fetch images)'
+    throw unexpected({ field, expected: 'the image itself', received })
+  }
   const [prefix = ''] = /^data:[^,]{0,200},?/i.exec(text) ?? []
   if (prefix !== '' && !/;base64,$/i.test(prefix)) {
-    throw refuse(field, 'a data URL with ;base64,', quoted(prefix))
+    throw unexpected({ field, expected: 'a data URL with ;base64,', received: quoted(prefix) })
   }
   const encoded = text.slice(prefix.length)
   checkSize(field, Math.floor(encoded.length * 3 / 4 / largestOverhead), maxBytes)
-  // Node.js skips what is not base64, and so would make something of any text.
+  // Node.js skips characters that are not base64, so it decodes any text.
   if (isBase64(encoded)) return Buffer.from(encoded, 'base64')
-  throw refuse(field, 'base64, a data URL, or a file of a multipart form', 'a text that is none of these')
+  const expected = 'base64, a data URL, or a file of a multipart form'
+  throw unexpected({ field, expected, received: 'a text that is none of these' })
 }
 
-/** Of megabytes: each expression looks at one character at a time, or at a short text. */
+/** The text has megabytes: each expression looks at one character, or at a short text. */
 function isBase64 (text: string): boolean {
   if (/[^\w+/=\s-]/.test(text)) return false
   const padding = text.indexOf('=')
@@ -158,11 +162,6 @@ function checkSignature (field: string, bytes: Uint8Array): void {
   if (format !== undefined && formats.includes(format)) return
   const start = JSON.stringify(Buffer.from(bytes.subarray(0, 8)).toString('latin1'))
   const begin = `bytes that begin with ${start}${format === undefined ? '' : ` (${format})`}`
-  throw refuse(field, 'a PNG, JPEG or WebP image', bytes.byteLength === 0 ? 'nothing' : begin)
-}
-
-function refuse (field: string, expected: string, received: string, cause?: unknown): ApiError {
-  return apiError('SDR_INVALID_REQUEST', `Expected ${expected} for ${field} but received ${received}`, {
-    details: [{ field, expected, received }], cause
-  })
+  const received = bytes.byteLength === 0 ? 'nothing' : begin
+  throw unexpected({ field, expected: 'a PNG, JPEG or WebP image', received })
 }

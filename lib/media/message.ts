@@ -1,8 +1,8 @@
 import type { Writable } from 'node:stream'
 
 /**
- * What the server and an image process say to each other, one message at a time: two unsigned 32-bit little-endian
- * lengths, a text in JSON, and the bytes of an image.
+ * The messages between the server and an image process: two unsigned 32-bit little-endian lengths, a text in JSON, and
+ * the bytes of an image.
  */
 export interface Message<Head> {
   head: Head
@@ -22,7 +22,7 @@ export function sendMessage (stream: Writable, head: object, bytes: Uint8Array =
   if (bytes.length > 0) stream.write(bytes)
 }
 
-/** Puts one message together after the other. */
+/** Joins chunks to messages, one after the other. */
 export class MessageReader<Head> {
   readonly #mostBytes: number
   #chunks: Buffer[] = []

@@ -6,7 +6,7 @@ import { ImageError } from './image-process.ts'
 import type { Decoder } from './input.ts'
 import { addText } from './png.ts'
 
-/** The images that callers get: as they are kept, or in another format or size. */
+/** Images for clients: as stored, or in another format or size. */
 
 export const outputFormats = ['png', 'jpeg', 'webp'] as const
 type OutputFormat = typeof outputFormats[number]
@@ -29,12 +29,12 @@ interface Variant {
 }
 
 const defaultQuality = 90
-/** Pixels of an image that is converted: more than any engine draws. */
+/** Pixels of an image to convert: more than any engine draws. */
 const mostPixels = 16_384 ** 2
 
 /**
- * What to send: the format that is asked for, else the one that `accept` likes best, PNG when it likes several best.
- * @param image the image as it is kept.
+ * The requested format, else the one that `accept` prefers, PNG if it prefers several.
+ * @param image the image as stored.
  * @throws {ApiError} SDR_NOT_ACCEPTABLE, SDR_INVALID_REQUEST
  */
 export function chooseVariant (
@@ -61,12 +61,12 @@ export function mediaType (format: OutputFormat): string {
   return `image/${format}`
 }
 
-/** Whether a variant is the file as it is kept. */
+/** Whether a variant is the stored file. */
 export function isOriginal ({ format, width }: Variant): boolean {
   return format === 'png' && width === undefined
 }
 
-/** A strong entity tag: an image never changes, and a variant of it only with the program that makes it. */
+/** A strong entity tag: an image never changes, and its variants change only with the version of sharp. */
 export function entityTag (name: string, variant: Variant): string {
   const { format, quality, width } = variant
   const how = isOriginal(variant) ? [] : [format, quality ?? '', width ?? '', sharpVersion()]
@@ -88,7 +88,7 @@ export async function convertImage (
   read: () => Promise<Buffer>, { format, quality, width }: Variant, text: string, { processes, caller }: Decoder
 ): Promise<Buffer> {
   const image = await processes.conversions.run(caller, async () => {
-    // An engine made it, which may have been taken over by a model.
+    // From an engine, which a model may have taken over.
     const kept = cleanImage(await read())
     if (kept.width * kept.height > mostPixels) throw new RangeError(`it has ${kept.width} × ${kept.height} pixels`)
     return await processes.make(kept, { format, quality, ...(width !== undefined && { resize: { width } }) })
@@ -105,7 +105,7 @@ export async function convertImage (
 
 interface Range { type: string, weight: number }
 
-/** The format that an Accept header likes best; undefined when it allows none. */
+/** The format that an Accept header prefers; undefined when it allows none. */
 function acceptedFormat (accept = ''): OutputFormat | undefined {
   const ranges = (accept.trim() === '' ? '*/*' : accept).split(',').map(readRange)
   const weightOf = (format: OutputFormat) => {

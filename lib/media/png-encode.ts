@@ -2,9 +2,9 @@ import { promisify } from 'node:util'
 import { deflate } from 'node:zlib'
 import { chunk, signature } from './png.ts'
 
-/** PNG's names for what 1, 3 and 4 samples of a pixel mean: grey, RGB, RGBA. */
+/** PNG's colour types for 1 (grey), 3 (RGB) and 4 (RGBA) samples of a pixel. */
 const colorTypes: Record<number, number> = { 1: 0, 3: 2, 4: 6 }
-/** zlib's scale. On pictures, which are noisy, higher levels take longer and gain next to nothing. */
+/** zlib's scale. On images, which are noisy, higher levels take longer and gain next to nothing. */
 const compressionLevel = 4
 /** Each byte as the difference to the one above it. */
 const filterUp = 2
@@ -22,8 +22,8 @@ interface RawPixels {
 }
 
 /**
- * Makes a PNG file without any text chunk. Compresses on a thread of the pool.
- * @throws {RangeError} when the number of bytes does not fit the size.
+ * Makes a PNG file without text chunks. Compresses on a thread of the pool.
+ * @throws {RangeError} when the number of bytes does not match the size.
  */
 export async function encodePng ({ width, height, channels, data }: RawPixels): Promise<Buffer> {
   const colorType = colorTypes[channels]

@@ -17,7 +17,7 @@ interface PngHeader {
 
 /**
  * Reads the size of a PNG image from its first bytes.
- * @throws {RangeError} when they are no PNG header, or a damaged one.
+ * @throws {RangeError} for another format or a damaged header.
  */
 export function readPngHeader (png: Uint8Array): PngHeader {
   const bytes = Buffer.from(png.buffer, png.byteOffset, png.byteLength)
@@ -39,9 +39,9 @@ export function readPngHeader (png: Uint8Array): PngHeader {
 }
 
 /**
- * Adds a text to a PNG image, right behind its header: as tEXt when Latin-1 can say it, else as iTXt.
+ * Adds a text to a PNG image, after its header: as tEXt if Latin-1 has its characters, else as iTXt.
  * @param keyword 1…79 printable ASCII characters.
- * @throws {RangeError} when `png` is no PNG image or the keyword or text can't be stored (a text holds no NUL).
+ * @throws {RangeError} when `png` is not a PNG image, or the keyword or text can't be stored (NUL in the text).
  */
 export function addText (png: Uint8Array, keyword: string, text: string): Buffer {
   readPngHeader(png)
@@ -58,7 +58,7 @@ export function addText (png: Uint8Array, keyword: string, text: string): Buffer
   return Buffer.concat([png.subarray(0, headerEnd), added, png.subarray(headerEnd)])
 }
 
-/** A part of a PNG file: its length, type and data, and their checksum. */
+/** A part of a PNG file: length, type, data and checksum. */
 export function chunk (type: string, data: Uint8Array): Buffer {
   const result = Buffer.alloc(data.length + 12)
   result.writeUInt32BE(data.length, 0)

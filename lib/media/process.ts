@@ -3,14 +3,14 @@ import { MessageReader, sendMessage } from './message.ts'
 import type { BoundedTask, TaskResult } from './task.ts'
 
 /**
- * The process that decodes images: `node process.js`. It takes a task from its standard input and answers on its
- * standard output, one after the other, and ends when the input closes. A decoder is C code that reads bytes of
- * strangers; here it has no secrets, and whatever it does costs one request.
+ * The process that decodes images: `node process.js`. It reads tasks from standard input, answers on standard output,
+ * and ends when the input closes. A decoder is C code that reads bytes of strangers; here it finds no secrets, and a
+ * crash costs one request.
  */
 
-/** Bytes of an image that is sent: what --max-upload-size allows at most, or an image that an engine made. */
+/** Bytes of an image: the most that --max-upload-size allows, or an image of an engine. */
 const mostBytes = 512 * 1024 * 1024
-/** Milliseconds between two looks at the memory. The decoder runs on another thread, so this one is always free. */
+/** Milliseconds between two checks of the memory. The decoder runs on another thread, so this one is free. */
 const watchInterval = 20
 
 async function make (
@@ -18,7 +18,7 @@ async function make (
 ): Promise<Buffer> {
   const image = sharp(bytes, { failOn: 'error', limitInputPixels: pixels }).autoOrient()
   if (part !== undefined) image.extract(part)
-  // Both sides are kept as they are wanted; of one the other follows.
+  // With one side the other follows.
   if (resize !== undefined) {
     image.resize(resize.width, resize.height, { fit: resize.height === undefined ? 'cover' : 'fill' })
   }
@@ -55,6 +55,6 @@ const reader = new MessageReader<BoundedTask>(mostBytes)
 process.stdin.on('data', (chunk: Buffer) => {
   const message = reader.push(chunk)
   if (message === undefined) return
-  work(message.head, message.bytes).catch(end) // the answer cannot be sent, so the server is gone
+  work(message.head, message.bytes).catch(end) // the answer can't be sent, so the server is gone
 })
 process.stdin.on('close', end)

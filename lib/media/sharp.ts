@@ -1,11 +1,11 @@
 import sharp from 'sharp'
 
-/** sharp as every image of the server process is handled with it; import this and not `sharp`. */
+/** sharp with the settings for all images; import this and not `sharp`. */
 
-// Beside a model that wants the memory and the cores: one thread for one image, and nothing kept of it.
+// The model needs the memory and the cores: one thread for each image, and no cache.
 sharp.cache(false)
 sharp.concurrency(1)
-// Whatever a caller sends, no reader of any other format ever sees it.
+// No reader of another format may ever run on the bytes of a client.
 sharp.block({ operation: ['VipsForeignLoad'] })
 sharp.unblock({ operation: ['VipsForeignLoadPngBuffer', 'VipsForeignLoadJpegBuffer', 'VipsForeignLoadWebpBuffer'] })
 

@@ -1,10 +1,10 @@
 /** What an image process makes of an image. */
 export interface ImageTask {
-  /** The part that is used, of the image as its camera was held. */
+  /** The part to use, in the orientation of the camera. */
   part?: { left: number, top: number, width: number, height: number }
-  /** Pixels to scale to; without the height in proportion. */
+  /** Pixels to scale to; without `height` in proportion. */
   resize?: { width: number, height?: number }
-  /** What to lay below a transparent image; the result has colours on white and is grey on black. */
+  /** Replaces transparency; the result has colours on white and is grey on black. */
   background?: 'white' | 'black'
   format: 'png' | 'jpeg' | 'webp'
   /** 1…100, of JPEG and WebP. */
@@ -13,7 +13,7 @@ export interface ImageTask {
   compressionLevel?: number
 }
 
-/** A task with its bounds, as it is sent. */
+/** A task with its bounds. */
 export interface BoundedTask extends ImageTask {
   /** Pixels that the image has, by its header. */
   pixels: number
@@ -21,9 +21,9 @@ export interface BoundedTask extends ImageTask {
   memory: number
 }
 
-/** The answer: the image comes with it, or the reason why there is none. */
+/** The answer, with an image or an error. */
 export interface TaskResult {
-  /** A sentence part, from the decoder. */
+  /** A clause from the decoder. */
   error?: string
   /** Whether the process ends with it. */
   isLast?: boolean

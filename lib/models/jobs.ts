@@ -1,10 +1,34 @@
+import type { EngineInfo } from '../engine/engine.ts'
 import type { Attempt, Executors, Outcome } from '../jobs/executor.ts'
-import type { Job, JobProgress } from '../jobs/job.ts'
-import type { ModelCatalog } from './catalog.ts'
-import { type ConvertRequest, convertModel } from './files/convert.ts'
+import type { Job, JobProgress, NewJob } from '../jobs/job.ts'
+import { type ModelCatalog, requireOneFile } from './catalog.ts'
+import { type ConvertRequest, checkConvert, convertModel } from './files/convert.ts'
 import { mebibytes } from '../storage/free-space.ts'
 import type { Puller, PullRequest } from './pull/pull.ts'
 import type { StagingArea } from './files/staging.ts'
+
+type PreparedJob = Pick<NewJob, 'type' | 'model' | 'parameters'>
+
+/** @throws {ApiError} SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL */
+export function prepareHash ({ model: wanted }: { model: string }, catalog: ModelCatalog): PreparedJob {
+  const model = catalog.find(wanted)
+  requireOneFile(model)
+  return { type: 'hash', model: model.id, parameters: { model: model.id } }
+}
+
+/** @throws what `checkConvert` throws */
+export async function prepareConvert (
+  request: ConvertRequest, catalog: ModelCatalog, engine: EngineInfo
+): Promise<PreparedJob> {
+  const { model } = await checkConvert(request, catalog, engine)
+  return { type: 'convert', model: model.id, parameters: { ...request, model: model.id } }
+}
+
+/** The job has the source in place of its model, which does not exist yet. @throws what `Puller.check` throws */
+export async function preparePull (request: PullRequest, puller: Puller): Promise<PreparedJob> {
+  const { source } = await puller.check(request)
+  return { type: 'pull', model: source.text, parameters: { ...request } }
+}
 
 interface ModelJobParts {
   catalog: ModelCatalog
@@ -33,10 +57,10 @@ export function modelExecutors ({ catalog, puller, staging }: ModelJobParts): Ex
         await catalog.rescan()
         const model = catalog.at(path)
         if (model !== undefined) await catalog.remember(model, sha256)
-        // Without an id when a file of the same id lies in another folder: the directories tell of it.
+        // Without an id when a file in another folder has the same: the directories show it.
         return { result: { model: model?.id ?? null, size, sha256 } }
       },
-      /** Who cancels wants neither the rest nor what has come. */
+      /** A cancelled download is not continued later. */
       async abandon ({ parameters }: Job): Promise<void> {
         await puller.discard(parameters as unknown as PullRequest)
       }
@@ -56,22 +80,22 @@ export function modelExecutors ({ catalog, puller, staging }: ModelJobParts): Ex
   }
 }
 
-/** Milliseconds between two tellings: the file goes on all the same. */
+/** Milliseconds between two reports. */
 const interval = 250
 
-/** Progress in mebibytes, with the time that the rest takes at the speed so far. */
+/** Progress in mebibytes, with the remaining time at the speed so far. */
 function countBytes (
-  phase: JobProgress['phase'], tell: (progress: JobProgress) => void
+  phase: JobProgress['phase'], report: (progress: JobProgress) => void
 ): (done: { bytes: number, total: number | undefined }) => void {
   let first: { at: number, bytes: number } | undefined
-  let toldAt = -Infinity
+  let reportedAt = -Infinity
   return ({ bytes, total }) => {
     const now = performance.now()
     first ??= { at: now, bytes }
-    if (now - toldAt < interval && bytes !== total) return
-    toldAt = now
+    if (now - reportedAt < interval && bytes !== total) return
+    reportedAt = now
     const speed = (bytes - first.bytes) / (now - first.at)
     const eta = total === undefined || !(speed > 0) ? null : Math.round((total - bytes) / speed) / 1000
-    tell({ phase, step: mebibytes(bytes), steps: total === undefined ? 0 : mebibytes(total), eta_seconds: eta })
+    report({ phase, step: mebibytes(bytes), steps: total === undefined ? 0 : mebibytes(total), eta_seconds: eta })
   }
 }

@@ -1,14 +1,14 @@
-/** What a model file is used for. The words are the first part of a model's id and part of the API. */
+/** Uses of a model file. The words begin the ids of models and are part of the API. */
 export const modelTypes = [
   'checkpoint', 'diffusion', 'lora', 'vae', 'taesd', 'controlnet', 'upscaler', 'embedding', 'text_encoder',
   'clip_vision', 'ip_adapter', 'photo_maker', 'unknown'
 ] as const
 export type ModelType = typeof modelTypes[number]
 
-/** The types that an image request can name as its `model`: a whole checkpoint, or a diffusion model with its parts. */
+/** The types that an image request can name as its `model`. */
 export const drawingTypes: readonly ModelType[] = ['checkpoint', 'diffusion']
 
-/** Folder names of A1111 (and Forge), ComfyUI and this server, in lower case; new folders get the first. */
+/** Folder names of A1111, Forge, ComfyUI and this server, in lower case; new folders get the first one. */
 const folderNames: Partial<Record<ModelType, readonly string[]>> = {
   checkpoint: ['checkpoints', 'checkpoint', 'stable-diffusion', 'stablediffusion'],
   diffusion: ['diffusion_models', 'diffusion', 'unet', 'unet_gguf'],
@@ -26,7 +26,7 @@ const folderNames: Partial<Record<ModelType, readonly string[]>> = {
 
 const folderTypes = new Map(modelTypes.flatMap(type => (folderNames[type] ?? []).map(name => [name, type] as const)))
 
-/** Type that a folder's name gives to its files, in any case of letters; undefined when the name says nothing. */
+/** Type of the files in a folder by its name, in any case of letters; undefined for unknown names. */
 export function typeOfFolder (name: string): ModelType | undefined {
   return folderTypes.get(name.toLowerCase())
 }

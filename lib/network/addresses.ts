@@ -5,7 +5,7 @@ import { normalizeIP } from '@fastify/rate-limit'
  */
 const prefixes = [64, 56, 48] as const
 
-/** @returns the networks of an IPv6 address that one customer may have, narrowest first; of IPv4 the address alone. */
+/** The networks of an IPv6 address that one customer may have, narrowest first; of IPv4 only the address. */
 export function networksOf (address: string): [narrowest: string, ...wider: string[]] {
   const narrowest = normalizeIP(address, prefixes[0])
   if (!narrowest.includes(':')) return [narrowest]

@@ -5,15 +5,15 @@ import { isPublicAddress } from './public-address.ts'
 const entryPattern = /^(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]{1,253}))(?::(\d{1,5}))?$/i
 
 /**
- * The hosts that the operator listed: `host` with any port, or `host:port`. Where a name leads decides its owner, so
- * listing a name opens no private address: such an address counts only when it is listed itself.
+ * The hosts that the operator listed: `host` with any port, or `host:port`. The owner of a name decides where it leads,
+ * so a listed name opens no private address: such an address must be listed itself.
  */
 export class AllowList {
   /** The option that lists them, for messages: `--webhook-hosts`. */
   readonly option: string
   readonly #entries = new Set<string>()
 
-  /** @throws {CommandError} (usage) naming the entry that is none. */
+  /** @throws {CommandError} (usage) naming the wrong entry. */
   constructor (entries: readonly string[], option: string) {
     this.option = option
     for (const entry of entries) {
@@ -38,7 +38,7 @@ export class AllowList {
     return this.#entries.has(name) || this.#entries.has(`${name} ${port}`)
   }
 
-  /** An address that a listed name leads to: a public one, or one that is listed itself. */
+  /** Whether a name may lead to this address. */
   allowsAddress (address: string, port: number): boolean {
     return isPublicAddress(address) || this.has(address, port)
   }

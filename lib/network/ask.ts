@@ -7,10 +7,11 @@ import { checkServerIdentity } from 'node:tls'
 import { HttpProxyAgent } from 'http-proxy-agent'
 import { HttpsProxyAgent } from 'https-proxy-agent'
 import type { AllowList } from './allow-list.ts'
-import { checkedLookup, hostOf, RefusedAddress } from './checked-lookup.ts'
+import { checkedLookup, hostOf, PrivateAddressError } from './checked-lookup.ts'
+import { NetworkError } from './network-error.ts'
 import { proxyFor, type Proxy } from './proxy.ts'
 
-interface Question {
+interface AskOptions {
   /** Addresses that may be private. */
   hosts: AllowList
   signal: AbortSignal
@@ -23,36 +24,25 @@ interface Question {
   proxyTimeout?: number
 }
 
-/** Milliseconds. The caller sets the outer bounds of a request; the proxy may know a name that is not known here. */
+/** Milliseconds. The caller bounds the whole request; a proxy may resolve a name that this server can't. */
 const standardProxyTimeout = 20_000
 const lookupTimeout = 5000
 
-/** The proxy that the environment names can't be used; the message names it without its password. */
-export class ProxyError extends Error {
-  /** Whether the same may work a moment later. */
-  readonly isPassing: boolean
-  constructor (message: string, { isPassing, ...options }: ErrorOptions & { isPassing: boolean }) {
-    super(message, options)
-    this.name = 'ProxyError'
-    this.isPassing = isPassing
-  }
-}
-
 /**
- * Sends one request to a host that a caller or a redirect named, and follows no redirect. The connection goes to an
- * address that was checked. Through a proxy it can't: the proxy resolves the name, and only what it resolves to here is
- * checked.
- * @returns the response as soon as its headers are there.
- * @throws {RefusedAddress} {ProxyError}; errors of the connection; the signal's reason or an AbortError.
+ * Sends one request to a host that a caller or a redirect named, and follows no redirect. The connection goes to a
+ * checked address. A proxy resolves the name itself, so only the addresses that are known here are checked.
+ * @returns the response once its headers have arrived.
+ * @throws {PrivateAddressError}; {NetworkError} of the proxy; errors of the connection; the signal's reason or an
+ *   AbortError.
  */
 export async function ask (
-  url: URL, { hosts, signal, body, proxyTimeout = standardProxyTimeout, ...options }: Question
+  url: URL, { hosts, signal, body, proxyTimeout = standardProxyTimeout, ...options }: AskOptions
 ): Promise<IncomingMessage> {
   const lookup = checkedLookup(url, hosts)
   const proxy = proxyFor(url)
   if (proxy === undefined) return await responseTo(begin(url, { ...options, agent: false, signal, lookup }), body)
 
-  await refuseKnownAddress(url, lookup)
+  await checkKnownAddress(url, lookup)
   signal.throwIfAborted()
   const late = new AbortController()
   const timer = setTimeout(() => late.abort(), proxyTimeout)
@@ -69,23 +59,23 @@ export async function ask (
       request.once('proxyConnect', ({ statusCode = 200 }: { statusCode?: number }) => {
         clearTimeout(timer)
         isConnected = true
-        if (statusCode !== 200) reject(refusal(proxy, statusCode))
+        if (statusCode !== 200) reject(proxyStatusError(proxy, statusCode))
       })
     })
     const response = await Promise.race([responseTo(request, body), refused])
       .finally(() => { if (!isConnected) request.destroy() })
     if (url.protocol === 'https:' || response.statusCode !== 407) return response
     response.destroy()
-    throw refusal(proxy, 407)
+    throw proxyStatusError(proxy, 407)
   } catch (error) {
     signal.throwIfAborted()
     if (late.signal.aborted) {
-      throw new ProxyError(`${proxy.name} did not answer within ${proxyTimeout / 1000} s.`, { isPassing: true })
+      throw new NetworkError(`${proxy.name} did not answer within ${proxyTimeout / 1000} s.`, { isPassing: true })
     }
     if (isConnected) throw error
     const { code, message } = error as NodeJS.ErrnoException
     const isPassing = !['ECONNREFUSED', 'ENOTFOUND'].includes(code ?? '')
-    throw new ProxyError(`${proxy.name} can't be reached (${code ?? message}).`, { isPassing, cause: error })
+    throw new NetworkError(`${proxy.name} can't be reached (${code ?? message}).`, { isPassing, cause: error })
   } finally {
     clearTimeout(timer)
   }
@@ -98,32 +88,32 @@ function begin (url: URL, options: RequestOptions): ClientRequest {
 function agentFor (
   { protocol }: URL, { url, authorization }: Proxy, signal: AbortSignal
 ): HttpProxyAgent<string> | HttpsProxyAgent<string> {
-  // Not in the address, which a debugging aid of the library would print.
+  // Not in the address, which the library prints when it is debugged.
   const headers = authorization === undefined ? {} : { 'Proxy-Authorization': authorization }
   return protocol === 'https:'
     ? new HttpsProxyAgent(url.href, { headers, signal })
     : new HttpProxyAgent(url.href, { headers, signal })
 }
 
-/** The certificate is that of the host, also where the host is an address; the socket is one to the proxy. */
+/** The certificate is that of the host, even if that is an address; the socket leads to the proxy. */
 function identityOf (url: URL): RequestOptions['checkServerIdentity'] {
   return (_, certificate) => checkServerIdentity(hostOf(url), certificate)
 }
 
-/** @throws {RefusedAddress} A name that is not known here, or not in time, is for the proxy to resolve. */
-async function refuseKnownAddress (url: URL, lookup: LookupFunction): Promise<void> {
+/** @throws {PrivateAddressError} The proxy resolves a name that is not known here, or not in time. */
+async function checkKnownAddress (url: URL, lookup: LookupFunction): Promise<void> {
   const known = new Promise<unknown>(resolve => lookup(hostOf(url), { all: true }, resolve))
   const error = await Promise.race([known, delay(lookupTimeout, undefined, { ref: false })])
-  if (error instanceof RefusedAddress) throw error
+  if (error instanceof PrivateAddressError) throw error
 }
 
-function refusal (proxy: Proxy, status: number): ProxyError {
+function proxyStatusError (proxy: Proxy, status: number): NetworkError {
   const why = status !== 407
     ? ''
     : proxy.authorization === undefined
       ? ': it wants a user name and a password; put them before its host, as in http://user:password@host:port'
       : ': it does not accept the user name and password of that address'
-  return new ProxyError(`${proxy.name} answers ${status}${why}.`, { isPassing: status >= 500 })
+  return new NetworkError(`${proxy.name} answers ${status}${why}.`, { isPassing: status >= 500 })
 }
 
 async function responseTo (request: ClientRequest, body: string | undefined): Promise<IncomingMessage> {
@@ -135,7 +125,7 @@ async function responseTo (request: ClientRequest, body: string | undefined): Pr
     request.destroy()
     throw error
   } finally {
-    // What breaks later, the reader of the response hears of too.
+    // The reader of the response gets later errors too.
     request.on('error', () => {})
   }
 }

@@ -9,7 +9,7 @@ export interface Proxy {
   url: URL
   /** `Proxy-Authorization`, when the address has a user name. */
   authorization: string | undefined
-  /** What to call it in messages: `The proxy http://proxy.example:3128 (HTTPS_PROXY)`. */
+  /** Its name in messages: `The proxy http://proxy.example:3128 (HTTPS_PROXY)`. */
   name: string
 }
 
@@ -22,8 +22,8 @@ const proxyVariables = {
 const mostExemptions = 1000
 
 /**
- * The proxy for a URL, which the environment names as it does for curl: HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, unless
- * NO_PROXY lists the host. The lower-case name counts before the upper-case one.
+ * The proxy for a URL, from the environment as for curl: HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, unless NO_PROXY lists
+ * the host. Lower-case names come first.
  * @throws {CommandError} (usage) when the variable holds no address of a proxy.
  */
 export function proxyFor (url: URL, environment: Environment = process.env): Proxy | undefined {

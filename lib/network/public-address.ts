@@ -8,14 +8,13 @@ for (const [network, prefix] of [
   ['198.51.100.0', 24], ['203.0.113.0', 24], ['224.0.0.0', 4], ['240.0.0.0', 4]
 ] as const) specialIpv4.addSubnet(network, prefix)
 /**
- * Addresses in public networks at which a cloud answers its own machines alone, about the machine and its secrets:
- * Azure, Equinix Metal. Those of the others are link-local, shared or of the ranges above (169.254.169.254, Alibaba
- * 100.100.100.200, Oracle 192.0.0.192), or unique local in IPv6 (fd00:ec2::254, fd20:ce::254), and none of these is
- * public.
+ * Public addresses at which Azure and Equinix Metal answer their own machines, about the machine and its secrets. Other
+ * clouds use addresses of the ranges above (169.254.169.254, Alibaba 100.100.100.200, Oracle 192.0.0.192), or unique
+ * local ones in IPv6 (fd00:ec2::254, fd20:ce::254), which are not public.
  */
 for (const address of ['168.63.129.16', '192.80.8.124']) specialIpv4.addAddress(address)
 
-/** All of IPv6 that is public begins with 001; these parts of it are special, or carry an IPv4 address inside. */
+/** Public IPv6 addresses begin with 001; these parts of them are special, or embed an IPv4 address. */
 const globalIpv6 = new BlockList()
 globalIpv6.addSubnet('2000::', 3, 'ipv6')
 const specialIpv6 = new BlockList()

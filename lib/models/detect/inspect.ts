@@ -6,7 +6,7 @@ import {
 } from './rules.ts'
 import type { ModelType } from '../types.ts'
 
-/** Everything that the server keeps of a header: plain data, so that it can be cached as JSON. */
+/** What the server keeps of a header. Plain data, to be cached as JSON. */
 export interface Summary {
   format: Header['format']
   /** `unknown` when no rule fits. */
@@ -21,11 +21,10 @@ export interface Summary {
   /** Pixels of one side that the model was trained for. */
   resolution?: number
   trigger_words?: string[]
-  /** Selected texts of the file's own metadata. */
+  /** Selected texts of the metadata. */
   metadata?: Record<string, string>
 }
 
-/** Tells what a file is by its header alone. */
 export function inspectHeader (header: Header): Summary {
   const kind = detect(header, subjectRules) ?? detectAdapter(header) ?? detect(header, rules) ?? unknown
   const architecture = architectureOf(kind.architecture)
@@ -43,7 +42,7 @@ export function inspectHeader (header: Header): Summary {
 type Kind = Pick<Summary, 'type' | 'architecture' | 'variant'>
 const unknown: Kind = { type: 'unknown', architecture: null }
 
-/** Adapters name all their tensors alike; looking at the first ones is enough, and cheap for large checkpoints. */
+/** All tensors of an adapter have similar names, so the first ones suffice, which saves time on checkpoints. */
 const namesToLookAt = 64
 
 function detectAdapter (header: Header): Kind | undefined {
@@ -54,7 +53,7 @@ function detectAdapter (header: Header): Kind | undefined {
   }
 }
 
-/** Bounds on what regular expressions are tried on; the adapters known have 3,000 names of 130 characters. */
+/** Bounds of names for regular expressions; known adapters have 3,000 names of 130 characters. */
 const namesToMatch = 4096
 const nameToMatch = 256
 
@@ -98,7 +97,7 @@ function holdsMoreThanDiffusion (header: Header): boolean {
   return false
 }
 
-/** Share of the weights that one data type needs to be named alone; the rest are norms and biases, kept finer. */
+/** Share of the weights that one data type must have; the others are norms and biases, with finer types. */
 const dominantShare = 0.8
 
 function countWeights (header: Header): Pick<Summary, 'parameters' | 'quantization'> {
@@ -139,7 +138,7 @@ function triggerWords ({ metadata }: Header): string[] | undefined {
   return kept.length === 0 ? undefined : kept
 }
 
-/** Characters; parsing and sorting more would hold up the server. */
+/** Characters; more would block the server. */
 const tagsLength = 1024 * 1024
 
 /** `ss_tag_frequency` is JSON in a text: {data set: {tag: count}}. */
@@ -149,7 +148,7 @@ function frequentTags (text: unknown): string[] {
   try {
     frequency = JSON.parse(text)
   } catch {
-    return [] // a file is no worse a model for a note that can't be read
+    return [] // the model works without the note
   }
   const counts = new Map<string, number>()
   for (const tags of values(frequency)) {
@@ -165,7 +164,7 @@ function values (object: unknown): unknown[] {
   return typeof object === 'object' && object !== null ? Object.values(object) : []
 }
 
-/** Keys of metadata worth showing → the name under which clients see them. The first key that is there wins. */
+/** Metadata for clients: its name, and the keys for it, of which the first one in the file wins. */
 const metadataKeys: ReadonlyArray<readonly [name: string, keys: readonly string[]]> = [
   ['title', ['modelspec.title', 'ss_output_name', 'general.name']],
   ['author', ['modelspec.author', 'general.author']],
@@ -192,7 +191,7 @@ function describeMetadata ({ metadata }: Header): Record<string, string> | undef
   return Object.keys(described).length === 0 ? undefined : described
 }
 
-/** Text from a stranger's file, safe to print: no control characters, bounded. */
+/** Text from a stranger's file without control characters, bounded. */
 function clean (text: string, length: number): string {
   return text.slice(0, length).replace(unprintable, ' ').replace(/\s+/g, ' ').trim()
 }

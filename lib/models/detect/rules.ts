@@ -2,19 +2,19 @@ import type { ArchitectureName } from './architectures.ts'
 import type { ModelType } from '../types.ts'
 
 /**
- * How to tell what a file is by the names and shapes of its tensors, as data. The names are those that
- * stable-diffusion.cpp (97d2990) understands: of the original releases, of ComfyUI, diffusers, kohya-ss and PEFT.
+ * How to tell types and architectures (SDXL from SD 1) by the names and shapes of tensors, as data. The names are those
+ * that stable-diffusion.cpp (97d2990) takes: of the original releases, ComfyUI, diffusers, kohya-ss and PEFT.
  */
 
-/** One way to tell a kind of file. Rules are tried in order, each with every prefix, and the first that fits wins. */
+/** One way to recognise a kind of file. Each rule is tried in order, with every prefix; the first that fits wins. */
 export interface Rule {
   type: ModelType
-  /** A key of `architectures`, or the role of a text encoder (`clip_l`…), or null when the names don't tell. */
+  /** A key of `architectures`, the role of a text encoder (`clip_l`…), or null when the names don't show it. */
   architecture: string | null
   variant?: string
-  /** What the names may begin with; `''` alone when absent. */
+  /** Prefixes of the names; `['']` by default. */
   prefixes?: readonly string[]
-  /** Every one of these must be there; an inner list means one of them. */
+  /** Names that must all exist; of an inner list one. */
   has: ReadonlyArray<string | readonly string[]>
   lacks?: readonly string[]
   lengths?: readonly Length[]
@@ -27,7 +27,7 @@ interface Length {
   is: number
 }
 
-/** The cross attention of a UNet: its second axis is the width of the text encoder, and tells SD 1, 2 and XL apart. */
+/** The cross attention of a UNet. Its second axis, the width of the text encoder, tells SD 1, 2 and XL apart. */
 const crossAttention = [
   'input_blocks.1.1', 'input_blocks.2.1', 'input_blocks.4.1', 'down_blocks.0.attentions.0', 'down_blocks.1.attentions.0'
 ].map(block => `${block}.transformer_blocks.0.attn2.to_k.weight`)
@@ -119,7 +119,7 @@ const diffusionModels: Rule[] = (() => {
     'model.diffusion_model.', '', 'diffusion_model.', 'model.diffusion_model.model.', 'model.', 'unet.', 'transformer.'
   ]
   const has = [firstConvolution]
-  // Models that edit an image take it in further channels beside the four of the latent one.
+  // Models that edit an image take it in more channels, beside the four of the latent image.
   const channels = (is: number) => [{ of: firstConvolution, axis: 1, is }]
   return [
     ...transformers.map(rule => ({ ...rule, type, prefixes } as const)),
@@ -201,7 +201,7 @@ const visionEncoders: Rule[] = [{
 
 const ipAttention = ['ip_adapter.1.to_k_ip.weight']
 
-/** What is loaded beside a model to take in a picture of a subject. Tried first, because some bring a LoRA. */
+/** Adapters for an image of a subject. Tried first, because some contain a LoRA. */
 export const subjectRules: readonly Rule[] = [
   ...(['sd1', 'sdxl'] as const).map(architecture => ({
     type: 'ip_adapter' as const,
@@ -222,13 +222,13 @@ export const rules: readonly Rule[] = [
   ...controlNets, ...diffusionModels, ...upscalers, ...autoencoders, ...embeddings, ...textEncoders, ...visionEncoders
 ]
 
-/** Endings of tensor names that only adapters (LoRA, LoHa, LoKr, and full differences) have. */
+/** Endings of tensor names in adapters only: LoRA, LoHa, LoKr, and full differences. */
 export const adapterName = new RegExp([
   '[._]lora[._](?:up|down|mid|A|B|linear)(?:$|\\.)', '\\.lora_[AB]$', '\\.hada_[wt]\\d', '\\.lokr_[wt]\\d',
   '\\.(?:diff|diff_b|dora_scale)$'
 ].join('|'))
 
-/** The base model of an adapter by the modules that it names: the first rule that any of its names matches wins. */
+/** The base model of an adapter by the names of its modules: the first rule that matches any name wins. */
 export const adapterRules: ReadonlyArray<readonly [architecture: ArchitectureName, name: RegExp]> = [
   ['qwen_image', /(?:^|[._])transformer_blocks[._]\d+[._](?:img_mod|txt_mod|img_mlp|txt_mlp)[._]/],
   ['sd3', /(?:^|[._])joint_blocks[._]\d/],
@@ -248,7 +248,7 @@ export function unetOfTextWidth (width: number | undefined): UnetName | undefine
   return unetNames.find(name => textWidth[name] === width)
 }
 
-/** What trainers call the base model; tried in order. */
+/** Names of the base model in the metadata of trainers; tried in order. */
 export const baseModelNames: ReadonlyArray<readonly [name: RegExp, architecture: ArchitectureName]> = [
   [/flux[-_. ]?2/i, 'flux2'], [/flux/i, 'flux1'], [/chroma/i, 'chroma'], [/qwen[-_ ]?image/i, 'qwen_image'],
   [/z[-_ ]?image|lumina2/i, 'z_image'], [/wan/i, 'wan'], [/stable-diffusion-v?3|sd_?v?3/i, 'sd3'],

@@ -13,11 +13,11 @@ import { readModelHeader } from '../headers/read-header.ts'
 import { type StagingArea, exists, finishedBefore, nameTaken, place, stagingName } from './staging.ts'
 import { requireWritable } from './target.ts'
 
-/** What is asked for; also the parameters of the job that does it. */
+/** A request; also the parameters of its job. */
 export interface ConvertRequest {
   /** Id or name. */
   model: string
-  /** One that the engine lists: `q8_0`, `f16`… */
+  /** A weight type of the engine: `q8_0`, `f16`… */
   weight_type: string
   /** Ends in .gguf. */
   name?: string
@@ -43,7 +43,7 @@ const bits: Record<string, number> = {
 
 /**
  * Checks a request.
- * @returns the model and the file that it becomes, in the folder where the model lies.
+ * @returns the model and the path of the new file, in the same folder.
  * @throws {ApiError} SDR_UNSUPPORTED_FEATURE, SDR_INVALID_REQUEST, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL,
  *   SDR_CONFLICT
  */
@@ -72,14 +72,14 @@ export async function checkConvert (
 
 interface ConvertParts {
   catalog: ModelCatalog
-  /** Idle, and this conversion's alone. */
+  /** Idle, and used by this conversion only. */
   engine: Engine
   staging: StagingArea
   freeSpace?: FreeSpace
 }
 
 /**
- * Writes a model anew with weights of another type; what is half done is deleted when it does not succeed.
+ * Writes a model with weights of another type. Deletes the incomplete file on failure.
  * @throws what `checkConvert` throws; {EngineError}; API error SDR_STORAGE_FULL.
  */
 export async function convertModel (
@@ -90,12 +90,12 @@ export async function convertModel (
   return await staging.alone(key, async () => {
     if (request.overwrite !== true && await exists(target)) {
       const note = await staging.read(key)
-      // It may have been this very work, with the server killed before the end of the job was noted.
+      // It may be this conversion's, with the server killed before the end of the job was recorded.
       const done = note && await finishedBefore(note)
       if (done === undefined) throw nameTaken(target)
       return done
     }
-    // The engine tells the format by the ending.
+    // The engine takes the format from the ending.
     const file = join(dirname(target), `${stagingName(key)}.gguf`)
     try {
       await staging.write(key, { staging: file })

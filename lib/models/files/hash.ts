@@ -10,7 +10,7 @@ export interface HashOptions {
 const chunkBytes = 1024 * 1024
 
 /**
- * SHA-256 of a file's whole content, in hexadecimal; model sites name files by it.
+ * SHA-256 of a file in hexadecimal, by which model sites name files.
  * @param path real path.
  * @throws the signal's reason when aborted; {ModelFileError} when the file becomes shorter; errors of the file system.
  */

@@ -17,11 +17,11 @@ interface InUse {
 }
 
 /**
- * Deletes a model: its file, or the link that it is listed by, but never what that leads to; of a model made of several
- * files its description alone, because the files may be parts of others.
- * @param inUse what engines hold in memory and jobs work with.
- * @throws {ApiError} SDR_MODEL_NOT_FOUND; SDR_CONFLICT when it is in use, a part of another model, not what it was, or
- *   lies where nothing may be changed.
+ * Deletes a model: its file, or the link that it is listed by, never the target of that; of a model of several files
+ * only the description, because the files may be components of others.
+ * @param inUse what engines hold in memory and jobs use.
+ * @throws {ApiError} SDR_MODEL_NOT_FOUND; SDR_CONFLICT when it is in use, a component of another model, changed, or in
+ *   a folder that can't be written.
  */
 export async function removeModel (
   id: string, catalog: ModelCatalog, inUse: InUse = { files: [], models: [] }
@@ -50,7 +50,7 @@ export async function removeModel (
   return model
 }
 
-/** Since the scan, another file may have taken its name, or a link its folder. */
+/** Another file may have taken its name since the scan, or a link the place of its folder. */
 async function checkIsStillThere (
   { id, size, modified, format, link }: Model, path: string, roots: ReadonlyArray<string | null>
 ): Promise<void> {

@@ -11,19 +11,18 @@ import { tryLock } from '../../storage/lock.ts'
 import { leaveToOwner } from '../../storage/ownership.ts'
 
 /**
- * Files that come into being beside the models: under a name that no scan lists, in the folder of their target, so that
- * one rename makes them models. The data folder holds a note of what each is for: so a download can go on after a
- * crash, and what is not taken up again is deleted.
+ * Incomplete files, in the folder of their target under a name that no scan lists: one rename makes them models. A note
+ * of each in the data folder lets a download continue after a crash, and abandoned files be deleted.
  */
 
 const Note = Type.Object({
-  /** Where the half-done file lies. */
+  /** Path of the incomplete file. */
   staging: Type.String(),
-  /** Strong entity tag of the file there, which a range goes with. */
+  /** Strong entity tag of the source, for range requests. */
   etag: Type.Optional(Type.String()),
   /** SHA-256 that the hub promised. */
   sha256: Type.Optional(Type.String()),
-  /** What it became, when it did; the way to see that a crash came only after that. */
+  /** The finished file, to recognise a crash after the rename. */
   done: Type.Optional(Type.Object({
     path: Type.String(),
     size: Type.Number(),
@@ -36,28 +35,28 @@ export type StagingNote = Static<typeof Note>
 const validator = new Validator(Note)
 
 const day = 24 * 60 * 60 * 1000
-/** Milliseconds after which a file that was left half done is given up. */
+/** Milliseconds after which an incomplete file is deleted. */
 const abandonedAfter = 7 * day
-/** Milliseconds to wait for a turn at the locks, which others have for less than one. */
+/** Milliseconds to wait for `turn.lock`, which others hold for less than one. */
 const longestWait = 5000
 const pause = 10
 
 export class StagingArea {
   readonly #folder: string
 
-  /** @param folder absolute; made when it is needed. */
+  /** @param folder absolute path; made when needed. */
   constructor (folder: string) {
     this.#folder = folder
   }
 
-  /** Names one piece of work; the same work has the same key, also after a restart. */
+  /** The name of one piece of work, the same after a restart. */
   key (...of: string[]): string {
-    // With the folder, so that servers with data of their own never share a half-done file.
+    // With the folder, so that servers with different data never share an incomplete file.
     return createHash('sha256').update(JSON.stringify([this.#folder, ...of])).digest('hex').slice(0, 32)
   }
 
   /**
-   * Does `work` unless another process or job is at the same.
+   * Does `work` unless another process or job does the same.
    * @throws {ApiError} SDR_CONFLICT
    */
   async alone<Result> (key: string, work: () => Promise<Result>): Promise<Result> {
@@ -76,7 +75,7 @@ export class StagingArea {
     return await this.#inTurn(() => tryLock(this.#file(key, 'lock')))
   }
 
-  /** Leaves no lock file behind. One that a crash leaves goes with the note of its key, or with the next sweep. */
+  /** Removes the lock file. After a crash the next sweep does. */
   async #release (key: string, held: Database): Promise<void> {
     try {
       await this.#inTurn(() => {
@@ -89,9 +88,9 @@ export class StagingArea {
   }
 
   /**
-   * Lock files are opened and removed in here only, by one process at a time and without a pause. So no other can have
-   * opened a lock file that is about to be removed, and lock what no longer has a name while the next one makes and
-   * locks another file of that name. The file of the turn itself stays, one for the folder.
+   * Lock files are opened and removed only here, synchronously and by one process at a time. Else a process could open
+   * a lock file just before its removal, and lock a file without a name while another one makes and locks a new file of
+   * that name. `turn.lock` itself is never removed.
    * @throws {ApiError} SDR_UNAVAILABLE
    */
   async #inTurn<Result> (action: () => Result): Promise<Result> {
@@ -130,14 +129,14 @@ export class StagingArea {
     await syncFolder(this.#folder)
   }
 
-  /** Deletes the half-done file and the note of it. */
+  /** Deletes the incomplete file and its note. */
   async discard (key: string): Promise<void> {
     const note = await this.read(key)
     if (note !== undefined) await rm(note.staging, { force: true })
     await rm(this.#file(key, 'json'), { force: true })
   }
 
-  /** Deletes what has been half done for a week, or was never noted, and is not being worked on. */
+  /** Deletes incomplete files that are a week old or have no note, and that no process works on. */
   async sweep ({ now = Date.now() }: { now?: number } = {}): Promise<void> {
     const keys = (await names(this.#folder)).map(name => /^([0-9a-f]{32})\.(?:json|json\.tmp|lock)$/.exec(name)?.[1])
     for (const key of new Set(keys.filter(key => key !== undefined))) {
@@ -164,7 +163,7 @@ export class StagingArea {
 
   async #clear (key: string): Promise<void> {
     const note = await this.read(key)
-    // Other programs may write to the folder: only what is named like ours is deleted.
+    // Other programs may write to the folder: delete only names of ours.
     if (note !== undefined && basename(note.staging).startsWith(stagingName(key))) {
       await rm(note.staging, { force: true })
     }
@@ -176,14 +175,14 @@ export class StagingArea {
   }
 }
 
-/** Hidden from scans, whatever its ending. */
+/** Scans skip names that begin with a dot. */
 export function stagingName (key: string): string {
   return `.${key}.part`
 }
 
 /**
- * Makes a half-done file a model: durable, with the rights that its folder suggests, in one step.
- * @throws {ApiError} SDR_CONFLICT when there is a file of that name and `overwrite` is false.
+ * Makes an incomplete file a model in one step: durable, with the owner and access rights of its folder.
+ * @throws {ApiError} SDR_CONFLICT when a file has that name and `overwrite` is false.
  */
 export async function place (
   staging: string, target: string, { overwrite = false }: { overwrite?: boolean } = {}
@@ -192,7 +191,7 @@ export async function place (
   const stats = await stat(folder)
   const handle = await open(staging, constants.O_RDWR | constants.O_NOFOLLOW)
   try {
-    // Users who may read the folder are meant to read the models in it; the server's own files stay private.
+    // Users who may read the folder shall read the models in it.
     await handle.chmod(stats.mode & 0o666)
     await leaveToOwner((uid, gid) => handle.chown(uid, gid), stats)
     await handle.sync()
@@ -204,7 +203,7 @@ export async function place (
   await syncFolder(folder)
 }
 
-/** `rename` would overwrite; only a link is refused when the name is taken, even at the last moment. */
+/** `rename` would overwrite; `link` fails atomically when the name is taken. */
 async function renameToFree (staging: string, target: string): Promise<void> {
   try {
     await link(staging, target)
@@ -213,7 +212,7 @@ async function renameToFree (staging: string, target: string): Promise<void> {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'EEXIST') throw nameTaken(target)
     if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].includes(code ?? '')) throw error
-    // A file system without links: there the look comes first.
+    // This file system has no links, so the check is not atomic.
     if (await exists(target)) throw nameTaken(target)
     await rename(staging, target)
   }
@@ -224,14 +223,14 @@ export function nameTaken (target: string): Error {
     `There is a file ${JSON.stringify(basename(target))} already. Choose another name, or ask to overwrite it.`)
 }
 
-/** The finished file of an earlier try, when it is still there and unchanged. */
+/** The finished file of an earlier try, if it still exists unchanged. */
 export async function finishedBefore ({ done }: StagingNote): Promise<StagingNote['done']> {
   if (done === undefined || !await exists(done.path)) return undefined
   const { size, mtimeMs, ino } = await lstat(done.path)
   return size === done.size && mtimeMs === done.modified && ino === done.inode ? done : undefined
 }
 
-/** Whether there is something of that name, a dangling link included. */
+/** Whether the path exists, be it a dangling link. */
 export async function exists (path: string): Promise<boolean> {
   try {
     await lstat(path)

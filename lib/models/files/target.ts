@@ -7,17 +7,16 @@ import { leaveToOwner } from '../../storage/ownership.ts'
 import { type ModelRoot, isInside } from '../roots.ts'
 import { type ModelType, folderOfType, typeOfFolder } from '../types.ts'
 
-/** Where a new model is to lie, as the one who asks says it. */
 interface TargetRequest {
-  /** Chooses the folder: that of `--lora-dir` and the like, else the one of this name in the first `--models-dir`. */
+  /** Chooses the folder: of `--lora-dir` and the like, else of this type in the first `--models-dir`. */
   type?: ModelType
-  /** Below that, separated by `/`. */
+  /** Below that, with `/` between the names. */
   folder?: string
   name: string
 }
 
 /**
- * The file that a new model becomes. Nothing is made yet.
+ * The path of a new model. Makes nothing.
  * @throws {ApiError} SDR_INVALID_REQUEST; SDR_CONFLICT when no models folder fits.
  */
 export async function chooseTarget (
@@ -47,7 +46,7 @@ async function baseFolder (type: ModelType | undefined, roots: readonly ModelRoo
 }
 
 /**
- * Makes the folder of a target where it is missing, and makes sure that no link leads it out of the models folders.
+ * Makes the folder of a target if it is missing, and checks that no link leads it out of the models folders.
  * @returns the real path of the target.
  * @throws {ApiError} SDR_CONFLICT
  */
@@ -72,7 +71,7 @@ export async function openTarget (target: string, roots: readonly ModelRoot[]): 
 }
 
 /**
- * Makes sure that the server may make files where the target is to lie.
+ * Checks that the server may write into the folder of a target.
  * @throws {ApiError} SDR_CONFLICT
  */
 export async function requireWritable (target: string): Promise<void> {
@@ -80,7 +79,7 @@ export async function requireWritable (target: string): Promise<void> {
   await access(folder, constants.W_OK | constants.X_OK).catch(error => { throw notWritable(folder, error) })
 }
 
-/** What an error of the file system means for a change in a folder with models. */
+/** The error for a failed change in a models folder. */
 export function notWritable (folder: string, error: NodeJS.ErrnoException): Error {
   switch (error.code) {
     case 'EROFS':

@@ -3,7 +3,7 @@ import { quoted } from '../../util/text.ts'
 import { type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount, limits } from './header.ts'
 import type { Source } from './source.ts'
 
-/** Elements and bytes of one block, by the number that ggml gives the type; gaps are types that ggml removed. */
+/** Elements and bytes of one block, by ggml's number of the type; gaps are types that ggml removed. */
 const tensorTypes: ReadonlyMap<number, readonly [name: string, elements: number, bytes: number]> = new Map([
   [0, ['F32', 1, 4]], [1, ['F16', 1, 2]], [2, ['Q4_0', 32, 18]], [3, ['Q4_1', 32, 20]],
   [6, ['Q5_0', 32, 22]], [7, ['Q5_1', 32, 24]], [8, ['Q8_0', 32, 34]], [9, ['Q8_1', 32, 36]],
@@ -15,7 +15,7 @@ const tensorTypes: ReadonlyMap<number, readonly [name: string, elements: number,
   [34, ['TQ1_0', 256, 54]], [35, ['TQ2_0', 256, 66]], [39, ['MXFP4', 32, 17]], [40, ['NVFP4', 64, 36]]
 ] as const)
 
-/** Bytes of a metadata value by its type number; text (8) and arrays (9) have their own length. */
+/** Bytes of a metadata value by its type number; texts (8) and arrays (9) store their length. */
 const valueBytes: ReadonlyMap<number, number> = new Map(
   [[0, 1], [1, 1], [2, 2], [3, 2], [4, 4], [5, 4], [6, 4], [7, 1], [10, 8], [11, 8], [12, 8]]
 )
@@ -23,13 +23,13 @@ const textType = 8
 const arrayType = 9
 const alignmentType = 4
 
-/** The largest that real files use is 4096; ggml itself only asks for a power of two. */
+/** Real files use at most 4096; ggml only requires a power of two. */
 const maximumAlignment = 65_536
 const chunkBytes = 1024 * 1024
 
 /**
  * Reads the header of a GGUF file (versions 2 and 3, little-endian).
- * @param start the first bytes of the file, as many as were read already.
+ * @param start the first bytes of the file.
  * @throws {ModelFileError}
  */
 export async function readGgufHeader (source: Source, start: Buffer): Promise<Header> {
@@ -74,7 +74,7 @@ async function readMetadata (reader: Reader, count: number, pacer: Pacer): Promi
     seen.add(key)
     await reader.need(4)
     const type = reader.u32()
-    // The engine reads four bytes here, whatever the type is.
+    // The engine reads four bytes here, whatever the type.
     if (key === 'general.alignment' && type !== alignmentType) throw wrongAlignment()
     if (type === textType) {
       const length = await reader.length()
@@ -95,8 +95,8 @@ async function readMetadata (reader: Reader, count: number, pacer: Pacer): Promi
 }
 
 /**
- * Vocabularies are arrays of a hundred thousand texts: they are passed over, not kept. Nothing is waited for that is
- * there already, because a promise for each of millions of empty arrays takes many times longer than the arrays.
+ * Vocabularies are arrays of a hundred thousand texts, which are not kept. Only missing bytes are awaited, because a
+ * promise for each of millions of empty arrays takes many times longer than the arrays.
  */
 async function skipArray (reader: Reader, key: string, pacer: Pacer): Promise<void> {
   /** How many arrays are left at each level. */
@@ -164,13 +164,13 @@ function unknownType (key: string, type: number): ModelFileError {
 }
 
 /**
- * Reads forward through a file, a chunk at a time. `need(n)` waits until n bytes are there; only then the
- * synchronous readers may be called for that many. Everything is refused beyond `limits.header` bytes.
+ * Reads forward through a file in chunks. `need(n)` loads n bytes; only then may the synchronous methods read them.
+ * Reading beyond `limits.header` is an error.
  */
 class Reader {
   readonly #source: Source
   #chunk: Buffer
-  /** Where the chunk lies in the file, and where reading stands in the chunk. */
+  /** Position of the chunk in the file, and the next byte in the chunk. */
   #chunkStart = 0
   #offset = 0
 
@@ -206,7 +206,7 @@ class Reader {
     this.#offset += bytes
   }
 
-  /** Passes over bytes that need not be in memory. */
+  /** Skips bytes that may not be loaded. */
   skipFar (bytes: number): void {
     this.#check(bytes)
     this.#offset += bytes
@@ -239,7 +239,7 @@ class Reader {
     return this.u64('a length')
   }
 
-  /** A text with its length before it. @throws {ModelFileError} when it is longer than `maximum`. */
+  /** A text after its length. @throws {ModelFileError} when it is longer than `maximum`. */
   async text (maximum: number): Promise<string> {
     const length = await this.length()
     if (length > maximum) throw beyondLimit(maximum, 'bytes in a name')

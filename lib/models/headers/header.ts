@@ -1,22 +1,22 @@
 import { quoted } from '../../util/text.ts'
 
 export interface TensorInfo {
-  /** As the file names it: `F16`, `BF16`, `Q4_K`… */
+  /** The file's name for it: `F16`, `BF16`, `Q4_K`… */
   dtype: string
-  /** Outermost dimension first, the way PyTorch prints it, whatever order the file keeps. */
+  /** Outermost dimension first, as in PyTorch, whatever the order in the file. */
   shape: number[]
 }
 
-/** What a file says about itself before its weights. Maps, because names come from strangers: `__proto__` is one. */
+/** The part of a file before its weights. Maps, because names come from strangers: `__proto__` is one. */
 export interface Header {
   format: 'safetensors' | 'gguf'
   tensors: Map<string, TensorInfo>
-  /** Strings and numbers that the file carries; values longer than `limits.metadataValue` and arrays are left out. */
+  /** Strings and numbers; without arrays and values longer than `limits.metadataValue`. */
   metadata: Map<string, string | number | boolean>
 }
 
 /**
- * Caps on what a header may ask for. Each is far above what real files need (the largest known: a 10 MB GGUF
+ * Limits of safetensors and GGUF headers. Each is far above what real files need (the largest known: a 10 MB GGUF
  * vocabulary, 7,000 tensors), and so low that a hostile file costs at most a second of one core and 100 megabytes.
  */
 export const limits = {
@@ -28,16 +28,16 @@ export const limits = {
   name: 1024,
   /** Characters of one metadata value; a longer one (a thumbnail, say) is skipped. */
   metadataValue: 2 * 1024 * 1024,
-  /** Characters of all metadata values that are kept. */
+  /** Characters of all metadata values together. */
   metadata: 8 * 1024 * 1024,
   dimensions: 8,
-  /** Nesting of JSON values and GGUF arrays that are skipped. */
+  /** Nesting of skipped JSON values and GGUF arrays. */
   depth: 16
 } as const
 
-/** Why a file is not a usable model, in words for the person who put it there. */
+/** A file is not a usable model; the message is for the person who put it there. */
 export class ModelFileError extends Error {
-  /** True when the file is refused for what it is (pickle), false when it is damaged. */
+  /** Whether its format is never loaded (pickle); else it is damaged. */
   readonly blocked: boolean
   constructor (reason: string, { blocked = false, ...options }: ErrorOptions & { blocked?: boolean } = {}) {
     super(reason, options)

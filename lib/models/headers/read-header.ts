@@ -9,31 +9,31 @@ const pickleReason = 'This file is a PyTorch pickle, which can run any code when
 const endings = {
   safetensors: ['.safetensors', '.sft'],
   gguf: ['.gguf'],
-  /** Listed, and never opened beyond their first bytes. */
+  /** Listed, but never read beyond their first bytes. */
   pickle: ['.ckpt', '.pt', '.pth', '.bin']
 } as const
 export type FileFormat = keyof typeof endings
 
-/** What the ending of a file name promises; undefined for files that are no models. */
+/** Format by the ending of a file name; undefined for other files. */
 export function formatOfName (name: string): FileFormat | undefined {
   const lower = name.toLowerCase()
   return (Object.keys(endings) as FileFormat[]).find(format => endings[format].some(ending => lower.endsWith(ending)))
 }
 
 const magicLength = 9
-/** Bytes of the first read: the whole header of most LoRAs. */
+/** Bytes of the first read, which holds the whole header of most LoRAs. */
 const firstRead = 64 * 1024
 
 /**
- * Reads the header of a model file by what the file holds, not by how it is named.
- * @param path real path: a symbolic link in its last part is refused.
- * @throws {ModelFileError} when the file is no model, damaged, over a limit, or a pickle.
+ * Reads the header of a model file. The content decides about the format, not the name.
+ * @param path real path: its last part must not be a symbolic link.
+ * @throws {ModelFileError} for a pickle, another format, a damaged file, or one over a limit.
  */
 export async function readModelHeader (path: string): Promise<Header> {
   return await withFile(path, async source => await parseModelHeader(source, formatOfName(path)))
 }
 
-/** The same for bytes that are open already; `named` is what the file's name promises. */
+/** The same for an open file; `named` is the format by its name. */
 export async function parseModelHeader (source: Source, named?: FileFormat): Promise<Header> {
   const start = await source.read(0, Math.min(source.size, named === 'pickle' ? magicLength : firstRead))
   if (looksLikePickle(start)) throw new ModelFileError(pickleReason, { blocked: true })
@@ -45,7 +45,7 @@ export async function parseModelHeader (source: Source, named?: FileFormat): Pro
   return await readSafetensorsHeader(source, start)
 }
 
-/** Whether the first bytes of a file (nine or more) can be those of a model that is not blocked. */
+/** Whether a file with these first bytes, nine or more, may be a model that is not blocked. */
 export function looksLikeModel (start: Buffer): boolean {
   return start.toString('latin1', 0, 4) === 'GGUF' || start[magicLength - 1] === 0x7b
 }

@@ -15,9 +15,9 @@ const bits: ReadonlyMap<string, number> = new Map([
 const lengthBytes = 8
 
 /**
- * Reads the header of a safetensors file: a 64-bit length, then JSON. The JSON is read by a parser of its own,
- * because JSON.parse keeps the last of two equal keys (the engine may keep the first) and can't be interrupted.
- * @param start the first bytes of the file, as many as were read already.
+ * Reads the header of a safetensors file: a 64-bit length, then JSON. Not with JSON.parse, which keeps the last of two
+ * equal keys (the engine may keep the first) and can't be interrupted.
+ * @param start the first bytes of the file.
  * @throws {ModelFileError}
  */
 export async function readSafetensorsHeader (source: Source, start: Buffer): Promise<Header> {
@@ -35,7 +35,7 @@ export async function readSafetensorsHeader (source: Source, start: Buffer): Pro
   return await new HeaderParser(text, end, size).parse()
 }
 
-/** One conversion for all: taking each name out of the bytes by itself costs more than the rest of the parser. */
+/** As a whole: a conversion for each name takes longer than the rest of the parser. */
 function decode (bytes: Buffer): string {
   if (isAscii(bytes)) return bytes.toString('latin1')
   if (isUtf8(bytes)) return bytes.toString('utf8')
@@ -53,10 +53,10 @@ const Char = {
   closeBrace: 0x7d
 } as const
 
-/** Knows exactly the JSON of a header: `{name: {dtype, shape, data_offsets}, "__metadata__": {key: text}}`. */
+/** Parses `{name: {dtype, shape, data_offsets}, "__metadata__": {key: text}}` and nothing else. */
 class HeaderParser {
   readonly #text: string
-  /** Where the weights begin and end in the file. */
+  /** Positions of the weights in the file. */
   readonly #dataStart: number
   readonly #dataEnd: number
   readonly #tensors = new Map<string, TensorInfo>()
@@ -121,7 +121,7 @@ class HeaderParser {
     if (this.#dataStart + end > this.#dataEnd) {
       throw cutOff(`tensor ${quoted(name)}`, this.#dataStart + end, this.#dataEnd)
     }
-    // Exact in floating point: what differs after the division can't be equal to the integer on the left.
+    // Exact in floating point: a quotient that was rounded can't equal the integer on the left.
     const expected = elementCount(name, shape) / 8 * elementBits
     if (end - begin !== expected) {
       throw new ModelFileError(`Tensor ${quoted(name)} of shape [${shape.join(', ')}] and dtype ${dtype} ` +
@@ -136,7 +136,7 @@ class HeaderParser {
       if (seen.has(key)) throw this.#duplicate(key)
       if (seen.size === limits.metadataEntries) throw beyondLimit(limits.metadataEntries, 'metadata entries')
       seen.add(key)
-      // Some trainers write numbers and objects where the format allows text only; they are skipped, not refused.
+      // Some trainers write numbers and objects, though the format allows only text: skip them.
       if (this.#peek() === Char.quote) this.#keepMetadata(key)
       else this.#skipValue(1, this.#position + limits.metadataValue)
       if (seen.size % 64 === 0) await pacer.pause()
@@ -150,7 +150,7 @@ class HeaderParser {
     this.#metadata.set(key, this.#decode(begin, end))
   }
 
-  /** True when a member follows, with the position at its key. */
+  /** Whether a member follows, with the position at its key. */
   #beginObject (): boolean {
     this.#expect(Char.openBrace, 'an object')
     return !this.#accept(Char.closeBrace)
@@ -205,7 +205,7 @@ class HeaderParser {
     return this.#decode(begin, end)
   }
 
-  /** Passes over a string and gives the bounds of what is between its quotes. */
+  /** Skips a string and returns the bounds of the text between its quotes. */
   #stringToken (): [begin: number, end: number] {
     this.#expect(Char.quote, 'text in quotes')
     const begin = this.#position

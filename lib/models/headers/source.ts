@@ -3,7 +3,7 @@ import { promisify } from 'node:util'
 import { Gate } from '../../util/gate.ts'
 import { ModelFileError } from './header.ts'
 
-/** Bytes that can be read from any place: an open file, or a buffer in a test. */
+/** An open file, or a buffer in a test. */
 export interface Source {
   /** Bytes. */
   readonly size: number
@@ -11,23 +11,23 @@ export interface Source {
   read (position: number, length: number): Promise<Buffer>
 }
 
-// The callback functions cost half of what node:fs/promises does, and a collection has ten thousand files.
+// The callback functions take half the time of node:fs/promises, and a collection has ten thousand files.
 const openFile = promisify(open)
 const statFile = promisify(fstat)
 const readFile = promisify(read)
 const closeFile = promisify(close)
 
-// Never wait for a writer of a named pipe, and never follow a link that was put there since the path was checked.
+// Neither wait for the writer of a named pipe, nor follow a link that was made since the path was checked.
 const flags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOFOLLOW ?? 0)
 
-/** Bytes; files that need more in one piece wait for each other, or a folder of huge headers would fill the memory. */
+/** Bytes; longer reads wait for each other, or a folder of huge headers would fill the memory. */
 const largeRead = 1024 * 1024
 const largeReads = new Gate({ running: 2, waiting: Infinity, what: 'large model headers' })
 
 /**
  * Opens a regular file for `work` and closes it afterwards.
- * @param path real path: a symbolic link in its last part is refused.
- * @throws {ModelFileError} when it is something other than a file; errors of the file system; whatever `work` throws.
+ * @param path real path: its last part must not be a symbolic link.
+ * @throws {ModelFileError} when it is not a regular file; errors of the file system; what `work` throws.
  */
 export async function withFile<Result> (path: string, work: (source: Source) => Promise<Result>): Promise<Result> {
   const descriptor = await openFile(path, flags)

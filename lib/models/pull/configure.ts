@@ -10,7 +10,7 @@ import { readTokens } from './tokens.ts'
 
 type PullOptions = Pick<Options, 'pullHosts' | 'maxPullSize' | 'hfEndpoint' | 'hfToken' | 'pullTokensFile'>
 
-/** @throws {CommandError} (usage, storage) when a host, an address, a token or a proxy of the environment is none. */
+/** @throws {CommandError} (usage, storage) for a wrong host, address, token, or proxy of the environment. */
 export function configurePuller (
   options: PullOptions, { roots, staging }: { roots: readonly ModelRoot[], staging: StagingArea }
 ): Puller {

@@ -5,24 +5,24 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { apiError } from '../../../errors.ts'
 import { mebibytes, requireSpace, type FreeSpace } from '../../storage/free-space.ts'
 import { looksLikeModel } from '../headers/read-header.ts'
-import { DownloadError } from '../../network/download-error.ts'
+import { NetworkError } from '../../network/network-error.ts'
 import { requestFile, type RequestParts } from './request.ts'
 
 export interface DownloadOptions extends RequestParts {
   /** Bytes that a file may have. */
   mostBytes: number
   signal?: AbortSignal
-  /** `total` is undefined while it is not known. */
+  /** `total` is undefined until it is known. */
   progress?: (done: { bytes: number, total: number | undefined }) => void
   freeSpace?: FreeSpace
-  /** Milliseconds in which at least `leastBytes` have to come, from the first connection on. */
+  /** Milliseconds in which at least `leastBytes` must arrive. */
   stallTimeout?: number
   leastBytes?: number
-  /** Milliseconds from one try to the next; after the last one without any progress it is given up. */
+  /** Milliseconds before each retry without progress in between; after the last one the download fails. */
   delays?: readonly number[]
 }
 
-/** What there is of a file already, and how to ask for the rest. */
+/** A part of a file, and what a request for the rest needs. */
 interface PartialFile {
   file: string
   etag?: string
@@ -38,32 +38,36 @@ interface Downloaded {
 
 const second = 1000
 const standardDelays = [1 * second, 3 * second, 10 * second, 30 * second]
-/** Bytes after which the free space is looked at again: others write to the same disk. */
+/** Bytes between two checks of the free space: others write to the same disk. */
 const spaceInterval = 64 * 1024 * 1024
-/** Bytes by which a model is told from a page of a web site. */
+/** Bytes that tell a model from a web page. */
 const firstLook = 16
 
 /**
- * Fetches a file into `partial.file`, going on where an earlier call or a broken connection ended.
- * @param remember keeps what is needed to go on after a crash; called before the first byte is written.
- * @throws {DownloadError}; API errors SDR_STORAGE_FULL; the signal's reason; errors of the file system.
+ * Fetches a file into `partial.file`, and continues what an earlier call or a broken connection left.
+ * @param remember keeps what is needed to continue after a crash; called before the first byte is written.
+ * @throws {NetworkError}; API errors SDR_STORAGE_FULL; the signal's reason; errors of the file system.
  */
 export async function download (
   url: URL, partial: PartialFile, remember: (partial: PartialFile) => Promise<void>, options: DownloadOptions
 ): Promise<Downloaded> {
   const file = await open(partial.file, 'a+', 0o600)
   try {
-    return await new Download(url, { ...partial }, file, remember, options).run()
+    return await new Download({ url, file, partial: { ...partial }, remember }, options).run()
   } finally {
     await file.close()
   }
 }
 
+interface DownloadParts {
+  url: URL
+  file: FileHandle
+  partial: PartialFile
+  remember: (partial: PartialFile) => Promise<void>
+}
+
 class Download {
-  readonly #url: URL
-  readonly #partial: PartialFile
-  readonly #file: FileHandle
-  readonly #remember: (partial: PartialFile) => Promise<void>
+  readonly #parts: DownloadParts
   readonly #options: DownloadOptions
   /** Of all bytes in the file. */
   #hash: Hash = createHash('sha256')
@@ -71,29 +75,20 @@ class Download {
   #total: number | undefined
   #spaceCheckedAt = 0
 
-  constructor (
-    url: URL,
-    partial: PartialFile,
-    file: FileHandle,
-    remember: (partial: PartialFile) => Promise<void>,
-    options: DownloadOptions
-  ) {
-    this.#url = url
-    this.#partial = partial
-    this.#file = file
-    this.#remember = remember
+  constructor (parts: DownloadParts, options: DownloadOptions) {
+    this.#parts = parts
     this.#options = options
   }
 
   async run (): Promise<Downloaded> {
-    await this.#takeUp()
+    await this.#hashReceived()
     const { delays = standardDelays, signal } = this.#options
     for (let failures = 0, before = this.#bytes; ; before = this.#bytes) {
       try {
         await this.#receive()
-        return { bytes: this.#bytes, sha256: this.#hash.digest('hex'), promised: this.#partial.sha256 }
+        return { bytes: this.#bytes, sha256: this.#hash.digest('hex'), promised: this.#parts.partial.sha256 }
       } catch (error) {
-        if (!(error instanceof DownloadError) || !error.isPassing) throw error
+        if (!(error instanceof NetworkError) || !error.isPassing) throw error
         if (this.#bytes > before) failures = 0
         const wait = delays[failures++]
         if (wait === undefined) throw error
@@ -102,16 +97,16 @@ class Download {
     }
   }
 
-  /** Reads what is there for its hash. Without an entity tag it is unknown whether it is still the same file. */
-  async #takeUp (): Promise<void> {
-    const { size } = await this.#file.stat()
-    if (this.#partial.etag === undefined || size < firstLook || size > this.#options.mostBytes) {
+  /** Starts again without an entity tag, because the file of the host may have changed. */
+  async #hashReceived (): Promise<void> {
+    const { size } = await this.#parts.file.stat()
+    if (this.#parts.partial.etag === undefined || size < firstLook || size > this.#options.mostBytes) {
       return await this.#startAnew()
     }
     const chunk = Buffer.allocUnsafe(1024 * 1024)
     while (this.#bytes < size) {
       this.#options.signal?.throwIfAborted()
-      const { bytesRead } = await this.#file.read(chunk, 0, chunk.length, this.#bytes)
+      const { bytesRead } = await this.#parts.file.read(chunk, 0, chunk.length, this.#bytes)
       if (bytesRead === 0) break
       this.#hash.update(chunk.subarray(0, bytesRead))
       this.#bytes += bytesRead
@@ -119,7 +114,7 @@ class Download {
   }
 
   async #startAnew (): Promise<void> {
-    await this.#file.truncate(0)
+    await this.#parts.file.truncate(0)
     this.#hash = createHash('sha256')
     this.#bytes = this.#spaceCheckedAt = 0
   }
@@ -128,8 +123,8 @@ class Download {
   async #receive (): Promise<void> {
     const { signal } = this.#options
     const broken = new AbortController()
-    const patience = new Patience(() => broken.abort(new DownloadError(
-      `${this.#url.host} sends too slowly, or nothing at all.`, { isPassing: true })), this.#options)
+    const patience = new Patience(() => broken.abort(new NetworkError(
+      `${this.#parts.url.host} sends too slowly, or nothing at all.`, { isPassing: true })), this.#options)
     try {
       const either = signal === undefined ? broken.signal : AbortSignal.any([signal, broken.signal])
       const response = await this.#begin(either)
@@ -145,13 +140,13 @@ class Download {
     if (this.#total !== undefined && this.#bytes < this.#total) throw this.#broken()
   }
 
-  /** @returns undefined when nothing is left to be sent. */
+  /** @returns undefined when the file is complete already. */
   async #begin (signal: AbortSignal): Promise<IncomingMessage | undefined> {
-    const { etag } = this.#partial
+    const { etag } = this.#parts.partial
     const range: Record<string, string> = this.#bytes >= firstLook && etag !== undefined
       ? { range: `bytes=${this.#bytes}-`, 'if-range': etag }
       : {}
-    const { response, sha256 } = await requestFile(this.#url, range, this.#options, signal)
+    const { response, sha256 } = await requestFile(this.#parts.url, range, this.#options, signal)
     try {
       return await this.#accept(response, sha256)
     } catch (error) {
@@ -162,10 +157,11 @@ class Download {
 
   async #accept (response: IncomingMessage, sha256: string | undefined): Promise<IncomingMessage | undefined> {
     const { statusCode, headers } = response
+    const { partial } = this.#parts
     if (!['identity', undefined].includes(headers['content-encoding'])) {
-      throw new DownloadError(`${this.#url.host} sends the file in a coding that was not asked for.`)
+      throw new NetworkError(`${this.#parts.url.host} sends the file in a coding that was not asked for.`)
     }
-    const isSame = sha256 === undefined || this.#partial.sha256 === undefined || sha256 === this.#partial.sha256
+    const isSame = sha256 === undefined || partial.sha256 === undefined || sha256 === partial.sha256
     const [, first, last, total] = /^bytes (?:(\d+)-(\d+)|\*)\/(\d+)$/.exec(headers['content-range'] ?? '') ?? []
     if (statusCode === 416) {
       response.destroy()
@@ -179,19 +175,19 @@ class Download {
       await this.#startAnew()
       const length = Number(headers['content-length'] ?? NaN)
       this.#total = Number.isSafeInteger(length) ? length : undefined
-      this.#partial.etag = strongTag(headers.etag)
-      this.#partial.sha256 = sha256
-      await this.#remember(this.#partial)
+      partial.etag = strongTag(headers.etag)
+      partial.sha256 = sha256
+      await this.#parts.remember(partial)
     }
     this.#checkSize(this.#total ?? 0)
     await this.#checkSpace()
     return response
   }
 
-  async #again (): Promise<DownloadError> {
-    this.#partial.etag = undefined
+  async #again (): Promise<NetworkError> {
+    this.#parts.partial.etag = undefined
     await this.#startAnew()
-    return new DownloadError(`${this.#url.host} has another file than before.`, { isPassing: true })
+    return new NetworkError(`${this.#parts.url.host} has another file than before.`, { isPassing: true })
   }
 
   async #write (response: IncomingMessage, patience: Patience): Promise<void> {
@@ -206,12 +202,12 @@ class Download {
           if (start.length >= firstLook) this.#checkStart(start)
         }
         this.#checkSize(this.#bytes + chunk.length)
-        await this.#file.appendFile(chunk)
+        await this.#parts.file.appendFile(chunk)
         this.#hash.update(chunk)
         this.#bytes += chunk.length
         if (this.#bytes - this.#spaceCheckedAt > spaceInterval) await this.#checkSpace()
         progress?.({ bytes: this.#bytes, total: this.#total })
-        patience.goOn()
+        patience.resume()
       }
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
@@ -222,31 +218,31 @@ class Download {
   }
 
   #checkStart (start: Buffer): void {
-    if (!looksLikeModel(start)) {
-      throw apiError('SDR_UNSUPPORTED_MODEL',
-        `What ${this.#url.host} sends is neither a safetensors nor a GGUF file; perhaps a page that asks for a login.`)
-    }
+    if (looksLikeModel(start)) return
+    const { host } = this.#parts.url
+    throw apiError('SDR_UNSUPPORTED_MODEL',
+      `What ${host} sends is neither a safetensors nor a GGUF file; perhaps a page that asks for a login.`)
   }
 
   #checkSize (bytes: number): void {
     const { mostBytes } = this.#options
     if (bytes > mostBytes) {
-      throw new DownloadError(`The file is larger than ${mebibytes(mostBytes)} MiB, ` +
+      throw new NetworkError(`The file is larger than ${mebibytes(mostBytes)} MiB, ` +
         'the most that this server takes (--max-pull-size).')
     }
     if (this.#total !== undefined && bytes > this.#total) {
-      throw new DownloadError(`${this.#url.host} sends more than it announced.`)
+      throw new NetworkError(`${this.#parts.url.host} sends more than it announced.`)
     }
   }
 
   async #checkSpace (): Promise<void> {
     this.#spaceCheckedAt = this.#bytes
-    await requireSpace(this.#partial.file, Math.max(0, (this.#total ?? 0) - this.#bytes), this.#options.freeSpace)
+    await requireSpace(this.#parts.partial.file, Math.max(0, (this.#total ?? 0) - this.#bytes), this.#options.freeSpace)
   }
 
-  #broken (cause?: unknown): DownloadError {
+  #broken (cause?: unknown): NetworkError {
     const of = this.#total === undefined ? '' : ` of ${this.#total}`
-    return new DownloadError(`The connection to ${this.#url.host} broke after ${this.#bytes}${of} bytes.`, {
+    return new NetworkError(`The connection to ${this.#parts.url.host} broke after ${this.#bytes}${of} bytes.`, {
       cause,
       isPassing: true
     })
@@ -257,7 +253,7 @@ function strongTag (etag: string | undefined): string | undefined {
   return etag !== undefined && /^"[\x21\x23-\x7e]{1,512}"$/.test(etag) ? etag : undefined
 }
 
-/** Calls `onEnd` when too little comes for too long; the time that this side needs to write does not count. */
+/** Calls `onEnd` when too little arrives for too long. The time of writes on this side does not count. */
 class Patience {
   readonly #leastBytes: number
   readonly #timer: NodeJS.Timeout
@@ -282,7 +278,7 @@ class Patience {
     this.#isPaused = true
   }
 
-  goOn (): void {
+  resume (): void {
     this.#isPaused = false
   }
 

@@ -12,19 +12,18 @@ import {
 import { chooseTarget, openTarget, requireWritable } from '../files/target.ts'
 import type { ModelType } from '../types.ts'
 import { type DownloadOptions, download } from './download.ts'
-import { DownloadError } from '../../network/download-error.ts'
+import { NetworkError } from '../../network/network-error.ts'
 import { type PullSource, parseSource } from './source.ts'
 import type { Tokens } from './tokens.ts'
 
-/** What is asked for; also the parameters of the job that does it. */
+/** A request; also the parameters of its job. */
 export interface PullRequest {
   source: string
   type?: ModelType
   /** Below the folder of the type, separated by `/`. */
   folder?: string
-  /** File name; that at the end of the source when absent. */
+  /** File name; by default the last part of the source. */
   name?: string
-  /** That the file must have. */
   sha256?: string
   overwrite?: boolean
 }
@@ -37,7 +36,7 @@ export interface PullerOptions {
   hub: URL
   /** Bytes that a file may have. */
   mostBytes: number
-  /** For tests: how patient a download is. */
+  /** For tests. */
   patience?: Pick<DownloadOptions, 'stallTimeout' | 'leastBytes' | 'delays' | 'freeSpace'>
 }
 
@@ -57,8 +56,8 @@ export class Puller {
   }
 
   /**
-   * Checks a request as far as that goes without the network.
-   * @returns the file that it makes, which is not there yet.
+   * Checks a request without the network.
+   * @returns the file that it will make.
    * @throws {ApiError} SDR_INVALID_REQUEST, SDR_CONFLICT
    */
   async check (request: PullRequest): Promise<{ source: PullSource, target: string }> {
@@ -83,8 +82,8 @@ export class Puller {
   }
 
   /**
-   * Fetches a file, or the rest of it after an interruption, and makes it a model once it is found to be whole.
-   * @throws what `check` throws; {DownloadError}; API errors SDR_STORAGE_FULL, SDR_UNSUPPORTED_MODEL; the signal's
+   * Fetches a file, or the rest of it after an interruption, and makes it a model once it is complete.
+   * @throws what `check` throws; {NetworkError}; API errors SDR_STORAGE_FULL, SDR_UNSUPPORTED_MODEL; the signal's
    *   reason.
    */
   async pull (
@@ -92,7 +91,7 @@ export class Puller {
   ): Promise<Pulled> {
     const { staging } = this.#options
     const overwrite = request.overwrite === true
-    // An earlier try may have been killed when all was done, so that what is there is no reason to refuse yet.
+    // The target may come from an earlier try that was killed after its end.
     const { source, target } = await this.check({ ...request, overwrite: true })
     const key = staging.key(source.url.href, target)
     return await staging.alone(key, async () => {
@@ -106,13 +105,8 @@ export class Puller {
       const path = await openTarget(target, this.#options.roots)
       const file = join(dirname(path), stagingName(key))
       if (note !== undefined && note.staging !== file) await rm(note.staging, { force: true })
-      return await this.#fetch(key, {
-        source,
-        path,
-        file,
-        note: note?.staging === file ? note : undefined,
-        request
-      }, { signal, progress })
+      const known = note?.staging === file ? note : undefined
+      return await this.#fetch(key, { source, path, file, note: known, request }, { signal, progress })
     })
   }
 
@@ -130,7 +124,7 @@ export class Puller {
     const { staging } = this.#options
     try {
       let known: StagingNote = note ?? { staging: file }
-      // Noted before it is there, so that it is found if this process never comes back for it.
+      // Noted first, so that the file can be deleted if this process dies.
       await staging.write(key, known)
       if (note === undefined) await rm(file, { force: true })
       const { bytes, sha256, promised } = await download(source.url, {
@@ -148,13 +142,13 @@ export class Puller {
       await place(file, path, request)
       return { path, size: bytes, sha256 }
     } catch (error) {
-      // What may be gone on with stays; a file that proved wrong would prove wrong again.
-      if (!mayGoOn(error) && signal?.aborted !== true) await staging.discard(key)
+      // A download that can continue is kept; a wrong file would be wrong again.
+      if (!canContinue(error) && signal?.aborted !== true) await staging.discard(key)
       throw error
     }
   }
 
-  /** Forgets what was fetched so far. */
+  /** Deletes what was fetched so far. */
   async discard (request: PullRequest): Promise<void> {
     const { source, target } = await this.#locate(request)
     const key = this.#options.staging.key(source.url.href, target)
@@ -164,7 +158,7 @@ export class Puller {
 
 function checkHash (sha256: string, wanted: string | undefined, which: string): void {
   if (wanted === undefined || wanted === sha256) return
-  throw new DownloadError(`The SHA-256 of what came is ${sha256}, and not the one ${which}, ${wanted}. It was deleted.`)
+  throw new NetworkError(`The SHA-256 of what came is ${sha256}, and not the one ${which}, ${wanted}. It was deleted.`)
 }
 
 async function checkContent (file: string): Promise<void> {
@@ -177,8 +171,8 @@ async function checkContent (file: string): Promise<void> {
   }
 }
 
-function mayGoOn (error: unknown): boolean {
-  if (error instanceof DownloadError) return error.isPassing
+function canContinue (error: unknown): boolean {
+  if (error instanceof NetworkError) return error.isPassing
   const { code } = error as NodeJS.ErrnoException
   return code !== 'SDR_UNSUPPORTED_MODEL'
 }

@@ -1,35 +1,35 @@
 import type { IncomingMessage } from 'node:http'
 import type { AllowList } from '../../network/allow-list.ts'
-import { ask, ProxyError } from '../../network/ask.ts'
-import { hostOf, portOf, RefusedAddress } from '../../network/checked-lookup.ts'
+import { ask } from '../../network/ask.ts'
+import { hostOf, portOf, PrivateAddressError } from '../../network/checked-lookup.ts'
 import { version } from '../../util/version.ts'
-import { DownloadError } from '../../network/download-error.ts'
+import { NetworkError } from '../../network/network-error.ts'
 import type { Tokens } from './tokens.ts'
 
 const mostRedirects = 5
 const redirects = [301, 302, 303, 307, 308]
-/** Of answers that are worth another try. */
+/** Statuses that are worth another try. */
 const busy = [408, 425, 429, 500, 502, 503, 504]
 
 export interface RequestParts {
-  /** Hosts that may be asked over http, and addresses that may be private. */
+  /** Hosts that may be reached over http, and private addresses that are allowed. */
   hosts: AllowList
   tokens: Tokens
-  /** Address of the hub, whose headers tell of the file. */
+  /** Address of the hub, whose headers describe the file. */
   hub: URL
 }
 
 interface Answer {
   response: IncomingMessage
-  /** SHA-256 of the file, as the hub tells it before it sends us to where the file lies. */
+  /** SHA-256 of the file, which the hub sends with its redirect. */
   sha256: string | undefined
 }
 
 /**
- * Asks for a file, following redirects; each address is checked again. A token goes to its own origin only, and only
- * while that is the one that was asked first: where a redirect leads is another server's choice.
+ * Requests a file and follows redirects; each address is checked. A token is sent only to its own origin, and only if
+ * that is the origin of the first URL, because another server chooses where a redirect leads.
  * @param headers of the request.
- * @throws {DownloadError} for what is refused here or there, and for statuses other than 200, 206 and 416.
+ * @throws {NetworkError} for hosts that may not or can't be reached, and for statuses other than 200, 206 and 416.
  */
 export async function requestFile (
   first: URL, headers: Record<string, string>, { hosts, tokens, hub }: RequestParts, signal: AbortSignal
@@ -55,15 +55,15 @@ export async function requestFile (
     }
     if ([200, 206, 416].includes(status)) return { response, sha256 }
     response.destroy()
-    throw refusal(status, url, token !== undefined)
+    throw statusError(status, url, token !== undefined)
   }
-  throw new DownloadError(`${first.host} redirects more than ${mostRedirects} times.`)
+  throw new NetworkError(`${first.host} redirects more than ${mostRedirects} times.`)
 }
 
 function checkProtocol (url: URL, hosts: AllowList): void {
   if (url.protocol === 'https:') return
   if (url.protocol === 'http:' && hosts.has(hostOf(url), portOf(url))) return
-  throw new DownloadError(
+  throw new NetworkError(
     `${url.host} is to be asked over ${url.protocol.slice(0, -1)}, where anyone on the way could change the file. ` +
     `Use https, or list ${url.host} in ${hosts.option} if it is meant.`)
 }
@@ -75,21 +75,19 @@ async function send (
     return await ask(url, { hosts, signal, headers })
   } catch (error) {
     if (signal.aborted) throw signal.reason
-    if (error instanceof RefusedAddress) throw new DownloadError(`${error.message}.`, { cause: error })
-    if (error instanceof ProxyError) {
-      throw new DownloadError(error.message, { cause: error, isPassing: error.isPassing })
-    }
+    if (error instanceof PrivateAddressError) throw new NetworkError(`${error.message}.`, { cause: error })
+    if (error instanceof NetworkError) throw error
     const { code, message } = error as NodeJS.ErrnoException
-    throw new DownloadError(`${url.host} can't be reached (${code ?? message}).`, { cause: error, isPassing: true })
+    throw new NetworkError(`${url.host} can't be reached (${code ?? message}).`, { cause: error, isPassing: true })
   }
 }
 
 function follow (location: string, from: URL): URL {
   if (location.length > 16_384 || !URL.canParse(location, from.href)) {
-    throw new DownloadError(`${from.host} redirects to what is no URL.`)
+    throw new NetworkError(`${from.host} redirects to what is no URL.`)
   }
   const url = new URL(location, from.href)
-  // A name and password in it would be sent along.
+  // They would be sent.
   url.username = url.password = ''
   return url
 }
@@ -100,12 +98,12 @@ function linkedHash ({ headers }: IncomingMessage): string | undefined {
   return hash
 }
 
-function refusal (status: number, { host }: URL, hadToken: boolean): DownloadError {
-  if (busy.includes(status)) return new DownloadError(`${host} answers ${status}.`, { isPassing: true })
+function statusError (status: number, { host }: URL, hadToken: boolean): NetworkError {
+  if (busy.includes(status)) return new NetworkError(`${host} answers ${status}.`, { isPassing: true })
   if (status === 401 || status === 403) {
-    return new DownloadError(`${host} answers ${status}: ${hadToken
+    return new NetworkError(`${host} answers ${status}: ${hadToken
       ? 'it does not accept the token of this server for this file.'
       : 'it wants a token; give one to the server with --hf-token or --pull-tokens-file.'}`)
   }
-  return new DownloadError(`${host} answers ${status}.`)
+  return new NetworkError(`${host} answers ${status}.`)
 }

@@ -3,12 +3,11 @@ import { badValue } from '../../http/refusals.ts'
 import { checkFileName } from '../files/file-name.ts'
 import { quoted } from '../../util/text.ts'
 
-/** Where a file comes from, before any request is made. */
 export interface PullSource {
-  /** As it was given, which is how jobs and messages name it. */
+  /** As given, for jobs and messages. */
   text: string
   url: URL
-  /** What the file is called here unless the request says otherwise; undefined when the URL ends in no model's name. */
+  /** Default name of the file; undefined when the URL does not end in the name of a model. */
   fileName: string | undefined
 }
 
@@ -17,12 +16,12 @@ export const longestSource = 1024
 /** `hf:owner/repository[@revision]/path/of/the/file` */
 const hubPattern = /^hf:([\w.-]{1,96}\/[\w.-]{1,96})(?:@([\w.-]{1,128}))?\/(.+)$/
 
-/** Fields of a query that carry a secret: of signed URLs, of sites that take their token there. */
+/** Query fields with a secret: of signed URLs, and of sites that take a token there. */
 const secretField = /(?:^|[-_])(?:token|auth|key|apikey|secret|password|sig|signature|credential)$/i
 
 /**
- * Reads `hf:owner/repository/file` or a URL. Whether its host may be asked is decided when it is.
- * @param hub address of the Hugging Face hub, or of its mirror.
+ * Parses `hf:owner/repository/file` or a URL. The request checks its host.
+ * @param hub address of the Hugging Face hub or of a mirror.
  * @throws {ApiError} SDR_INVALID_REQUEST
  */
 export function parseSource (text: string, hub: URL): PullSource {
@@ -37,7 +36,7 @@ export function parseSource (text: string, hub: URL): PullSource {
 function parseUrl (text: string): URL | undefined {
   const url = /^https?:\/\//i.test(text) && URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined) return undefined
-  // Its source is stored with the job, and shown to those who may see the job.
+  // The source is stored with the job, and shown to clients that may see the job.
   if (url.username !== '' || url.password !== '') throw secretInside('its user name and password')
   const secret = [...url.searchParams.keys()].find(name => secretField.test(name))
   if (secret !== undefined) throw secretInside(`its query field ${quoted(secret)}`)
@@ -62,6 +61,6 @@ function nameIn ({ pathname }: URL): string | undefined {
     const name = decodeURIComponent(pathname.slice(pathname.lastIndexOf('/') + 1))
     return checkFileName(name) === undefined ? name : undefined
   } catch {
-    return undefined // percent signs that encode nothing: a name has to be given
+    return undefined // a percent sign that encodes nothing
   }
 }

@@ -3,18 +3,18 @@ import { CommandError, exitCodes } from '../../../errors.ts'
 import { yaml } from '../../util/yaml.ts'
 import { quoted } from '../../util/text.ts'
 
-/** Bytes; a token has dozens. */
+/** Bytes. */
 const largestFile = 64 * 1024
 const longestToken = 4096
 /** What a header can carry. */
 const tokenPattern = /^[\x21-\x7e]+$/
 
-/** Tokens by the origin that they belong to (`https://huggingface.co`): they are sent there and nowhere else. */
+/** Tokens by the only origin that they are sent to: `https://huggingface.co`. */
 export type Tokens = ReadonlyMap<string, string>
 
 /**
- * The tokens of the options: that of the Hugging Face hub, and those of a file `host: token`.
- * @throws {CommandError} (usage, storage) that never holds a token.
+ * The tokens of the options: for the Hugging Face hub, and from a file of lines `host: token`.
+ * @throws {CommandError} (usage, storage) without a token in its message.
  */
 export function readTokens ({ hub, hubToken, file }: { hub: URL, hubToken?: string, file?: string }): Tokens {
   const tokens = new Map<string, string>()
@@ -35,7 +35,7 @@ function readFile (file: string): Array<[host: string, token: unknown]> {
     if (process.platform !== 'win32' && (mode & 0o077) !== 0) throw new Error(`others can read it; chmod 600 ${file}`)
     content = yaml().parse(readFileSync(file, 'utf8'), { maxAliasCount: 0, logLevel: 'error' })
   } catch (error) {
-    // The message of the parser quotes the line that it can't read.
+    // The message of the parser quotes the line with the token.
     const reason = error instanceof yaml().YAMLParseError ? 'it is no YAML' : (error as Error).message
     throw new CommandError(exitCodes.storage, `The file of --pull-tokens-file cannot be read: ${reason}`)
   }

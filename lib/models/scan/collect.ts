@@ -10,7 +10,7 @@ interface Entry {
   model: FileModel
 }
 
-/** Makes the models of what a scan found, by id and in the order of ids. Adds a warning for files that get no id. */
+/** The models of a scan by id, in the order of ids. Adds a warning for files that get no id. */
 export async function collectModels (scan: FoundFiles): Promise<Map<string, Model>> {
   const files: Entry[] = []
   const bundles: Entry[] = []
@@ -44,15 +44,15 @@ async function modelOfDescription (
 }
 
 /**
- * Ids that a file may get, the best one first. The folder that gave the type is in the id already, as the type:
- * `Lora/style/a.gguf` is `lora/style/a.gguf`, unless a second folder of that type has the same file.
+ * Ids that a file may get, the best one first. The type replaces the folder that it came from: `Lora/style/a.gguf` is
+ * `lora/style/a.gguf`, unless a second folder of that type has the same file.
  */
 function idsOf (type: ModelType, { relative, folderDepth, folderType }: ScannedFile): string[] {
   const whole = `${type}/${relative}`
   return folderType === type ? [`${type}/${relative.split('/').slice(folderDepth).join('/')}`, whole] : [whole]
 }
 
-/** How the models of two scans differ, in numbers. */
+/** The numbers of models that differ between two scans. */
 export function compareModels (before: ReadonlyMap<string, Model>, after: ReadonlyMap<string, Model>) {
   let kept = 0
   let changed = 0

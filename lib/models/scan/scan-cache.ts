@@ -22,17 +22,17 @@ export interface CachedFile {
 /** By real path. */
 export type ScanCache = Map<string, CachedFile>
 
-/** Increase it when what is kept of a file changes its meaning; older files are then read again. */
+/** Increase it when the meaning of `FileContent` changes; headers are then read again. */
 const version = 2
 
-/** Rules decide what is kept of a file, so a cache that was written under other rules is worth nothing. */
+/** A cache from other rules is useless. */
 const fingerprint = createHash('sha256')
   .update(JSON.stringify([
     version, subjectRules, rules, architectures, adapterRules, adapterTextModule, adapterName, baseModelNames
   ], (_key, value: unknown) => value instanceof RegExp ? value.source : value))
   .digest('base64url')
 
-/** Bytes; a hundred thousand files with long metadata stay below. */
+/** Bytes; enough for a hundred thousand files with long metadata. */
 const maximumSize = 256 * 1024 * 1024
 
 const SummarySchema = Type.Object({
@@ -116,7 +116,7 @@ async function loadFile (file: string): Promise<ScanCache> {
     const content: unknown = JSON.parse(await readFile(file, 'utf8'))
     return validator.check(content) ? new Map((content as Static<typeof CacheFile>).files) as ScanCache : new Map()
   } catch (error) {
-    // A cache that can't be read costs a slower start and nothing else; whether it can be written is seen on saving.
+    // Without the cache the start is only slower; an error on writing is reported.
     if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code !== undefined) return new Map()
     throw error
   }
@@ -132,7 +132,7 @@ async function writtenAt (file: string): Promise<number | undefined> {
   }
 }
 
-/** Replaces the file in one step, so that a crash leaves the old one or the new one. */
+/** Replaces the file in one step: a crash leaves the old or the new one. */
 async function saveFile (file: string, cache: ScanCache): Promise<void> {
   const temporary = `${file}.${randomUUID()}.tmp`
   await mkdir(dirname(file), { recursive: true, mode: 0o700 })

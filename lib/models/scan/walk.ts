@@ -9,26 +9,26 @@ import { type ModelType, typeOfFolder } from '../types.ts'
 import type { FileContent } from './scan-cache.ts'
 
 export interface ScannedFile {
-  /** Index of its root in the list that was given. */
+  /** Index of its root. */
   root: number
-  /** Absolute and without symbolic links in it. */
+  /** Real path. */
   path: string
-  /** Where the link lies that led to it, when one did. */
+  /** Path of the link that led to it, if one did. */
   link?: string
-  /** From the root to the file, `/` between the parts, as the file is named there (it may be a link). */
+  /** From the root to the file or link, with `/` between the names. */
   relative: string
-  /** Type that the root or the nearest folder with a known name gives, and how many parts of `relative` lead to it. */
+  /** Type of the root or of the nearest folder with a known name, and the depth of that. */
   folderType?: ModelType
   folderDepth: number
   format: FileFormat | 'bundle'
   size: number
   modified: number
   content?: FileContent
-  /** Known when it was asked for since the file changed last. */
+  /** Known once it was asked for, until the file changes. */
   sha256?: string
 }
 
-/** Something that was skipped or can't be read, and why; `path` is for administrators. */
+/** Why a path was skipped or can't be read; `path` is for administrators. */
 export interface ScanWarning {
   path: string
   message: string
@@ -39,14 +39,14 @@ export interface FoundFiles {
   warnings: ScanWarning[]
   /** Real paths of the roots, by index; null for one that can't be read. */
   roots: Array<string | null>
-  /** Every folder that could be opened, for watching. */
+  /** Folders that could be opened, for watching. */
   folders: string[]
 }
 
 export const scanLimits = {
   /** Folders below a root. */
   depth: 12,
-  /** Directory entries looked at in one scan, over all roots. */
+  /** Directory entries of one scan, over all roots. */
   entries: 500_000,
   files: 100_000,
   /** UTF-16 units of `relative`; ids must fit where clients keep them. */
@@ -54,7 +54,7 @@ export const scanLimits = {
   warnings: 1000
 } as const
 
-/** File name endings of models that are made of several files. */
+/** Endings of the descriptions of models of several files. */
 const bundleEndings = ['.model.yaml', '.model.yml', '.model.json'] as const
 
 const foldersAtOnce = 8

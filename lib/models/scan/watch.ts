@@ -1,15 +1,15 @@
 import { type FSWatcher, watch } from 'node:fs'
 
-/** Milliseconds without an event after which a change counts as finished: downloads write for minutes. */
+/** Milliseconds without an event that end a change: downloads write for minutes. */
 const quietTime = 1000
-/** Milliseconds after which a change is reported although the events go on. */
+/** Milliseconds after which a change is reported even if events go on. */
 const longestWait = 15_000
 /** Each watched folder takes one of the user's inotify watches (often 8192 in all). */
 const maximumFolders = 2000
 
 /**
- * Calls back, some time after the last change, when something changed in one of the folders. Never keeps the process
- * alive. Network file systems tell nothing of what other machines do; there only a refresh helps.
+ * Calls back after changes in the folders. Does not keep the process alive. Network file systems report no changes of
+ * other machines, so they need a refresh.
  *
  * One watcher per folder: on Linux the recursive mode of fs.watch walks the tree itself and breaks on removed folders.
  */
@@ -24,8 +24,8 @@ export class FolderWatcher {
   }
 
   /**
-   * Watches exactly these folders from now on. A folder that was read before it was watched may have changed between,
-   * so each new one counts as a change. Returns how many of them can't be watched.
+   * Watches exactly these folders. A new folder counts as a change, because it may have changed since it was read.
+   * @returns the number of folders that can't be watched.
    */
   follow (folders: readonly string[]): number {
     const wanted = new Set(folders.slice(0, maximumFolders))
@@ -42,12 +42,12 @@ export class FolderWatcher {
       const watcher = watch(folder, { persistent: false }, () => this.#changed())
       this.#watchers.set(folder, watcher)
       watcher.on('error', () => {
-        // The folder is gone, which is a change like any other.
+        // The folder was removed.
         this.#forget(folder)
         this.#changed()
       })
     } catch (error) {
-      // Gone since the scan, or the user has no watches left; follow() tells how many are missing.
+      // It was removed since the scan, or the user has no watches left; follow() counts these.
       if ((error as NodeJS.ErrnoException).code === undefined) throw error
     }
   }

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { EngineError } from '../../../lib/engine/engine.ts'
 import { toJobError } from '../../../lib/jobs/job-error.ts'
-import { DownloadError } from '../../../lib/network/download-error.ts'
+import { NetworkError } from '../../../lib/network/network-error.ts'
 
 const words = (text: string) => toJobError(new EngineError('generation_failed', text)).message
 
@@ -13,7 +13,7 @@ t.test('errors of jobs name files without their folders', async t => {
   t.equal(words('C:\\Models\\sd\\v1.gguf'), 'v1.gguf')
   t.equal(words('tensor model/diffusion/in.0 is missing, 3/4 of it'), 'tensor model/diffusion/in.0 is missing, 3/4 of it')
   const message = 'https://hub.example/owner/model/file.gguf answered 404'
-  t.same(toJobError(new DownloadError(message)), { code: 'download_failed', message })
+  t.same(toJobError(new NetworkError(message)), { code: 'download_failed', message })
 })
 
 t.test('a text made to be slow is not', async t => {

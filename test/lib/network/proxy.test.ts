@@ -81,11 +81,11 @@ t.test('http goes through the proxy in absolute form, with its credentials, whic
 
   process.env.http_proxy = `http://ann:wrong@${address}`
   const failed = requestFile(url, {}, { hosts: hosts('files.invalid'), tokens: new Map(), hub: url }, signal())
-  await t.rejects(failed, { name: 'DownloadError', isPassing: false, message: `The proxy http://${address} (http_proxy) answers 407: it does not accept the user name and password of that address.` })
+  await t.rejects(failed, { name: 'NetworkError', isPassing: false, message: `The proxy http://${address} (http_proxy) answers 407: it does not accept the user name and password of that address.` })
   delete process.env.http_proxy
   process.env.HTTP_PROXY = address
   await t.rejects(post({ id: 'x', body: '{}' }, { url: url.href, hosts: hosts('files.invalid'), secret: 's', signal: signal() }),
-    { name: 'ProxyError', message: /\(HTTP_PROXY\) answers 407: it wants a user name and a password/ })
+    { name: 'NetworkError', message: /\(HTTP_PROXY\) answers 407: it wants a user name and a password/ })
 })
 
 t.test('https goes through a tunnel, and the certificate is that of the host', { skip: without('openssl', spawnSync('openssl', ['version']).status === 0) }, async t => {
@@ -109,7 +109,7 @@ t.test('https goes through a tunnel, and the certificate is that of the host', {
   t.equal(seen, 1)
 
   process.env.HTTPS_PROXY = `http://${address}`
-  await t.rejects(ask(url, trusting), { name: 'ProxyError', message: /answers 407: it wants a user name/ })
+  await t.rejects(ask(url, trusting), { name: 'NetworkError', message: /answers 407: it wants a user name/ })
   process.env.NO_PROXY = 'files.invalid'
   await t.rejects(ask(url, trusting), { code: 'ENOTFOUND' }, 'without the proxy nothing knows that name')
 })
@@ -118,7 +118,7 @@ t.test('the proxy reaches no address that the server may not', async t => {
   const { asked, address } = await proxy(t)
   Object.assign(process.env, { http_proxy: `http://${address}`, https_proxy: `http://${address}` })
   for (const url of ['https://127.0.0.1/x', 'https://169.254.169.254/x', 'https://[::1]/x', 'https://localhost/x', 'http://10.0.0.1/']) {
-    await t.rejects(ask(new URL(url), { hosts: hosts('localhost'), signal: signal(), headers: {} }), { name: 'RefusedAddress' }, url)
+    await t.rejects(ask(new URL(url), { hosts: hosts('localhost'), signal: signal(), headers: {} }), { name: 'PrivateAddressError' }, url)
   }
   t.same(asked, [])
 })
@@ -130,13 +130,13 @@ t.test('a proxy that cannot be used is named without its password, and waited fo
   const address = urlOf(closed)
   closed.close()
   process.env.https_proxy = `http://ann:hush@${address}`
-  await t.rejects(ask(url, question), { name: 'ProxyError', isPassing: false, message: `The proxy http://${address} (https_proxy) can't be reached (ECONNREFUSED).` })
+  await t.rejects(ask(url, question), { name: 'NetworkError', isPassing: false, message: `The proxy http://${address} (https_proxy) can't be reached (ECONNREFUSED).` })
   process.env.https_proxy = 'http://ann:hush@proxy.invalid:3128'
   await t.rejects(ask(url, question), { message: /^The proxy http:\/\/proxy\.invalid:3128 \(https_proxy\) can't be reached \(E[A-Z_]+\)\.$/ })
   const silent = await listen(t, createTcpServer())
   const gone = once(silent, 'connection').then(async ([socket]) => await once((socket as Socket).resume(), 'close'))
   process.env.https_proxy = `http://ann:hush@${urlOf(silent)}`
-  await t.rejects(ask(url, { ...question, proxyTimeout: 200 }), { name: 'ProxyError', isPassing: true, message: /did not answer within 0\.2 s\.$/ })
+  await t.rejects(ask(url, { ...question, proxyTimeout: 200 }), { name: 'NetworkError', isPassing: true, message: /did not answer within 0\.2 s\.$/ })
   await gone
   t.pass('and the connection to it is closed')
   await t.rejects(ask(url, { ...question, signal: AbortSignal.timeout(200) }), { name: 'TimeoutError' }, 'who asked may give up sooner')

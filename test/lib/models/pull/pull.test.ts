@@ -184,7 +184,7 @@ t.test('redirects are checked, bounded, and never carry a token elsewhere', asyn
     ['ftp://example.com/', /over ftp/],
     ['file:///etc/passwd', /over file/],
     ['http://', /no URL/]
-  ] as const) await t.rejects(puller.pull(to(target)), { name: 'DownloadError', message }, target)
+  ] as const) await t.rejects(puller.pull(to(target)), { name: 'NetworkError', message }, target)
   t.equal(requests.length - asked, 10, 'a refusal is not tried again')
   const circle = await fileServer(t, (_request, response) => response.writeHead(302, { location: '/again' }).end())
   const { puller: circling } = setUp(t)
