@@ -168,10 +168,14 @@ t.test('what a lane hears late of a job that it gave back is not published, and 
   const following = follow(queue, id)
   await queue.start()
   await until(() => answers() === 1)
-  for (const { script } of engines) script.generate = []
+  let draw = () => {}
+  const held = new Promise<void>(resolve => { draw = resolve })
+  for (const { script } of engines) script.generate = [{ hold: held }]
   await queue.submit(request('wakes the other lane'))
-  await until(async () => (await queue.get(id)).status === 'completed')
+  await until(async () => (await queue.get(id)).progress !== null)
   release()
+  await delay(50)
+  draw()
   t.same((await following).map(({ status }) => status), ['queued', 'running', 'running', 'completed'])
   await until(async () => (await queue.status()).completed === 2)
   const job = await queue.get(id)
