@@ -17,7 +17,7 @@ declare module 'fastify' {
 
 /** Every login, refusal, key, session and administration event: a line in the log and a row in the audit table. */
 export default fp(async (app) => {
-  const auditLog = new AuditLog(app.store.audit, app.onLostRecords)
+  const auditLog = new AuditLog(app.store.audit, app.onRecordError)
   app.decorate('auditLog', auditLog)
   app.addHook('onClose', async () => auditLog.close())
   app.decorate('audit', async (request, entry) => {

@@ -16,7 +16,7 @@ declare module 'fastify' {
 /** The OpenAPI document, made from the schemas of the routes. */
 export default fp(async (app) => {
   const { auth, enableGuestAccess, guestPermissions } = app.config
-  const admitsGuests = enableGuestAccess || auth === 'optional'
+  const allowsGuests = enableGuestAccess || auth === 'optional'
   const securitySchemes = securitySchemesOf(auth)
   const security: Array<Record<string, string[]>> = Object.keys(securitySchemes).map(name => ({ [name]: [] }))
 
@@ -24,7 +24,7 @@ export default fp(async (app) => {
   function securityOf ({ method, url, config }: RouteOptions): typeof security | undefined {
     if (app.publicRoutes.has(routeKey({ method: [method].flat()[0]!, pattern: url }))) return []
     const needed = permissionsOf(config ?? {})
-    const isForGuests = admitsGuests && config?.needsAccount !== true &&
+    const isForGuests = allowsGuests && config?.needsAccount !== true &&
       (needed.length === 0 || needed.some(permission => guestPermissions.includes(permission)))
     return isForGuests ? [...security, {}] : undefined
   }

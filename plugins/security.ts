@@ -28,7 +28,7 @@ export default fp(async (app) => {
     xXssProtection: false,
     strictTransportSecurity: tlsCert === undefined ? false : { maxAge: year }
   })
-  // First of all, so that refusals have them too; a route that may be kept says so itself.
+  // First of all, so that errors have them too; a route that may be kept says so itself.
   app.addHook('onRequest', (request, reply, done) => {
     reply.headers(headers).header('x-request-id', request.id).header('cache-control', 'no-store')
     done()

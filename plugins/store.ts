@@ -2,14 +2,14 @@ import fp from 'fastify-plugin'
 import { sourcesOf } from '../lib/accounts/principals.ts'
 import { openSqliteStore } from '../lib/accounts/store/sqlite/store.ts'
 import type { AccountStore } from '../lib/accounts/store/store.ts'
-import type { OnTrouble } from '../lib/storage/records.ts'
+import type { OnRecordError } from '../lib/storage/records.ts'
 import { rarely } from '../lib/util/rarely.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
     store: AccountStore
     /** Counts and logs records that cannot be written. */
-    onLostRecords: OnTrouble
+    onRecordError: OnRecordError
   }
 }
 
@@ -20,7 +20,7 @@ export default fp(async (app) => {
   const { auth, refreshExpiration, sessionDays } = app.config
   const report = rarely(details => app.log.warn(details,
     'Records of logins, refusals or last use cannot be written to auth.db; requests go on without them'))
-  app.decorate('onLostRecords', (kind, error, lost) => {
+  app.decorate('onRecordError', (kind, error, lost) => {
     app.metrics.recordsLost(kind, lost)
     report(error)
   })
@@ -28,7 +28,7 @@ export default fp(async (app) => {
     sources: sourcesOf(auth),
     lifetime: refreshExpiration * day,
     longest: sessionDays * day,
-    onTrouble: app.onLostRecords,
+    onRecordError: app.onRecordError,
     isServer: true
   })
   app.decorate('store', store)

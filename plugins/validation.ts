@@ -2,7 +2,7 @@ import AjvCompiler from '@fastify/ajv-compiler'
 import fp from 'fastify-plugin'
 import { unexpected } from '../errors.ts'
 import { validatorsLater } from '../lib/http/compile-later.ts'
-import { explain, withoutNul, type Problem, type Validate } from '../lib/http/validation.ts'
+import { explain, withoutNul, type SchemaError, type Validate } from '../lib/http/validation.ts'
 import type { SchemaOptions } from './serialization.ts'
 
 const common = { removeAdditional: false, useDefaults: true, allErrors: false, verbose: true, allowUnionTypes: true }
@@ -23,7 +23,7 @@ export default fp<SchemaOptions>(async (app, { compileAtOnce }) => {
     compilers ??= { body: compilerOf(false), others: compilerOf(true) }
     return withoutNul(compilers[route.httpPart === 'body' ? 'body' : 'others'](route as never) as Validate)
   }, compileAtOnce))
-  app.setSchemaErrorFormatter((problems, part) => {
-    return unexpected(explain(problems[0] as Problem, part))
+  app.setSchemaErrorFormatter((errors, part) => {
+    return unexpected(explain(errors[0] as SchemaError, part))
   })
 }, { name: 'validation' })

@@ -9,11 +9,11 @@ import { splitAttachments, type RequestAttachments } from '../lib/generation/req
 import {
   bodySchema, imageLists, imageNames, mostListedImages, requestParameters, type Parameter
 } from '../lib/generation/request-schema.ts'
-import { requireFeature } from '../lib/http/refusals.ts'
+import { requireFeature } from '../lib/http/request-errors.ts'
 import { imageTypes, type Job as JobDescription, type ImageType } from '../lib/jobs/job.ts'
 import { Type } from '../lib/http/type.ts'
 import { callerOf } from '../lib/http/rate-limits.ts'
-import { UploadRoom } from '../lib/http/upload-room.ts'
+import { UploadLimit } from '../lib/http/upload-limit.ts'
 import { jobResponses, Wait } from './schemas/jobs.ts'
 
 declare module 'fastify' {
@@ -107,7 +107,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   const mostFileBytes = mostFiles * maxFileBytes
   const largestForm = textBytes + mostFileBytes
   const largestBody = Math.max(largestForm, ...imageTypes.map(bodyLimitOf))
-  const room = new UploadRoom({ bytes: mostUploads * largestBody, bytesForOne: mostUploadsForOne * largestBody })
+  const room = new UploadLimit({ bytes: mostUploads * largestBody, bytesForOne: mostUploadsForOne * largestBody })
 
   /** Until a large body has become a job, its bytes count to those that the caller, and all together, may have here. */
   async function holdRoom (request: FastifyRequest, reply: FastifyReply): Promise<void> {

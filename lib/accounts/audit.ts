@@ -1,5 +1,5 @@
 import { widestNetworkOf } from '../network/addresses.ts'
-import type { OnTrouble } from '../storage/records.ts'
+import type { OnRecordError } from '../storage/records.ts'
 import type { AuditEvent, AuditKind } from './audit-events.ts'
 import type { AuditEntry, AuditFilter, AuditRecord, AuditRecords } from './store/store.ts'
 
@@ -32,7 +32,7 @@ const mostKept = 5000
 /** Who did what. No secret ever gets here: callers pass names, ids and codes. */
 export class AuditLog {
   readonly #records: AuditRecords
-  readonly #onTrouble: OnTrouble
+  readonly #onRecordError: OnRecordError
   #waiting: Array<AuditEntry & { at: number }> = []
   #timer: NodeJS.Timeout | undefined
   /** The write that is under way. */
@@ -41,9 +41,9 @@ export class AuditLog {
   #error: unknown
   #delay = delay
 
-  constructor (records: AuditRecords, onTrouble: OnTrouble = () => {}) {
+  constructor (records: AuditRecords, onRecordError: OnRecordError = () => {}) {
     this.#records = records
-    this.#onTrouble = onTrouble
+    this.#onRecordError = onRecordError
   }
 
   /**
@@ -69,7 +69,7 @@ export class AuditLog {
   async close (): Promise<void> {
     await this.flush()
     clearTimeout(this.#timer)
-    if (this.#waiting.length > 0) this.#onTrouble('audit', this.#error, this.#waiting.length)
+    if (this.#waiting.length > 0) this.#onRecordError('audit', this.#error, this.#waiting.length)
   }
 
   /** A page of records, the oldest of them first. */
@@ -95,7 +95,7 @@ export class AuditLog {
     } catch (error) {
       this.#error = error
       this.#waiting = [...entries, ...this.#waiting]
-      this.#onTrouble('audit', error, 0)
+      this.#onRecordError('audit', error, 0)
       this.#delay = Math.min(this.#delay * 2, longestDelay)
       this.#schedule()
     }
@@ -108,7 +108,7 @@ export class AuditLog {
   #giveUpOne (): void {
     const failure = this.#waiting.findIndex(({ outcome }) => outcome === 'failure')
     this.#waiting.splice(Math.max(failure, 0), 1)
-    this.#onTrouble('audit', this.#error, 1)
+    this.#onRecordError('audit', this.#error, 1)
   }
 }
 

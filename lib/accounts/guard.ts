@@ -7,7 +7,7 @@ import { chain, type Maybe } from '../util/maybe.ts'
 import type { ApiKeys } from './api-keys.ts'
 import { readCredential, type Credential } from './credentials.ts'
 import { OpenAnswers, type OpenAnswer } from './open-answers.ts'
-import { guestPrincipal, isNarrowKey, isPassing, type Principal } from './principals.ts'
+import { guestPrincipal, isNarrowKey, isExpiringKey, type Principal } from './principals.ts'
 import type { SessionRecords } from './store/store.ts'
 
 /** A request as the guard sees it. */
@@ -80,7 +80,7 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
    * The onRequest hook of a method. It calls `done` at once when nothing has to be asked, so that a request that is let
    * in costs no turn of the event loop.
    */
-  hook (identifiers: readonly Identify[], { admitsGuests = this.#parts.options.enableGuestAccess } = {}) {
+  hook (identifiers: readonly Identify[], { allowsGuests = this.#parts.options.enableGuestAccess } = {}) {
     return (request: Request, reply: Reply, done: (error?: Error) => void): void => {
       const decided = (error: ApiError | undefined): void => {
         this.#parts.decided(request, error)
@@ -93,7 +93,7 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
       }
       let decision: Maybe<ApiError | undefined>
       try {
-        decision = chain(this.#identify(request, identifiers, admitsGuests), principal => {
+        decision = chain(this.#identify(request, identifiers, allowsGuests), principal => {
           request.principal = principal
           return this.#authorize(request, principal)
         })
@@ -119,12 +119,12 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
   }
 
   /** @throws {ApiError} 400 or 401 */
-  #identify (request: Request, identifiers: readonly Identify[], admitsGuests: boolean): Maybe<Principal> {
+  #identify (request: Request, identifiers: readonly Identify[], allowsGuests: boolean): Maybe<Principal> {
     const { routeOptions: { config }, raw, is404 } = request
     if (config.carriesCredentials !== true) request.credential = readCredential(raw.rawHeaders)
     const { credential } = request
     if (credential === undefined) {
-      if (this.#isPublic(request) || (admitsGuests && !is404)) return this.#guest
+      if (this.#isPublic(request) || (allowsGuests && !is404)) return this.#guest
       throw apiError('SDR_UNAUTHENTICATED')
     }
     for (const identify of identifiers) {
@@ -142,7 +142,7 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
   /** Denies what no declaration allows. */
   #authorize (request: Request, principal: Principal): ApiError | undefined {
     const { config, schema } = request.routeOptions
-    if (config.isLasting === true && isPassing(principal)) {
+    if (config.isLasting === true && isExpiringKey(principal)) {
       return apiError('SDR_FORBIDDEN',
         'This API key expires, so it changes neither accounts nor passwords: that would outlast it.')
     }

@@ -39,7 +39,7 @@ export function isNarrowKey ({ via, role, permissions: held }: Principal): boole
 }
 
 /** Whether it is an API key that expires. Such a key must not make anything that gives power for longer. */
-export function isPassing ({ via, keyExpiresAt }: Principal): boolean {
+export function isExpiringKey ({ via, keyExpiresAt }: Principal): boolean {
   return via === 'api-key' && keyExpiresAt !== null
 }
 

@@ -6,8 +6,8 @@ import {
   type VerdictCode
 } from '../../native/index.ts'
 
-/** Milliseconds before which no refusal is given: the age of an account's hash method must not show in the time. */
-const refusalFloor = 300
+/** Milliseconds before which no login fails: the age of an account's hash method must not show in the time. */
+const shortestFailure = 300
 /** Seconds after which it is worth coming back when all places are taken. */
 const busyRetry = 2
 
@@ -92,10 +92,10 @@ export class SystemAccounts {
 
   async #authenticate (check: (addon: AuthAddon) => Promise<Verdict>): Promise<AccountCheck> {
     const began = performance.now()
-    const { code, message, user, delayMs } = await this.#inPlace(check).catch(refusedInput)
+    const { code, message, user, delayMs } = await this.#inPlace(check).catch(invalidInput)
     if (code === 'ok') return { ok: true, user }
     // Held back here and not on the check's thread: failing logins must not take the places of others.
-    const delay = Math.max(refusalFloor, delayMs) - (performance.now() - began)
+    const delay = Math.max(shortestFailure, delayMs) - (performance.now() - began)
     await sleep(Math.min(Math.max(delay, 0), this.#timeout))
     return { ok: false, code, message }
   }
@@ -135,7 +135,7 @@ export class SystemAccounts {
 }
 
 /** A name or password that the addon does not even look at (too long, control characters) belongs to no account. */
-function refusedInput (error: unknown): Verdict {
+function invalidInput (error: unknown): Verdict {
   if (!(error instanceof TypeError)) throw error
   return { code: 'denied', message: error.message, user: '', delayMs: 0 }
 }

@@ -1,5 +1,5 @@
 import { maximumSeed } from '../engine/engine.ts'
-import { badValue } from '../http/refusals.ts'
+import { badValue } from '../http/request-errors.ts'
 import type { Model } from '../models/model.ts'
 import type { Limits } from './request-schema.ts'
 import type { Size } from './size.ts'

@@ -1,6 +1,6 @@
 import { apiError, type ApiError } from '../../errors.ts'
 import type { EngineInfo } from '../engine/engine.ts'
-import { aboutField, badValue, lackOf } from '../http/refusals.ts'
+import { aboutField, badValue, featureError } from '../http/request-errors.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import {
   components, componentNames, compose, featuresOf, mismatchReason, type ComponentName, type Components
@@ -50,7 +50,7 @@ export function composeModel (
 /** The error of an engine that can't load a model that has these parts. */
 export function lackOfParts (model: Model, engine: EngineInfo): ApiError | undefined {
   const field = model.format === 'bundle' ? 'model' : 'components'
-  return featuresOf(model).map(feature => lackOf(feature, engine, field)).find(lack => lack !== undefined)
+  return featuresOf(model).map(feature => featureError(feature, engine, field)).find(lack => lack !== undefined)
 }
 
 function findComponent (name: ComponentName, idOrName: string, catalog: ModelCatalog): Model {

@@ -1,5 +1,5 @@
 import { apiError, unexpected } from '../../errors.ts'
-import { badValue } from '../http/refusals.ts'
+import { badValue } from '../http/request-errors.ts'
 import { findFault, jsonBounds } from '../util/json.ts'
 import { isImage, isImageList, type Parameter } from './request-schema.ts'
 

@@ -1,5 +1,5 @@
 import { apiError, type ApiError } from '../../errors.ts'
-import { badValue } from '../http/refusals.ts'
+import { badValue } from '../http/request-errors.ts'
 import { InputImage } from '../media/input.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Model } from '../models/model.ts'

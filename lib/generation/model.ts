@@ -1,5 +1,5 @@
 import { apiError } from '../../errors.ts'
-import { aboutField } from '../http/refusals.ts'
+import { aboutField } from '../http/request-errors.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { ImageDefaults } from '../models/detect/architectures.ts'
 import { type Model, unusableReason } from '../models/model.ts'

@@ -1,4 +1,4 @@
-import { aboutField } from '../http/refusals.ts'
+import { aboutField } from '../http/request-errors.ts'
 import type { ImageDefaults } from '../models/detect/architectures.ts'
 import type { Images } from './images.ts'
 import type { HiresRequest, ImageRequest, Setting } from './request.ts'

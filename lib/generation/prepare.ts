@@ -1,5 +1,5 @@
 import { apiError } from '../../errors.ts'
-import { badValue, requireFeature } from '../http/refusals.ts'
+import { badValue, requireFeature } from '../http/request-errors.ts'
 import type { Attachments, ImageType, NewJob } from '../jobs/job.ts'
 import { unpackImages } from './attachments.ts'
 import { checkBounds } from './bounds.ts'

@@ -1,4 +1,4 @@
-import { aboutField, badValue, requireFeature } from '../http/refusals.ts'
+import { aboutField, badValue, requireFeature } from '../http/request-errors.ts'
 import type { ImageRequest, Setting } from './request.ts'
 
 export interface LoraRequest {

@@ -16,20 +16,20 @@ export function serializersLater<Route> (
   }
 }
 
-interface Validate<Problem> {
+interface Validate<SchemaError> {
   (data: unknown): boolean
   /** What was wrong with the last value; Fastify reads it here. */
-  errors?: Problem[] | null
+  errors?: SchemaError[] | null
 }
 
 /** As above, for validators. */
-export function validatorsLater<Route, Problem> (
-  compile: Compile<Route, Validate<Problem>>, isEager = false
-): Compile<Route, Validate<Problem>> {
+export function validatorsLater<Route, SchemaError> (
+  compile: Compile<Route, Validate<SchemaError>>, isEager = false
+): Compile<Route, Validate<SchemaError>> {
   if (isEager) return compile
   return route => {
-    let compiled: Validate<Problem> | undefined
-    const validate: Validate<Problem> = data => {
+    let compiled: Validate<SchemaError> | undefined
+    const validate: Validate<SchemaError> = data => {
       compiled ??= compile(route)
       const result = compiled(data)
       validate.errors = compiled.errors

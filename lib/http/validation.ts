@@ -2,18 +2,14 @@ import { inspect } from 'node:util'
 import { nearest } from '../util/nearest.ts'
 import { shortened, visible } from '../util/text.ts'
 
-/** What ajv says of a value that it refused. */
-interface SchemaError {
+/** An error of ajv; the last two fields with `verbose`. */
+export interface SchemaError {
   keyword: string
   instancePath: string
   schemaPath: string
   params: Record<string, unknown>
   message?: string
-}
-
-/** What ajv adds to it with `verbose`. */
-export interface Problem extends SchemaError {
-  /** The value that was refused. */
+  /** The value. */
   data?: unknown
   parentSchema?: Schema
 }
@@ -75,11 +71,11 @@ function fieldWithNul (data: unknown): string | undefined {
 }
 
 /**
- * Says what was expected of the field that `problem` is about.
+ * Says what was expected of the field that an error is about.
  * @param part of the request, for what is no field of it.
  */
 export function explain (
-  { keyword, params, instancePath, data, parentSchema = {} }: Problem, part: string
+  { keyword, params, instancePath, data, parentSchema = {} }: SchemaError, part: string
 ): Explanation {
   const path = instancePath.split('/').slice(1)
   const at = (...more: string[]) => [...path, ...more].join('.') || part

@@ -82,7 +82,7 @@ export class Metrics {
     this.#requests.answered(methods.includes(method) ? method : 'other', route, status, milliseconds / 1000)
   }
 
-  /** @param outcome `allowed`, or the code of the refusal. */
+  /** @param outcome `allowed`, or the code of the error. */
   decided (credential: string, outcome: string): void {
     let outcomes = this.#decisions.get(credential)
     if (outcomes === undefined) this.#decisions.set(credential, outcomes = new Map())

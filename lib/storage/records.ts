@@ -4,18 +4,18 @@ import type { Database } from './database.ts'
 export type RecordKind = 'audit' | 'last_use'
 
 /** Called when records can't be written. @param lost how many of them are given up; the others are kept for later */
-export type OnTrouble = (kind: RecordKind, error: unknown, lost: number) => void
+export type OnRecordError = (kind: RecordKind, error: unknown, lost: number) => void
 
 /** Milliseconds without a try after a write that failed. */
 const pause = 1000
 
 /** Writes records of last use. One that can't be written is given up: the next use writes it again. */
 export class LastUse {
-  readonly #onTrouble: OnTrouble
+  readonly #onRecordError: OnRecordError
   #pausedUntil = -Infinity
 
-  constructor (onTrouble: OnTrouble = () => {}) {
-    this.#onTrouble = onTrouble
+  constructor (onRecordError: OnRecordError = () => {}) {
+    this.#onRecordError = onRecordError
   }
 
   write (statement: ReturnType<Database['prepare']>, id: string): void {
@@ -24,7 +24,7 @@ export class LastUse {
       statement.run(Date.now(), id)
     } catch (error) {
       this.#pausedUntil = performance.now() + pause
-      this.#onTrouble('last_use', error, 1)
+      this.#onRecordError('last_use', error, 1)
     }
   }
 }

@@ -1,7 +1,7 @@
 import { access, chmod, constants, lchown, mkdir, readdir, realpath, stat } from 'node:fs/promises'
 import { dirname, join, sep } from 'node:path'
 import { apiError } from '../../../errors.ts'
-import { badValue } from '../../http/refusals.ts'
+import { badValue } from '../../http/request-errors.ts'
 import { checkFileName, checkFolderName } from './file-name.ts'
 import { leaveToOwner } from '../../storage/ownership.ts'
 import { type ModelRoot, isInside } from '../roots.ts'

@@ -1,7 +1,7 @@
 import { lstat, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { apiError } from '../../../errors.ts'
-import { badValue } from '../../http/refusals.ts'
+import { badValue } from '../../http/request-errors.ts'
 import type { AllowList } from '../../network/allow-list.ts'
 import { ModelFileError } from '../headers/header.ts'
 import { readModelHeader } from '../headers/read-header.ts'

@@ -1,5 +1,5 @@
 import { apiError } from '../../../errors.ts'
-import { badValue } from '../../http/refusals.ts'
+import { badValue } from '../../http/request-errors.ts'
 import { checkFileName } from '../files/file-name.ts'
 import { quoted } from '../../util/text.ts'
 

@@ -1,6 +1,6 @@
 import { closeDatabase, yieldWhenBusy } from '../../../storage/database.ts'
 import { DatabaseChanges, settled } from '../../../storage/database-changes.ts'
-import { LastUse, type OnTrouble } from '../../../storage/records.ts'
+import { LastUse, type OnRecordError } from '../../../storage/records.ts'
 import { accountSources, type AccountSource } from '../../principals.ts'
 import { MemoryFailures } from '../memory-failures.ts'
 import type { AccountStore } from '../store.ts'
@@ -16,7 +16,7 @@ interface StoreOptions {
   /** Milliseconds that a session lives on after its last refresh, and after its login at the longest. */
   lifetime?: number
   longest?: number
-  onTrouble?: OnTrouble
+  onRecordError?: OnRecordError
   /** A server remembers sessions and keys, and goes on with other work while another process holds the lock. */
   isServer?: boolean
 }
@@ -24,7 +24,7 @@ interface StoreOptions {
 /** Opens `auth.db` in `folder`. @throws {CommandError} as `openAuthDatabase` */
 export function openSqliteStore (
   folder: string,
-  { sources = accountSources, lifetime = 0, longest, onTrouble, isServer = false }: StoreOptions = {}
+  { sources = accountSources, lifetime = 0, longest, onRecordError, isServer = false }: StoreOptions = {}
 ): AccountStore {
   const database = openAuthDatabase(folder)
   const observer = isServer ? openAuthDatabase(folder) : undefined
@@ -34,7 +34,7 @@ export function openSqliteStore (
   return {
     accounts: new SqliteAccounts(database, sources),
     sessions: new SqliteSessions(database, { lifetime, longest, changes }),
-    keys: new SqliteKeys(database, new LastUse(onTrouble), changes),
+    keys: new SqliteKeys(database, new LastUse(onRecordError), changes),
     audit: new SqliteAudit(database),
     loginFailures: new MemoryFailures(),
     async close () {

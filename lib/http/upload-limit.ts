@@ -25,7 +25,7 @@ const standardGrace = 10_000
  * Room for large bodies, counted in bytes by what they say they have. When it is full, the callers with most of it make
  * room for one that has none: a body that holds its place and does not come would keep all others out for an hour.
  */
-export class UploadRoom {
+export class UploadLimit {
   readonly #gate: Gate
   readonly #grace: number
   readonly #held = new Set<Held>()

@@ -2,7 +2,7 @@ import { apiError, unexpected, type ApiError, type ErrorCode } from '../../error
 import { shortened } from '../util/text.ts'
 import type { Capability, EngineInfo } from '../engine/engine.ts'
 
-/** The value of a field is not what it has to be; said in the words of the schema's own refusals. */
+/** A field has a value that it may not have; in the words of the schema's own errors. */
 export function badValue (field: string, expected: string, received: unknown): ApiError {
   return unexpected({ field, expected, received: shorten(received) })
 }
@@ -13,12 +13,12 @@ export function badValue (field: string, expected: string, received: unknown): A
  * @throws {ApiError} SDR_UNSUPPORTED_FEATURE
  */
 export function requireFeature (feature: Capability, engine: EngineInfo, field?: string): void {
-  const lack = lackOf(feature, engine, field)
-  if (lack !== undefined) throw lack
+  const error = featureError(feature, engine, field)
+  if (error !== undefined) throw error
 }
 
 /** What `requireFeature` throws, if it does. */
-export function lackOf (
+export function featureError (
   feature: Capability, { engine, capabilities }: EngineInfo, field?: string
 ): ApiError | undefined {
   if (capabilities.includes(feature)) return undefined

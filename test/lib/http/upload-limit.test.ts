@@ -1,8 +1,8 @@
 import t from 'tap'
-import { UploadRoom } from '../../../lib/http/upload-room.ts'
+import { UploadLimit } from '../../../lib/http/upload-limit.ts'
 
 t.test('callers with most of the room make some for one that has none', async t => {
-  const room = new UploadRoom({ bytes: 100, bytesForOne: 60, grace: 0 })
+  const room = new UploadLimit({ bytes: 100, bytesForOne: 60, grace: 0 })
   const ended: string[] = []
   const giveUp = (name: string, isUnderWay = true) => () => {
     if (isUnderWay) ended.push(name)
@@ -26,7 +26,7 @@ t.test('callers with most of the room make some for one that has none', async t 
 })
 
 t.test('but not before they had some time', async t => {
-  const room = new UploadRoom({ bytes: 100, bytesForOne: 100 })
+  const room = new UploadLimit({ bytes: 100, bytesForOne: 100 })
   await room.enter('alice', 100, () => t.fail('a body that has just begun'))
   await t.rejects(room.enter('bob', 10, () => true), { code: 'SDR_UNAVAILABLE' })
 })
