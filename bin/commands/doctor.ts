@@ -24,14 +24,14 @@ import { optionsOf, withOptions } from '../support/command-options.ts'
 import { say } from '../support/say.ts'
 
 interface Finding {
-  /** `FAIL` is what keeps the server from working with these options; `warn` is worth knowing. */
-  verdict: 'ok' | 'warn' | 'FAIL'
+  /** `FAIL` keeps the server from working with these options; `warn` is worth knowing. */
+  level: 'ok' | 'warn' | 'FAIL'
   text: string
 }
 
-const ok = (text: string): Finding => ({ verdict: 'ok', text })
-const warn = (text: string): Finding => ({ verdict: 'warn', text })
-const fail = (text: string): Finding => ({ verdict: 'FAIL', text })
+const ok = (text: string): Finding => ({ level: 'ok', text })
+const warn = (text: string): Finding => ({ level: 'warn', text })
+const fail = (text: string): Finding => ({ level: 'FAIL', text })
 
 const oldestNode = '20.20.2'
 
@@ -54,11 +54,11 @@ export const doctor: CommandModule = {
   handler: async argv => {
     const options = optionsOf(argv)
     for (const [part, check] of checks) {
-      const { verdict, text } = await Promise.resolve()
+      const { level, text } = await Promise.resolve()
         .then(() => check(options))
         .catch((error: Error) => fail(error.message))
-      say(`${verdict.padEnd(5)} ${part.padEnd(14)} ${text}`)
-      if (verdict === 'FAIL') process.exitCode = exitCodes.failure
+      say(`${level.padEnd(5)} ${part.padEnd(14)} ${text}`)
+      if (level === 'FAIL') process.exitCode = exitCodes.failure
     }
   }
 }

@@ -3,7 +3,7 @@ import { extname } from 'node:path'
 import { text } from 'node:stream/consumers'
 import type { Argv, CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { ApiClient, ServerRefusal } from '../support/client.ts'
+import { ApiClient, ServerError } from '../support/client.ts'
 import { followJob } from '../support/follow-job.ts'
 import type { Job } from '../../lib/jobs/job.ts'
 import { numbered, refuseUnwritable, saveNew } from '../support/new-file.ts'
@@ -118,7 +118,7 @@ export const generate: CommandModule<object, Arguments> = {
     try {
       await run(argv)
     } catch (error) {
-      throw inWords(error, argv.server)
+      throw toCommandError(error, argv.server)
     }
   }
 }
@@ -262,8 +262,8 @@ async function credential ({ token, 'token-file': file }: Arguments): Promise<st
   }
 }
 
-function inWords (error: unknown, server: string): unknown {
-  if (error instanceof ServerRefusal) {
+function toCommandError (error: unknown, server: string): unknown {
+  if (error instanceof ServerError) {
     const hint = error.status === 401 ? ' Give a token or an API key by SDREST_TOKEN or --token-file.' : ''
     return new CommandError(exitCodes.failure, `${error.message}${hint} (${error.code})`)
   }

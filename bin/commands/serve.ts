@@ -70,8 +70,10 @@ async function checkConfig (options: Options): Promise<void> {
     checkKeptSecret(options, folders.auth)
     checkDatabases(folders)
     checkLock(join(folders.data, 'jobs.db.lock'))
-    if (metricsAddress !== undefined) await tryListening(metricsAddress).catch(inWords(metricsAddress, metricsOptions))
-    await tryListening(options).catch(inWords(options, listenOptions))
+    if (metricsAddress !== undefined) {
+      await tryListening(metricsAddress).catch(listenError(metricsAddress, metricsOptions))
+    }
+    await tryListening(options).catch(listenError(options, listenOptions))
   }
   const where = `${options.host.includes(':') ? `[${options.host}]` : options.host}:${options.port}`
   say(`The configuration is good. ${where}, --auth ${options.auth}, public: ${open}` +
@@ -148,11 +150,11 @@ async function startServer (options: Options): Promise<void> {
   process.on('SIGHUP', () => reload(app, options))
   try {
     if (app.metricsAddress !== undefined) {
-      await app.listenForMetrics(app.metricsAddress).catch(inWords(app.metricsAddress, metricsOptions))
+      await app.listenForMetrics(app.metricsAddress).catch(listenError(app.metricsAddress, metricsOptions))
     }
     await app.ready()
     collectGarbage()
-    await app.listen({ host: options.host, port: options.port }).catch(inWords(options, listenOptions))
+    await app.listen({ host: options.host, port: options.port }).catch(listenError(options, listenOptions))
   } catch (error) {
     uninstall()
     await app.close()
@@ -223,10 +225,10 @@ function reload (app: FastifyInstance, options: Options): void {
 }
 
 /**
- * @param options that name the host and the port.
- * @returns what throws an error of listening as one that tells what to do.
+ * @param options the names of the options for host and port.
+ * @returns a function that throws an error of listening with what to do about it.
  */
-function inWords ({ host, port }: Address, [hostOption, portOption]: readonly [string, string]) {
+function listenError ({ host, port }: Address, [hostOption, portOption]: readonly [string, string]) {
   const reasons: Record<string, string> = {
     EADDRINUSE: `Port ${port} on ${host} is in use; choose another one with ${portOption}, or stop what listens there`,
     EACCES: `This user may not listen on port ${port}; choose one above 1023 with ${portOption}`,

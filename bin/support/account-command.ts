@@ -56,7 +56,7 @@ export function accountCommand<Arguments> (
           audit
         }, argv as Arguments)
       } catch (error) {
-        // A refusal is the answer to what was asked, not a defect.
+        // An API error answers the command and is not a defect.
         if ('statusCode' in (error as object)) throw new CommandError(exitCodes.failure, (error as Error).message)
         if (storageError(error) === undefined) throw error
         throw new CommandError(exitCodes.storage,

@@ -1,13 +1,13 @@
 import { EventSourceParserStream } from 'eventsource-parser/stream'
 import type { Job, JobEvent, JobEventName } from '../../lib/jobs/job.ts'
 
-/** A refusal of the server, with the words of its error. */
-export class ServerRefusal extends Error {
+/** An error that the server answered. */
+export class ServerError extends Error {
   readonly status: number
   readonly code: string
   constructor (status: number, code: string, message: string) {
     super(message)
-    this.name = 'ServerRefusal'
+    this.name = 'ServerError'
     this.status = status
     this.code = code
   }
@@ -97,7 +97,7 @@ export class ApiClient {
     const response = await pending
     if (response.ok) return response
     const body = await response.json().catch(() => undefined) as ErrorBody | undefined
-    throw new ServerRefusal(response.status, body?.error?.code ?? 'UNKNOWN',
+    throw new ServerError(response.status, body?.error?.code ?? 'UNKNOWN',
       body?.error?.message ?? `The server answered ${response.status}`)
   }
 }

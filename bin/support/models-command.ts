@@ -74,7 +74,7 @@ export function modelsCommand<Arguments> (
         }, argv as Arguments)
       } catch (error) {
         bar.clear()
-        throw inWords(error)
+        throw toCommandError(error)
       } finally {
         process.off('SIGINT', interrupt)
       }
@@ -95,8 +95,8 @@ function workFolder (options: Options, changed: string[]): string {
   return [data, usual].find(folder => !isForeignToRoot(folder)) ?? last
 }
 
-/** A refusal is the answer to what was asked, not a defect. */
-function inWords (error: unknown): unknown {
+/** An error of the API or of files answers the command and is not a defect. */
+function toCommandError (error: unknown): unknown {
   const { name, code, message } = error as NodeJS.ErrnoException
   if (isStorageFull(error)) return new CommandError(exitCodes.storage, `The disk is full: ${message}`, { cause: error })
   if (code === 'SDR_STORAGE_FULL') return new CommandError(exitCodes.storage, message, { cause: error })

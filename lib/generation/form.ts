@@ -3,7 +3,7 @@ import { badValue } from '../http/request-errors.ts'
 import { findFault, jsonBounds } from '../util/json.ts'
 import { isImage, isImageList, type Parameter } from './request-schema.ts'
 
-/** What of a multipart form is read here; @fastify/multipart has more to say about each part. */
+/** The fields of the parts of @fastify/multipart that are read here. */
 export type FormPart =
   | { type: 'field', fieldname?: string, value: unknown, valueTruncated?: boolean }
   | FilePart
@@ -17,23 +17,23 @@ interface FilePart {
 }
 
 interface Form {
-  /** As the same request in JSON has them; the value of an image that came as a file is a stand-in. */
+  /** As in the same request in JSON; a stand-in for an image that came as a file. */
   fields: Record<string, unknown>
   files: Record<string, Buffer | Buffer[]>
 }
 
-/** The field that holds many, as JSON: what a job has as `parameters`, for example. Others go before what is in it. */
+/** The field that holds many others as JSON, such as the `parameters` of a job. Single fields override it. */
 const manyFields = 'parameters'
 
 const standIn = '(file)'
 
-/** What the parser makes of bytes that are no UTF-8; whether such a one was sent, it does not tell. */
+/** The parser replaces invalid UTF-8 with U+FFFD and does not say whether the client sent one itself. */
 const replacement = 'U+FFFD'
 const isReplaced = (value: unknown) => typeof value === 'string' && value.includes('\ufffd')
 
 /** Bytes of a field. */
 export const fieldBytes = 256 * 1024
-/** Characters of all fields together, and of those among them that are JSON. */
+/** Characters of all fields together, and of the fields in JSON. */
 const mostCharacters = 4 * 1024 * 1024
 const mostJsonCharacters = 2 * fieldBytes
 
@@ -42,8 +42,8 @@ const decimal = /^\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2})?\s*$/i
 const longestNumber = 40
 
 /**
- * What the parser of forms hands over as a file. Parts that say they are JSON are among them: of any other it would
- * make objects before their values are counted.
+ * Whether the parser of forms hands a part over as a file. Parts in JSON are: the parser would make objects of them
+ * before their values are counted.
  */
 export function isPartAFile (
   _name: string | undefined, type: string | undefined, fileName: string | undefined
@@ -55,7 +55,7 @@ function isJson (type = ''): boolean {
   return type.startsWith('application/json')
 }
 
-/** @returns what a text in JSON says; undefined when it is none. @throws {ApiError} when it has more than it may. */
+/** @returns undefined for a text that is not JSON. @throws {ApiError} when it has more values than allowed. */
 type Parse = (field: string, text: string) => unknown
 
 /**
@@ -68,7 +68,7 @@ export async function readForm (
 ): Promise<Form> {
   const fields = new Map<string, unknown>()
   const files = new Map<string, Buffer[]>()
-  /** A list comes as one field with all of it in JSON, or as a field, or a file, for each of its entries. */
+  /** A list comes as one field in JSON, or as a field, or a file, for each entry. */
   const mayRepeat = ({ type }: FormPart, name: string) => type === 'file'
     ? files.has(name) && isImageList(name)
     : !files.has(name) && typeOf(parameters[name]) === 'array'
@@ -118,14 +118,14 @@ export async function readForm (
     if (what !== undefined) {
       throw apiError('SDR_BODY_TOO_LARGE', `The form has too many ${what.toLowerCase()}.`, { cause: error })
     }
-    // What the parser says about a form that is none has no status of its own.
+    // The errors of the parser about malformed forms have no status.
     if (statusCode !== undefined) throw error
     throw apiError('SDR_INVALID_REQUEST', `The form can't be read: ${(error as Error).message}`, { cause: error })
   }
   const { [manyFields]: many, ...single } = Object.fromEntries(fields)
   const all: Record<string, unknown> = { ...many as object, ...single }
   for (const [name, value] of Object.entries(single)) {
-    // One entry of a list looks like the list itself is missing.
+    // A list of one entry may come as the entry alone.
     if (typeOf(parameters[name]) === 'array' && isEntry(value)) all[name] = [value]
   }
   for (const [name, value] of Object.entries(all)) {
@@ -138,7 +138,7 @@ export async function readForm (
   }
 }
 
-/** A part that says it is JSON, as any other field. */
+/** A part in JSON, as a field. */
 async function asField (part: FilePart): Promise<FormPart> {
   const { fieldname = '' } = part
   const bytes = await readFile(fieldname, part)
@@ -163,12 +163,12 @@ function typeOf (parameter: Parameter | undefined): string | undefined {
   return (parameter?.schema as { type?: string } | undefined)?.type
 }
 
-/** What an entry of a list is read as: not a list, nor text that is not JSON. */
+/** Whether a value is an entry of a list, rather than a list or text that is not JSON. */
 function isEntry (value: unknown): boolean {
   return (typeof value === 'object' && value !== null && !Array.isArray(value)) || typeof value === 'number'
 }
 
-/** The value that its parameter asks for, or the text itself, which the schema refuses. */
+/** The value in the type of its parameter, or the text itself, which the schema refuses. */
 function readValue (name: string, value: unknown, parameter: Parameter | undefined, parse: Parse): unknown {
   if (typeof value !== 'string') return value
   switch (typeOf(parameter)) {

@@ -5,7 +5,7 @@ import { components, componentNames } from '../models/components.ts'
 import type { Options } from '../options/options.ts'
 import { longestUrl } from '../jobs/webhooks/delivery.ts'
 
-/** Bounds that the operator sets; a refusal names the one that was met. */
+/** Bounds that the operator sets; errors name the one that was exceeded. */
 export type Limits = Pick<Options,
   'maxWidth' | 'maxHeight' | 'maxPixels' | 'maxSteps' | 'maxBatch' | 'maxWork' | 'maxPromptLength' | 'maxLoras' |
   'maxUploadSize' | 'maxUploadPixels' | 'maxUpscaledPixels'>

@@ -22,7 +22,7 @@ export function dataFolders ({ dataDir, authDataDir }: Pick<Options, 'dataDir' |
 
 /**
  * Makes the folder with mode 0700 when it is missing and checks that it can be written.
- * @param made is told of each folder that was made.
+ * @param made collects the folders that were made.
  * @throws {CommandError} (storage)
  */
 export function prepareFolder (folder: string, option: string, made: string[] = []): void {
@@ -38,7 +38,7 @@ export function prepareFolder (folder: string, option: string, made: string[] = 
 
 /**
  * Makes the folder, and those above it, with mode 0700 where they are missing. mkdir of Node.js with `recursive` would
- * try for ever where a folder is there and none can be made in it, as in /proc.
+ * try for ever in a folder that takes no folders, such as /proc.
  * @param folder absolute.
  */
 export function makeFolders (folder: string, made: string[] = []): void {
@@ -54,25 +54,25 @@ export function makeFolders (folder: string, made: string[] = []): void {
   }
 }
 
-/** What a symbolic link points to when that is missing; undefined for anything else. */
+/** The missing target of a symbolic link; undefined for anything else. */
 export function danglingTarget (path: string): string | undefined {
   const isDangling = lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true && !existsSync(path)
   return isDangling ? readlinkSync(path) : undefined
 }
 
-/** What was read of model files, below the data folder. */
+/** Cache of model headers, below the data folder. */
 export function modelCacheFile (data: string): string {
   return join(data, 'models-cache.json')
 }
 
-/** Notes of model files that are half done, below the data folder. */
+/** Notes about unfinished model files, below the data folder. */
 export function stagingFolder (data: string): string {
   return join(data, 'staging')
 }
 
 interface ModelRoot {
   path: string
-  /** Set for folders that hold one type only; the others are told apart by folder name and header. */
+  /** Set for folders of one type; elsewhere folder name and header decide. */
   type?: typeof typedRoots[keyof typeof typedRoots]
 }
 

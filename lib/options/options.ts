@@ -4,6 +4,7 @@ import { isIP } from 'node:net'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { authMethods, permissions } from './permissions.ts'
 import { nearest } from '../util/nearest.ts'
+import { quoted } from '../util/text.ts'
 
 /**
  * The one table of options. The command line, the SDREST_* environment, the configuration file, `--help` and
@@ -214,10 +215,10 @@ export type Options = Readonly<{
 }>
 
 interface OptionSources {
-  /** What yargs found, by option name. */
+  /** From yargs, by option name. */
   commandLine?: Record<string, unknown>
   environment?: Record<string, string | undefined>
-  /** What the configuration file holds, and its name for messages. */
+  /** The content of the configuration file, and its name for messages. */
   file?: { name: string, values: unknown }
 }
 
@@ -284,19 +285,19 @@ export function camelCase (name: string): string {
  * @throws {CommandError} (usage) for the first of `given` that is not among `known`
  */
 export function refuseUnknown (
-  given: readonly string[], known: readonly string[], inWords: (name: string) => string
+  given: readonly string[], known: readonly string[], inText: (name: string) => string
 ): void {
   for (const name of given) {
     if (known.includes(name)) continue
     const guess = nearest(name, known)
-    throw usage(`There is no option ${inWords(name)}${guess === undefined ? '' : `; did you mean ${inWords(guess)}?`}`)
+    throw usage(`There is no option ${inText(name)}${guess === undefined ? '' : `; did you mean ${inText(guess)}?`}`)
   }
 }
 
 function checkFile (file: OptionSources['file']): Record<string, unknown> {
   if (file === undefined || file.values === null) return {}
   if (typeof file.values !== 'object' || Array.isArray(file.values)) {
-    throw usage(`Expected an object with options in ${file.name} but received ${shown(file.values)}`)
+    throw usage(`Expected an object with options in ${file.name} but received ${quoted(file.values, 120)}`)
   }
   refuseUnknown(Object.keys(file.values!), optionNames, name => `${name} in ${file.name}`)
   return file.values as Record<string, unknown>
@@ -308,7 +309,7 @@ function parse (definition: Definition, given: unknown, source: string): string 
   const value: unknown = Array.isArray(given) && !isList && source.startsWith('--') ? given.at(-1) : given
   const refuse = (expected: string): never => {
     throw usage(`Expected ${expected} for ${source} ` +
-      `but received ${definition.secret === true ? 'something else' : shown(value)}`)
+      `but received ${definition.secret === true ? 'something else' : quoted(value, 120)}`)
   }
   switch (definition.kind) {
     case 'boolean':
@@ -378,11 +379,6 @@ function likelyHost (text: string): string {
   const { hostname, port } = URL.canParse(url) ? new URL(url) : { hostname: '', port: '' }
   const host = hostname === '' ? undefined : hostIn(hostname)
   return `for example --host ${host ?? '127.0.0.1'}${port === '' ? '' : ` --port ${port}`}`
-}
-
-function shown (value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value)
-  return text.length > 120 ? `${text.slice(0, 120)}…` : text
 }
 
 function usage (message: string): CommandError {

@@ -18,12 +18,12 @@ export interface ResolvedJob {
 }
 
 /**
- * Turns a job into an engine's terms: finds its files, prepares the images that came with it. What it throws fails the
- * job; the code of an ApiError becomes that of the job (`SDR_MODEL_NOT_FOUND` → `model_not_found`).
+ * Turns a job into an engine's terms: finds its files and prepares its attachments. An exception fails the job; the
+ * code of an ApiError becomes that of the job (`SDR_MODEL_NOT_FOUND` → `model_not_found`).
  */
 export type Resolve = (job: Job, attachments: Attachments, device: Device) => ResolvedJob | Promise<ResolvedJob>
 
-/** Does all types of jobs that make images: from the files of a job to its kept images. */
+/** The executor of all types of jobs that make images. */
 class Drawing {
   readonly lane = 'engine'
   readonly #resolve: Resolve
@@ -42,16 +42,16 @@ class Drawing {
     const { signal, progress, device, loadedModel } = attempt
     const { files, options, parameters, attachments } = await this.#resolve(job, await inputs.read(job.id), device)
     signal.throwIfAborted()
-    await loadedModel.load(residentOf(job), { files, options }, { signal, progress: now => progress(told(now)) })
+    await loadedModel.load(residentOf(job), { files, options }, { signal, progress: now => progress(jobProgress(now)) })
     signal.throwIfAborted()
     const kept = outputs.keep(job)
     try {
-      await this.#draw(job, parameters, attachments, attempt, image => kept.add(finish(job, image)))
+      await this.#draw(job, parameters, attachments, attempt, image => kept.add(toNewImage(job, image)))
     } catch (error) {
       await kept.settled()
       throw error
     }
-    progress(told({ phase: 'saving', step: 0, steps: 0 }))
+    progress(jobProgress({ phase: 'saving', step: 0, steps: 0 }))
     return { images: await kept.finish() }
   }
 
@@ -64,7 +64,7 @@ class Drawing {
     const options = {
       attachments,
       signal,
-      progress: (now: Progress) => progress(told(now, watch.estimate(now))),
+      progress: (now: Progress) => progress(jobProgress(now, watch.estimate(now))),
       preview,
       image: (image: EngineImage) => {
         images++
@@ -88,12 +88,12 @@ export function drawingExecutors (resolve: Resolve): (parts: ExecutorParts) => E
   }
 }
 
-function told ({ phase, step, steps }: Omit<Progress, 'index'>, eta: number | null = null): JobProgress {
+function jobProgress ({ phase, step, steps }: Omit<Progress, 'index'>, eta: number | null = null): JobProgress {
   return { phase, step, steps, eta_seconds: eta }
 }
 
-/** Adds the generation data, and checks what the engine made. */
-function finish (job: Job, image: EngineImage): NewImage {
+/** The image with its generation data. */
+function toNewImage (job: Job, image: EngineImage): NewImage {
   try {
     const { width, height } = readPngHeader(image.png)
     const sized = { ...image, width, height }

@@ -12,20 +12,20 @@ import type { LoraRequest } from '../prompts.ts'
 import { hiresMethods } from '../request-schema.ts'
 import type { HiresRequest } from '../request.ts'
 
-/** Embeddings that an engine is told of, the first in the order of their ids. */
+/** Embeddings that an engine gets, the first in the order of their ids. */
 const mostEmbeddings = 500
 
-/** What the operator says about loading, for any model. */
+/** The options of the operator for loading any model. */
 type LoadChoices = Pick<Options, 'threads' | 'device' | 'flashAttention' | 'offloadToCpu' | 'vaeOnCpu' | 'clipOnCpu'>
 
 interface EngineTermsParts {
   catalog: ModelCatalog
-  /** Idle: it makes the edge drawing of a control image here. */
+  /** Idle: it makes the edge drawing of a control image. */
   engine: Engine
   options: LoadChoices
 }
 
-/** What of the parameters of a job an engine knows otherwise, or not at all. */
+/** Parameters of a job that an engine takes in another form, or not at all. */
 interface NamedParameters {
   model: string
   components?: Components<string>
@@ -40,9 +40,9 @@ interface NamedParameters {
 }
 
 /**
- * Turns a job into what the engine is told: files instead of ids, options of the machine instead of names.
- * @throws {ApiError} SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL when a model is gone since the job was accepted.
- * @throws {EngineError} when the engine fails at a control image.
+ * Turns a job into the terms of the engine: files instead of ids, with the options of the machine.
+ * @throws {ApiError} SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL for a model that went away after the job was accepted.
+ * @throws {EngineError} when the engine fails to make the edge drawing.
  */
 export async function toEngineTerms (
   job: Job, attachments: Attachments, parts: EngineTermsParts
@@ -59,7 +59,7 @@ async function toUpscaling (
   return { files, options: machineOptions(options), parameters: { repeats }, attachments }
 }
 
-/** What the engine is told to hold in memory for a drawing model, the same for POST /api/models/load as for a job. */
+/** The files and options of a drawing model for the engine, the same for POST /api/models/load as for a job. */
 export async function toLoad (
   model: Model, { catalog, engine, options }: EngineTermsParts
 ): Promise<{ files: ModelFiles, options: LoadOptions }> {
@@ -117,7 +117,7 @@ async function hiresTerms (
   return { ...hires, upscaler: 'Model', model_path: await pathOf(upscaler) }
 }
 
-/** All that there are, whatever the prompt says: another set makes the engine load its model again. */
+/** All embeddings, whatever the prompt: another set makes the engine load its model again. */
 async function embeddings (catalog: ModelCatalog, engine: Engine): Promise<LoadOptions> {
   if (engine.info?.capabilities.includes('embeddings') !== true) return {}
   const { models } = catalog.list({ type: 'embedding', limit: mostEmbeddings })
@@ -143,7 +143,7 @@ function machineOptions ({ threads, device }: LoadChoices): LoadOptions {
   return { ...(threads > 0 && { threads }), ...(device !== 'auto' && { device }) }
 }
 
-/** Not of an upscaler, which has no such parts. */
+/** An upscaler has no such parts. */
 function memoryOptions ({ flashAttention, offloadToCpu, vaeOnCpu, clipOnCpu }: LoadChoices): LoadOptions {
   return {
     ...(flashAttention && { flash_attention: true }),

@@ -1,31 +1,31 @@
 import type { Progress } from '../../engine/engine.ts'
 import type { Job } from '../../jobs/job.ts'
 
-/** Milliseconds that the parts of an image took lately. */
+/** Recent times of the parts of an image, in milliseconds. */
 interface Times {
   step: number
   /** All but the steps: conditioning, decoding. */
   rest: number
 }
 
-/** Kinds of jobs whose times are remembered; the one that was not seen for longest is forgotten first. */
+/** Kinds of jobs whose times are remembered; the least recently seen is forgotten first. */
 const mostKinds = 500
 /** Weight of the newest measurement against all before. */
 const newest = 0.5
 
-/** Remembers how long steps take for each model and size, and estimates what is left of a job. */
+/** Remembers how long steps take for each model and size, and estimates the remaining time of a job (ETA). */
 export class StepTimes {
   readonly #kinds = new Map<string, Times>()
   readonly #now: () => number
   readonly #stepped: ((seconds: number) => void) | undefined
 
-  /** @param now milliseconds. @param stepped is told how long each step took. */
+  /** @param now milliseconds. @param stepped gets the seconds of each step. */
   constructor (now: () => number, stepped?: (seconds: number) => void) {
     this.#now = now
     this.#stepped = stepped
   }
 
-  /** Follows a job from now on, on a device: one may be faster than another. */
+  /** Follows a job on a device: one may be faster than another. */
   watch ({ type, model, parameters }: Job, device = ''): StepWatch {
     const { width, height, steps, batch_count: images } = parameters
     const kind = `${device} ${type} ${model} ${width}x${height}`
@@ -72,7 +72,7 @@ class StepWatch {
     this.#startedAt = parts.now()
   }
 
-  /** @returns seconds until the job is finished; null while there is nothing to tell it from. */
+  /** @returns seconds until the job is finished; null while nothing is known about its kind. */
   estimate ({ phase, index, step, steps }: Progress): number | null {
     if (phase === 'sampling') this.#sampled(index, step, steps)
     const { known, images } = this.#parts
@@ -84,7 +84,7 @@ class StepWatch {
     return Math.max(0, Math.round(left / 100) / 10)
   }
 
-  /** The job is through: what it took helps with the next ones. */
+  /** Learns from a finished job. */
   finish (): void {
     if (this.#stepsDone === 0) return
     const { now, images, learn } = this.#parts
