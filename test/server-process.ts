@@ -31,9 +31,13 @@ export async function runProgram (parameters: string[], { input = '', env = {} }
  * Runs command lines of the built program that end soon, one after another in one process: most of the time of a start
  * goes into loading the program. That the process ends says that none has left anything open.
  */
-export async function runCommandLines (commandLines: string[][]): Promise<CommandResult[]> {
+export async function runCommandLines (
+  commandLines: string[][], env: Record<string, string> = {}
+): Promise<CommandResult[]> {
   const file = join(packageRoot, 'dist', 'test', 'fixtures', 'command-lines.js')
-  const child = spawn(process.execPath, [file, JSON.stringify(commandLines)], { env: environment, timeout: 60_000 })
+  const child = spawn(process.execPath, [file, JSON.stringify(commandLines)], {
+    env: { ...environment, ...env }, timeout: 60_000
+  })
   child.stdin.end()
   const { code, signal, stdout, stderr } = await collect(child)
   if (code !== 0) throw new Error(`The command lines ended with ${code ?? signal}: ${stderr}`)

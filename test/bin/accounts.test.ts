@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { noRoot } from '../fixtures/pam/system.ts'
 import { password, workspace } from '../helper.ts'
-import { environment, program, runProgram, startServer, until } from '../server-process.ts'
+import { environment, program, runCommandLines, runProgram, startServer, until } from '../server-process.ts'
 
 /** `user`, `key` and `audit` while the server runs: each acts at its next request. */
 t.test('accounts and keys of a running server', async t => {
@@ -18,6 +18,12 @@ t.test('accounts and keys of a running server', async t => {
   }
   const refuses = async (words: string[], code: number, stderr: RegExp, input = '') => {
     t.match(await run(words, input), { code, stderr, stdout: /^$/ }, words.join(' '))
+  }
+  const refusesEach = async (cases: Array<[words: string[], code: number, stderr: RegExp]>) => {
+    const results = await runCommandLines(cases.map(([words]) => [...words, '--data-dir', data]))
+    for (const [index, [words, code, stderr]] of cases.entries()) {
+      t.match(results[index], { code, stderr, stdout: /^$/ }, words.join(' '))
+    }
   }
   const server = await startServer(t, ['--data-dir', data, '--auth', 'jwt', '--login-rate-limit', '1000'])
   const login = async (username: string, secret = password) => await server.json('/api/auth/login', { method: 'POST', body: JSON.stringify({ username, password: secret }) })
@@ -52,10 +58,13 @@ t.test('accounts and keys of a running server', async t => {
   const id = key.split('_')[1]!
   await prints(['key', 'list'], new RegExp(`^${id}\tbob\tlaptop\tmodels:read\texpires 20\\S+\tlast used 20\\S+\n$`))
   t.equal((await run(['key', 'list', '--user', 'root'])).stdout, '')
-  await refuses(['key', 'create', '--user', 'bob', '--permissions', 'users:manage'], 1, /owner lacks users:manage/)
-  await refuses(['key', 'create', '--user', 'bob', '--permissions', 'everything'], 2, /for --permissions/)
-  await refuses(['key', 'create', '--user', 'bob', '--expires', 'yesterday'], 2, /for --expires/)
-  await refuses(['key', 'create', '--user', 'nobody'], 1, /no user "nobody"/)
+  await refusesEach([
+    [['key', 'create', '--user', 'bob', '--permissions', 'users:manage'], 1, /owner lacks users:manage/],
+    [['key', 'create', '--user', 'bob', '--permissions', 'everything'], 2, /for --permissions/],
+    [['key', 'create', '--user', 'bob', '--expires', 'yesterday'], 2, /for --expires/],
+    [['key', 'create', '--user', 'nobody'], 1, /no user "nobody"/],
+    [['key', 'list', '--name', 'laptop'], 2, /There is no option --name/]
+  ])
 
   await prints(['user', 'disable', 'bob'], /^bob\tuser\tlocal\tdisabled/)
   t.equal(await status('/api/auth/me', again), 401)
@@ -67,9 +76,11 @@ t.test('accounts and keys of a running server', async t => {
   t.equal(await status('/api/auth/me', withKey), 401)
   await refuses(['key', 'revoke', id], 1, /no such API key/)
 
-  await refuses(['user', 'remove', 'root'], 1, /last administrator/)
-  await refuses(['user', 'role', 'root', 'user'], 1, /last administrator/)
-  await refuses(['user', 'disable', 'root'], 1, /last administrator/)
+  await refusesEach([
+    [['user', 'remove', 'root'], 1, /last administrator/],
+    [['user', 'role', 'root', 'user'], 1, /last administrator/],
+    [['user', 'disable', 'root'], 1, /last administrator/]
+  ])
   const last = { authorization: `Bearer ${(await login('bob', 'another long password')).body.token}` }
   await prints(['user', 'remove', 'bob'], /^Removed bob\.\n$/)
   t.equal(await status('/api/auth/me', last), 401)

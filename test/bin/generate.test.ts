@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { password, workspace } from '../helper.ts'
-import { program, runProgram, startServer, until } from '../server-process.ts'
+import { program, runCommandLines, runProgram, startServer, until } from '../server-process.ts'
 
 const pngStart = Buffer.from([0x89, 0x50, 0x4e, 0x47]).toString('base64').slice(0, 5)
 
@@ -68,7 +68,7 @@ t.test('generate draws on a running server', async t => {
 
   writeFileSync(join(folder, 'empty'), '')
   mkdirSync(join(folder, 'folder.png'))
-  for (const [parameters, code, message] of [
+  const mistakes: Array<[parameters: string[], code: number, message: RegExp]> = [
     [['--token-file', join(folder, 'empty')], 1, /Give a token or an API key by SDREST_TOKEN or --token-file\. \(SDR_UNAUTHENTICATED\)/],
     [['--token-file', join(folder, 'missing')], 4, /The token cannot be read/],
     [['--model', 'nothing-like-it'], 1, /\(SDR_MODEL_NOT_FOUND\)/],
@@ -79,11 +79,13 @@ t.test('generate draws on a running server', async t => {
     [['--output', join(folder, 'missing', 'fox.png')], 4, /There is no folder/],
     [['--force', '--output', join(folder, 'missing', 'fox.png')], 4, /There is no folder/],
     [['--force', '--output', join(folder, 'folder.png')], 4, /folder\.png is a folder/],
-    ...['output', 'token-file', 'init-image', 'mask', 'control-image'].map(name => [[`--${name}=~ann/x.png`], 2, new RegExp(`another user .* for --${name} but received`)] as const),
+    ...['output', 'token-file', 'init-image', 'mask', 'control-image'].map(name => [[`--${name}=~ann/x.png`], 2, new RegExp(`another user .* for --${name} but received`)] as [string[], number, RegExp]),
     [['--init-image', join(folder, 'missing')], 4, /The image of --init-image cannot be read/],
     [['--server', 'http://127.0.0.1:9'], 1, /http:\/\/127\.0\.0\.1:9 cannot be reached/]
-  ] as const) {
-    const { code: actual, stderr } = await runProgram([...request, '-o', join(folder, 'new.png'), ...parameters], { env })
+  ]
+  const results = await runCommandLines(mistakes.map(([parameters]) => [...request, '-o', join(folder, 'new.png'), ...parameters]), env)
+  for (const [index, [parameters, code, message]] of mistakes.entries()) {
+    const { code: actual, stderr } = results[index]!
     t.equal(actual, code, `${parameters.join(' ')}: ${stderr}`)
     t.match(stderr, message)
   }
@@ -100,7 +102,7 @@ t.test('generate draws on a running server', async t => {
   const plain = await inTerminal(stepped)
   t.match(plain, /█░* {2}sampling 2\/2/, 'a bar')
   t.match(plain, /fox\.png/)
-  t.notMatch(plain, pngStart, 'and no picture where nobody said that it can be shown')
+  t.notMatch(plain, pngStart, 'and no picture in a terminal that does not say it can show one')
   const kitty = await inTerminal({ KITTY_WINDOW_ID: '1' })
   const chunks = [...kitty.matchAll(/_G(?:a=T,f=100,q=2,)?m=[01];([\w+/=]*)/g)]
   t.same(Buffer.from(chunks.map(([, data]) => data).join(''), 'base64'), readFileSync(fox), 'kitty gets the file, chunk by chunk')

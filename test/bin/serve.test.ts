@@ -22,7 +22,7 @@ const ended = async (server: RunningServer, id: string) => await until(async () 
 }, 60_000)
 const enginePid = async (server: RunningServer) => (await server.json('/api/status')).body.engine.pid as number
 
-t.test('kill -9 of the engine: tried once more, then failed; the server answers all the while', async t => {
+t.test('a job whose engine is killed runs once more, then fails, and the server answers all the while', async t => {
   const { models, data } = workspace(t)
   const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
 
@@ -53,7 +53,7 @@ t.test('kill -9 of the engine: tried once more, then failed; the server answers 
   t.match((await server.json('/api/status')).body.engine, { last_crash: { reason: /SIGKILL/ } })
 })
 
-t.test('kill -9 of the server: what was accepted runs after the restart', async t => {
+t.test('accepted jobs survive kill -9 of the server and run after the restart', async t => {
   const { models, data } = workspace(t)
   const first = await startServer(t, ['--models-dir', models, '--data-dir', data])
   const accepted = [await submit(first, long), await submit(first, short), await submit(first, { ...short, seed: 2 })]
@@ -74,53 +74,64 @@ t.test('kill -9 of the server: what was accepted runs after the restart', async 
   t.match(await second.end(), { code: 0 })
 })
 
-t.test('a damaged model fails its job with the reason, and the next job runs', async t => {
+t.test('on one server', async t => {
   const { models, data } = workspace(t)
   writeFileSync(join(models, 'empty.safetensors'), '')
   writeFileSync(join(models, 'text.safetensors'), 'this is no model at all, but it has that name')
   writeCheckpoint('minit2i', join(models, 'short.safetensors'))
-  const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
+  const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--shutdown-timeout', '1'])
 
-  for (const name of ['empty', 'text']) {
-    const refused = await submit(server, { ...short, model: name })
-    t.match(refused, { status: 422, body: { error: { code: 'SDR_UNSUPPORTED_MODEL', message: new RegExp(name) } } })
-  }
-  // The scan has seen it whole: only the engine can notice what happened since.
-  truncateSync(join(models, 'short.safetensors'), 1_000_000)
-  const { body: failed } = await submit(server, { ...short, model: 'checkpoint/short.safetensors' }, '?wait=30')
-  t.match(failed, { status: 'failed', error: { code: 'model_load_failed', message: String } })
-  t.match((await submit(server, { ...short, model: 'minit2i' }, '?wait=30')).body, { status: 'completed' })
+  t.test('a damaged model fails its job with the reason, and the next job runs', async t => {
+    for (const name of ['empty', 'text']) {
+      const refused = await submit(server, { ...short, model: name })
+      t.match(refused, { status: 422, body: { error: { code: 'SDR_UNSUPPORTED_MODEL', message: new RegExp(name) } } })
+    }
+    // The scan has seen it whole: only the engine can notice what happened since.
+    truncateSync(join(models, 'short.safetensors'), 1_000_000)
+    const { body: failed } = await submit(server, { ...short, model: 'checkpoint/short.safetensors' }, '?wait=30')
+    t.match(failed, { status: 'failed', error: { code: 'model_load_failed', message: String } })
+    t.match((await submit(server, { ...short, model: 'minit2i' }, '?wait=30')).body, { status: 'completed' })
+  })
+
+  t.test('a job is cancelled in the queue and while it is drawn', async t => {
+    const { body: running } = await submit(server, { ...long, steps: 150 })
+    const { body: waiting } = await submit(server, short)
+    t.equal((await server.json('/api/queue/status')).body.queued + (await server.json('/api/queue/status')).body.running, 2)
+    t.match((await server.json(`/api/queue/job/${waiting.id}`, { method: 'DELETE' })).body, { status: 'cancelled' })
+    await until(() => isSampling(server, running.id))
+    t.equal((await server.json(`/api/queue/job/${running.id}`, { method: 'DELETE' })).status, 200)
+    t.match(await ended(server, running.id), { status: 'cancelled', images: [] })
+    t.match(await server.json(`/api/queue/job/${running.id}`, { method: 'DELETE' }), { status: 409, body: { error: { code: 'SDR_JOB_NOT_CANCELLABLE' } } })
+    t.match((await submit(server, short, '?wait=30')).body, { status: 'completed' })
+  })
+
+  t.test('events resume after the last one seen, and leaving does not cancel', async t => {
+    const { body } = await submit(server, long)
+    const url = `${server.url}/api/queue/job/${body.id}/events`
+    const first = await readEvents(url, {}, events => events.filter(({ event }) => event === 'progress').length >= 5)
+    const lastSeen = first.at(-1)!
+    const rest = await readEvents(url, { 'last-event-id': lastSeen.id }, () => false)
+    t.ok(rest.every(({ id }) => Number(id) > Number(lastSeen.id)), 'nothing comes twice')
+    t.match(rest.at(-1), { event: 'done', data: /"status":"completed"/ })
+    const again = await readEvents(url, {}, () => false)
+    t.match(again.at(-1), { event: 'done' }, 'a finished job says so at once')
+  })
+
+  t.test('SIGHUP without a certificate changes nothing', async t => {
+    server.child.kill('SIGHUP')
+    await until(async () => server.log.some(({ msg }) => /^SIGHUP reads the certificate/.test(String(msg))))
+    t.equal((await server.json('/api/health')).status, 200)
+  })
+
+  t.test('a connection that sends nothing does not keep the server from ending', async t => {
+    const socket = connect(Number(new URL(server.url).port), '127.0.0.1').on('error', () => {}) // it is cut
+    t.teardown(() => socket.destroy())
+    await once(socket, 'connect')
+    t.match(await server.end(), { code: 0, signal: null })
+  })
 })
 
-t.test('cancel, in the queue and in the middle', async t => {
-  const { models, data } = workspace(t)
-  const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
-  const { body: running } = await submit(server, { ...long, steps: 150 })
-  const { body: waiting } = await submit(server, short)
-  t.equal((await server.json('/api/queue/status')).body.queued + (await server.json('/api/queue/status')).body.running, 2)
-  t.match((await server.json(`/api/queue/job/${waiting.id}`, { method: 'DELETE' })).body, { status: 'cancelled' })
-  await until(() => isSampling(server, running.id))
-  t.equal((await server.json(`/api/queue/job/${running.id}`, { method: 'DELETE' })).status, 200)
-  t.match(await ended(server, running.id), { status: 'cancelled', images: [] })
-  t.match(await server.json(`/api/queue/job/${running.id}`, { method: 'DELETE' }), { status: 409, body: { error: { code: 'SDR_JOB_NOT_CANCELLABLE' } } })
-  t.match((await submit(server, short, '?wait=30')).body, { status: 'completed' })
-})
-
-t.test('events can be taken up again, and leaving does not cancel', async t => {
-  const { models, data } = workspace(t)
-  const server = await startServer(t, ['--models-dir', models, '--data-dir', data])
-  const { body } = await submit(server, long)
-  const url = `${server.url}/api/queue/job/${body.id}/events`
-  const first = await readEvents(url, {}, events => events.filter(({ event }) => event === 'progress').length >= 5)
-  const lastSeen = first.at(-1)!
-  const rest = await readEvents(url, { 'last-event-id': lastSeen.id }, () => false)
-  t.ok(rest.every(({ id }) => Number(id) > Number(lastSeen.id)), 'nothing comes twice')
-  t.match(rest.at(-1), { event: 'done', data: /"status":"completed"/ })
-  const again = await readEvents(url, {}, () => false)
-  t.match(again.at(-1), { event: 'done' }, 'a finished job says so at once')
-})
-
-t.test('SIGTERM and Ctrl-C end it cleanly, and the running job is not lost', async t => {
+t.test('SIGTERM and Ctrl-C end the server cleanly, and the running job goes back to the queue', async t => {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     const { models, data } = workspace(t)
     const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--shutdown-timeout', '0'])
@@ -143,7 +154,7 @@ t.test('SIGTERM and Ctrl-C end it cleanly, and the running job is not lost', asy
   }
 })
 
-t.test('who waits for a job is answered at the end also when its engine does not obey', async t => {
+t.test('a caller who waits for a job is answered at shutdown even when its engine does not obey', async t => {
   const { models, data } = workspace(t)
   const server = await startServer(t, ['--models-dir', models, '--data-dir', data, '--shutdown-timeout', '0', '--cancel-grace', '7'], { program: doubledProgram(t) })
   const running = submit(server, { prompt: 'deaf', width: 64, steps: 1 }, '?wait=60')
@@ -188,21 +199,3 @@ async function readEvents (
   }
   return events
 }
-
-t.test('a connection that says nothing does not keep the server from ending', async t => {
-  const { data } = workspace(t, { models: false })
-  const server = await startServer(t, ['--data-dir', data, '--shutdown-timeout', '1'])
-  const socket = connect(Number(new URL(server.url).port), '127.0.0.1').on('error', () => {}) // it is cut
-  t.teardown(() => socket.destroy())
-  await once(socket, 'connect')
-  t.match(await server.end(), { code: 0, signal: null })
-})
-
-t.test('SIGHUP without a certificate changes nothing', async t => {
-  const { models, data } = workspace(t)
-  const server = await startServer(t, ['--auth', 'none', '--models-dir', models, '--data-dir', data])
-  server.child.kill('SIGHUP')
-  await until(async () => server.log.some(({ msg }) => /^SIGHUP reads the certificate/.test(String(msg))))
-  t.equal((await server.json('/api/health')).status, 200)
-  t.match(await server.end(), { code: 0 })
-})
