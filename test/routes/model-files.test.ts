@@ -19,7 +19,7 @@ async function setUp (t: Test, options: object = {}) {
   return { app, admin: await as(app, 'root', 'admin'), user: await as(app, 'alice'), folder: app.config.modelsDir[0]! }
 }
 
-t.test('a hash is a job, and then known', async t => {
+t.test('finds a hash in a job and keeps it', async t => {
   const { admin, user, folder } = await setUp(t)
   expectError(t, await user(post('/api/models/hash', { model: 'minit2i' })), 403, 'SDR_FORBIDDEN')
   expectError(t, await admin(post('/api/models/hash', { model: 'minit2' })), 404, 'SDR_MODEL_NOT_FOUND', /minit2i/)
@@ -37,12 +37,12 @@ t.test('a hash is a job, and then known', async t => {
   t.equal((await admin(post('/api/models/hash', { model: id }))).statusCode, 202)
 })
 
-t.test('what the engine lacks is refused', async t => {
+t.test('refuses features that the engine lacks', async t => {
   const { admin } = await setUp(t)
   expectError(t, await admin(post('/api/models/convert', { model: 'minit2i', weight_type: 'q8_0' })), 422, 'SDR_UNSUPPORTED_FEATURE', /portable engine lacks convert/)
 })
 
-t.test('pull: followed, cancelled, refused', async t => {
+t.test('pulls, cancels and refuses', async t => {
   const { app, admin, user, folder } = await setUp(t)
   let pause = 0
   const files = await fileServer(t, (request, response) => { sendFile(request, response, model, { pause }) })
@@ -84,7 +84,7 @@ t.test('pull: followed, cancelled, refused', async t => {
   t.match(await app.auditLog.list({ event: 'model.pull', limit: 10 }), [{ actor: 'root', subject: request.source }])
 })
 
-t.test('a pull survives kill -9, and its token is nowhere', async t => {
+t.test('continues a pull after kill -9, and stores no token', async t => {
   const { models, data } = workspace(t)
   const files = await fileServer(t, (request, response) => {
     if (request.headers.authorization !== 'Bearer hf_very-secret') response.writeHead(401).end()
@@ -111,7 +111,7 @@ t.test('a pull survives kill -9, and its token is nowhere', async t => {
   t.notMatch(JSON.stringify([first.log, second.log]), /very-secret/)
 })
 
-t.test('delete', async t => {
+t.test('deletes models', async t => {
   const { app, admin, user, folder } = await setUp(t)
   const remove = (id: string) => ({ method: 'DELETE', url: `/api/models/${id}` } as const)
   mkdirSync(join(folder, 'loras'))
@@ -146,7 +146,7 @@ t.test('delete', async t => {
   t.match((await app.auditLog.list({ event: 'model.remove', limit: 10 })).map(({ subject }) => subject), ['lora/link.safetensors', 'lora/a b.safetensors', 'checkpoint/both.model.yaml', 'checkpoint/other.safetensors'])
 })
 
-t.test('a models folder that nothing may be written to', async t => {
+t.test('refuses changes in a read-only models folder', async t => {
   const { app, admin, folder } = await setUp(t)
   const files = await fileServer(t, (request, response) => { sendFile(request, response, model) })
   const pull = { source: `${files.url}/new.safetensors` }
@@ -173,7 +173,7 @@ t.test('a models folder that nothing may be written to', async t => {
   }
 })
 
-t.test('who may see what is in memory', async t => {
+t.test('shows the loaded model only to those who may see it', async t => {
   const { admin, app } = await setUp(t)
   t.equal((await admin('/api/status')).json().engines[0].residency, null)
   await admin(post('/api/models/load', { model: 'minit2i' }))

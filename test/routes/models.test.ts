@@ -8,7 +8,7 @@ import { until } from '../lib/jobs/fixtures/until.ts'
 
 const body = (model: string) => ({ method: 'POST', url: '/api/models/load', body: { model } } as const)
 
-t.test('list, get, types, directories, refresh', async t => {
+t.test('lists and gets models, types and directories, and refreshes', async t => {
   const app = await build(t, { auth: 'jwt' })
   const admin = await as(app, 'root', 'admin')
   const user = await as(app, 'alice')
@@ -38,7 +38,7 @@ t.test('list, get, types, directories, refresh', async t => {
   t.equal((await user(`/api/models?limit=2&cursor=${page.next_cursor}`)).json().models.length, page.total - 2)
 })
 
-t.test('load and unload', async t => {
+t.test('loads and unloads models', async t => {
   const app = await build(t, { auth: 'jwt' })
   const admin = await as(app, 'root', 'admin')
   const folder = app.config.modelsDir[0]!
@@ -62,7 +62,7 @@ t.test('load and unload', async t => {
   t.match((await admin(body('minit2i'))).json(), { loaded: true }, 'a failure does no harm')
 })
 
-t.test('load and unload wait for the running job as long as they are told, or as their caller stays', async t => {
+t.test('load and unload wait for the running job, up to their limit or until the caller goes', async t => {
   const app = await build(t, {})
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
   writeCheckpoint('minit2i', join(app.config.modelsDir[0]!, 'second.safetensors'), { seed: 2 })

@@ -1,6 +1,6 @@
 /**
- * Defaults, limits and components of each family of models, as data; rules.ts tells which family a file belongs to.
- * The numbers are from the documentation of stable-diffusion.cpp and the model cards.
+ * Defaults, limits and components of each family of models, as data; architecture-rules.ts tells which family a file
+ * belongs to. The numbers are from the documentation of stable-diffusion.cpp and the model cards.
  */
 
 export interface ImageDefaults {

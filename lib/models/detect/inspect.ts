@@ -3,7 +3,7 @@ import { unprintable } from '../../util/text.ts'
 import { type Header, elementCount } from '../headers/header.ts'
 import {
   type Rule, adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules, unetOfTextWidth
-} from './rules.ts'
+} from './architecture-rules.ts'
 import type { ModelType } from '../types.ts'
 
 /** What the server keeps of a header. Plain data, to be cached as JSON. */

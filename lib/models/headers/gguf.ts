@@ -1,6 +1,7 @@
 import { Pacer } from '../../util/concurrency.ts'
 import { quoted } from '../../util/text.ts'
-import { type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount, limits } from './header.ts'
+import { type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount } from './header.ts'
+import { limits } from './limits.ts'
 import type { Source } from './source.ts'
 
 /** Elements and bytes of one block, by ggml's number of the type; gaps are types that ggml removed. */

@@ -1,7 +1,8 @@
 import { isAscii, isUtf8 } from 'node:buffer'
 import { Pacer } from '../../util/concurrency.ts'
 import { quoted } from '../../util/text.ts'
-import { type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount, limits } from './header.ts'
+import { type Header, type TensorInfo, ModelFileError, beyondLimit, cutOff, elementCount } from './header.ts'
+import { limits } from './limits.ts'
 import type { Source } from './source.ts'
 
 /** Bits of one element, by the names of the safetensors format. */

@@ -3,7 +3,9 @@ import { lstat, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises
 import { dirname } from 'node:path'
 import { type Static, Type, Validator } from '../../http/type.ts'
 import { architectures } from '../detect/architectures.ts'
-import { adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules } from '../detect/rules.ts'
+import {
+  adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules
+} from '../detect/architecture-rules.ts'
 import type { Summary } from '../detect/inspect.ts'
 import { modelTypes } from '../types.ts'
 

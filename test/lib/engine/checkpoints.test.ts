@@ -18,7 +18,7 @@ const itemSize: Record<string, number> = { F32: 4, F16: 2, F8_E4M3: 1 }
 
 type Header = Record<string, { dtype: string, shape: number[], data_offsets: [number, number] }>
 
-t.test('checkpoints are the same everywhere, and whole', async (t) => {
+t.test('writes the same complete checkpoints everywhere', async (t) => {
   const folder = temporaryFolder(t)
   const file = join(folder, 'model.safetensors')
   for (const kind of checkpointKinds) {

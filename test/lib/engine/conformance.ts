@@ -27,7 +27,7 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
   const folder = temporaryFolder(t)
   const minit2i = { model: checkpoint(folder, 'minit2i') }
 
-  await t.test('tells what it is', async (t) => {
+  await t.test('reports its info', async (t) => {
     const engine = await create(t)
     checkInfo(t, engine.info!)
     t.equal(await engine.start(), engine.info, 'a second start is the first one')
@@ -124,7 +124,7 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     })
   })
 
-  await t.test('says why a model cannot be loaded, and loads the next one', async (t) => {
+  await t.test('gives the reason why a model cannot be loaded, and loads the next one', async (t) => {
     const engine = await create(t)
     const { pid } = engine.status
     const whole = readFileSync(minit2i.model)
@@ -184,7 +184,7 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     }
   })
 
-  await t.test('can be told to stop in each phase', async (t) => {
+  await t.test('cancels in each phase', async (t) => {
     const engine = await create(t)
     const sdxs = { model: checkpoint(folder, 'sdxs') }
     await load(engine, sdxs)
@@ -215,7 +215,7 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     }
   })
 
-  await t.test('gives its memory back when it unloads', async (t) => {
+  await t.test('frees its memory on unload', async (t) => {
     const engine = await create(t)
     const sdxs = { model: checkpoint(folder, 'sdxs') }
     const { pid } = engine.status
@@ -232,7 +232,7 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     t.ok(memory[4]! - memory[1]! < mostGrowth, `flat: ${memory.join(', ')}`)
   })
 
-  await t.test('makes images larger', async (t) => {
+  await t.test('upscales images', async (t) => {
     const engine = await create(t)
     if (!engine.info!.capabilities.includes('upscale')) return t.pass('not this one')
     const attachments = { init_image: await picture(8, 12) }
@@ -266,7 +266,7 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     }
   })
 
-  await t.test('comes back after a crash in each phase', async (t) => {
+  await t.test('restarts after a crash in each phase', async (t) => {
     const engine = await create(t)
     const sdxs = { model: checkpoint(folder, 'sdxs') }
     for (const [crashes, phase] of workingPhases.entries()) {
@@ -284,7 +284,7 @@ export async function conformance (t: Test, create: (t: Test) => Promise<EngineP
     }
   })
 
-  await t.test('comes back after its process was killed', async (t) => {
+  await t.test('restarts after a kill', async (t) => {
     const engine = await create(t)
     await load(engine, minit2i)
     const { generation, status: { pid } } = engine

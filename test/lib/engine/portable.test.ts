@@ -25,7 +25,7 @@ const loras = (path: string): ImageParameters['loras'] => [{ path, weight: 1 }]
 
 t.test('conformance', (t) => conformance(t, (t) => portable(t)))
 
-t.test('its names are those of the installed version', async (t) => {
+t.test('has the names of the installed version', async (t) => {
   const { file } = await selectEngine({ engine: 'portable' })
   const script = join(packageRoot, 'dist', 'test', 'fixtures', 'portable-names.js')
   const output = execFileSync(file, [script, minit2i.model], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
@@ -113,7 +113,7 @@ t.test('dangers', async (t) => {
   t.equal(engine.status.pid, pid, 'none of them ended the process')
 })
 
-t.test('a decoder that does not listen is killed after the grace period', async (t) => {
+t.test('kills a decoder that ignores a cancel after the grace period', async (t) => {
   const engine = await portable(t, { cancelGrace: 200 })
   await load(engine, sdxs)
   const controller = new AbortController()
@@ -133,7 +133,7 @@ t.test('a decoder that does not listen is killed after the grace period', async 
   t.match(engine.status, { restarts: 1, last_crash: null })
 })
 
-t.test('a process that stands still is killed', async (t) => {
+t.test('kills a process that hangs', async (t) => {
   const engine = await portable(t, { silenceTimeout: 1000, firstBackoff: 1 })
   await load(engine, minit2i, {})
   const { pid } = engine.status
@@ -144,7 +144,7 @@ t.test('a process that stands still is killed', async (t) => {
   t.ok(await drawOne(engine))
 })
 
-t.test('it ends with its server', async (t) => {
+t.test('ends with its server', async (t) => {
   const modules = join(packageRoot, 'dist', 'lib', 'engine')
   const server = `
     import { EngineProcess } from ${JSON.stringify(join(modules, 'process.js'))}
@@ -173,7 +173,7 @@ t.test('it ends with its server', async (t) => {
   }
 })
 
-t.test('tells its device truthfully', async (t) => {
+t.test('reports its real device', async (t) => {
   const engine = await portable(t)
   const { devices } = engine.info!
   t.ok(devices!.some(({ name, description }) => name === 'CPU' && description !== ''))
@@ -219,7 +219,7 @@ t.test('loads and draws with the other checkpoints', async (t) => {
   })
 })
 
-t.test('refuses by name what only the native engine can', async (t) => {
+t.test('names what only the native engine can do', async (t) => {
   const run = (parameters: object, attachments = {}): unknown =>
     toAddonRun({ ...fox, ...parameters }, attachments, 'SD 1.x')
   const png = await picture(64, 64)
@@ -241,7 +241,7 @@ t.test('refuses by name what only the native engine can', async (t) => {
   t.throws(() => run({ width: 8192, height: 8192 }), { code: 'invalid_parameters', message: /pixels/ })
 })
 
-t.test('its terms', async (t) => {
+t.test('translates parameters', async (t) => {
   const run = (parameters: object): object => toAddonRun({ ...fox, ...parameters }, {}, 'SD 1.x').parameters
   t.same(run({ negative_prompt: undefined }), fox)
   t.match(run({ sampler: 'lcm', loras: loras('/lora') }), { sampling_method: 'lcm', lora: '/lora', sampler: undefined })

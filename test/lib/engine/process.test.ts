@@ -29,7 +29,7 @@ async function started (t: Test, options: EngineProcessOptions = {}): Promise<En
   return engine
 }
 
-t.test('a process that does not start', async (t) => {
+t.test('reports a process that does not start', async (t) => {
   await t.test('because there is no such file', async (t) => {
     const engine = new EngineProcess({ engine: 'native', file: '/nowhere/node', args: [] })
     await failure(t, engine.start(), 'engine_unavailable', /ENOENT/)
@@ -68,7 +68,7 @@ t.test('a process that does not start', async (t) => {
   })
 })
 
-t.test('a process that does not keep to the protocol is killed, and replaced', async (t) => {
+t.test('kills and replaces a process that breaks the protocol', async (t) => {
   const engine = await started(t, { firstBackoff: 1 })
   const sayings = {
     nonsense: /JSON; the most is/, // its first bytes are an absurd length
@@ -93,7 +93,7 @@ const image = (changes: object = {}, bytes = png): [object, string] =>
 const raw = (...frames: Array<[object, string?]>): { prompt: string } => ({ prompt: `raw ${JSON.stringify(frames)}` })
 const info = { engine: 'portable', version: '1', device: 'x', capabilities: [], samplers: ['euler'], schedulers: ['discrete'], weight_types: [] }
 
-t.test('one message that cannot be costs one operation', async (t) => {
+t.test('loses one operation to one wrong message', async (t) => {
   const done: [object] = [{ type: 'done', id: 1, result: {} }]
   const cases: Array<[frames: Array<[object, string?]>, reason: RegExp]> = [
     [[image({ seed: 1.5 })], /whole number from 0 to 2147483647 for image\.seed but received 1\.5/],
@@ -136,7 +136,7 @@ t.test('one message that cannot be costs one operation', async (t) => {
   t.match(engine.info, { device: 'GPU\\n1', capabilities: ['txt2img'] }, 'of a description only the device may change')
 })
 
-t.test('images are counted and measured against the request', async (t) => {
+t.test('checks number and size of images against the request', async (t) => {
   const engine = await started(t, { firstBackoff: 1 })
   const many = Array.from({ length: 3000 }, (_, index) => image({ index: index % 64 }))
   await failure(t, draw(engine, raw(...many)), 'engine_crashed', /images for image\.index|did not come yet/)
@@ -153,7 +153,7 @@ t.test('images are counted and measured against the request', async (t) => {
   t.doesNotThrow(() => hires.add({ ...picture, width: 128, height: 128, png }))
 })
 
-t.test('a flood of lines, progress and previews is read at a bounded rate, and does not stop the server', async (t) => {
+t.test('reads a flood of lines, progress and previews at a bounded rate', async (t) => {
   const warned: string[] = []
   const engine = await started(t, { logger: silentLogger({ warn: (_details, text) => warned.push(text) }) })
   let late = 0
@@ -175,7 +175,7 @@ t.test('a flood of lines, progress and previews is read at a bounded rate, and d
   t.ok(late < 1000, `the event loop stood still for ${late} ms at most`)
 })
 
-t.test('whatever an engine says, each operation ends, and the next one can be done', async (t) => {
+t.test('ends each operation whatever the engine sends, and does the next one', async (t) => {
   const engine = await started(t, { firstBackoff: 1, longestBackoff: 1, silenceTimeout: 2000 })
   const json = fc.oneof(fc.object({ maxDepth: 2 }), fc.record({
     type: fc.constantFrom('hello', 'info', 'progress', 'preview', 'image', 'log', 'done', 'error'),
@@ -199,7 +199,7 @@ t.test('whatever an engine says, each operation ends, and the next one can be do
   }), { numRuns: 25, endOnFailure: true })
 })
 
-t.test('a crash says why', async (t) => {
+t.test('gives the reason of a crash', async (t) => {
   const engine = await started(t, { firstBackoff: 1 })
   const message = await failure(t, draw(engine, { prompt: 'abort with words' }), 'engine_crashed')
   t.match(message, /SIGABRT: ggml\.c:42: GGML_ASSERT\(a == b\) failed$/, 'without the folders of whoever built it')
@@ -209,7 +209,7 @@ t.test('a crash says why', async (t) => {
   await failure(t, engine.run('unload', {}), 'unsupported', /'unload'/)
 })
 
-t.test('restarts come less and less often', async (t) => {
+t.test('restarts with growing delays', async (t) => {
   const begins: number[] = []
   const logger = silentLogger({ error: () => begins.push(performance.now()) })
   const engine = make(t, 'brief', { firstBackoff: 100, longestBackoff: 400, logger })
@@ -229,7 +229,7 @@ t.test('restarts come less and less often', async (t) => {
   t.match(engine.status, { state: 'stopped', pid: null, restarts }, 'and end with stop')
 })
 
-t.test('work that succeeds makes up for crashes', async (t) => {
+t.test('forgets crashes after a success', async (t) => {
   const engine = await started(t, { firstBackoff: 100, longestBackoff: 60_000 })
   for (let round = 0; round < 4; round++) {
     await failure(t, draw(engine, { prompt: 'exit code 3' }), 'engine_crashed')
@@ -277,7 +277,7 @@ t.test('a process that falls silent', async (t) => {
   await draw(engine, { prompt: 'echo' })
 })
 
-t.test('when it is this process that was stopped, the engine is not to blame', async (t) => {
+t.test('does not blame the engine when this process was stopped', async (t) => {
   const engine = await started(t, { silenceTimeout: 400 })
   const { pid } = engine.status
   // A loop that is merely blocked reads before it looks at its timers, so it takes a real stop.
@@ -289,7 +289,7 @@ t.test('when it is this process that was stopped, the engine is not to blame', a
   await stopped
 })
 
-t.test('an observer that fails ends the operation with its error', async (t) => {
+t.test('fails the operation with the error of an observer', async (t) => {
   const engine = await started(t)
   const error = new Error('the disk is full')
   const progress = (): void => { throw error }
@@ -297,12 +297,12 @@ t.test('an observer that fails ends the operation with its error', async (t) => 
   await draw(engine, { prompt: 'echo' })
 })
 
-t.test('progress that goes back is not told', async (t) => {
+t.test('does not report progress that goes back', async (t) => {
   const { progress } = await draw(await started(t), { prompt: 'two steps' })
   t.same(progress.map(({ phase, step }) => [phase, step]), [['sampling', 1], ['decoding', 0], ['decoding', 1]])
 })
 
-t.test('images pass through unchanged', async (t) => {
+t.test('passes images unchanged', async (t) => {
   const engine = await started(t)
   const large = Buffer.concat([
     emptyPng(2048, 1024), Buffer.from(Array.from({ length: 5_000_000 }, (_, index) => index * 7))
@@ -318,7 +318,7 @@ t.test('images pass through unchanged', async (t) => {
   t.equal(engine.status.restarts, 0)
 })
 
-t.test('output fills neither pipe nor memory', async (t) => {
+t.test('bounds output in pipe and memory', async (t) => {
   const engine = await started(t)
   await draw(engine, { prompt: 'loud' })
   const tail = new OutputTail()

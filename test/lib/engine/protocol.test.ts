@@ -64,7 +64,7 @@ function throwsProtocolError (action: () => unknown, code: ProtocolErrorCode): v
   }
 }
 
-t.test('every message survives the way, however the stream is cut', async (t) => {
+t.test('decodes every message, however the stream is cut', async (t) => {
   const fromHost = join(hostMessages.map(encodeHostMessage))
   const fromServer = join(serverMessages.map(encodeServerMessage))
   const check = (sizes: number[]): void => {
@@ -77,7 +77,7 @@ t.test('every message survives the way, however the stream is cut', async (t) =>
   fc.assert(fc.property(sizes, check), { numRuns: 30 })
 })
 
-t.test('any JSON and any bytes', async (t) => {
+t.test('carries any JSON and any bytes', async (t) => {
   const frame = fc.tuple(fc.object({ maxDepth: 2 }), fc.uint8Array({ maxLength: 300 }))
   const sizes = fc.array(fc.integer({ min: 1, max: 50 }), { minLength: 1, maxLength: 5 })
   fc.assert(fc.property(fc.array(frame, { maxLength: 5 }), sizes, (frames, sizes) => {
@@ -87,7 +87,7 @@ t.test('any JSON and any bytes', async (t) => {
   }), { numRuns: 100 })
 })
 
-t.test('lengths have bounds, on both sides', async (t) => {
+t.test('bounds lengths on both sides', async (t) => {
   const lengths = (json: number, bytes: number): Buffer => {
     const header = Buffer.alloc(8)
     header.writeUInt32LE(json, 0)
@@ -104,7 +104,7 @@ t.test('lengths have bounds, on both sides', async (t) => {
   throwsProtocolError(() => encodeFrame({}, [half, half, new Uint8Array(1)]), 'bytes_too_large')
 })
 
-t.test('a broken stream', async () => {
+t.test('refuses a broken stream', async () => {
   throwsProtocolError(() => new FrameDecoder().push(Buffer.from([1, 0, 0, 0, 0, 0, 0, 0, 0x7b])), 'invalid_json')
   throwsProtocolError(() => new FrameDecoder().push(Buffer.from([0, 0, 0, 0, 0, 0, 0, 0])), 'invalid_json')
   const whole = join([encodeFrame({ type: 'shutdown' }, [png])])
@@ -113,7 +113,7 @@ t.test('a broken stream', async () => {
   }
 })
 
-t.test('messages that are none', async () => {
+t.test('refuses unknown messages', async () => {
   const bytes = new Uint8Array(0)
   const notFromHost = [null, 1, 'hello', [], {}, { type: 'run' }, { type: 'toString' }, { type: '__proto__' }, { type: ['log'] }]
   for (const json of notFromHost) throwsProtocolError(() => readHostMessage({ json, bytes }), 'invalid_message')
@@ -127,7 +127,7 @@ t.test('messages that are none', async () => {
   throwsProtocolError(() => decodeServerMessage({ json: { ...run, attachments: [] }, bytes: png }), 'invalid_message')
 })
 
-t.test('each field of each message of an engine has a type and bounds, and an error that names it', async (t) => {
+t.test('checks type and bounds of each field of an engine, and names the wrong one', async (t) => {
   const wrong = [undefined, null, {}, [], true, '', 'x', -1, 1.5, 1e308, 2 ** 53, '1']
   const notText = wrong.filter(value => typeof value !== 'string')
   const numbers = { step: wrong, index: [...wrong, 64], width: [...wrong, 0, 65_537], height: [...wrong, 0] }
@@ -176,7 +176,7 @@ t.test('each field of each message of an engine has a type and bounds, and an er
   t.ok(tried > 200, `${tried} messages`)
 })
 
-t.test('what passes is bounded and has no more than the declared fields', async (t) => {
+t.test('returns bounded messages with the declared fields only', async (t) => {
   const bytes = new Uint8Array(0)
   const long = 'x'.repeat(1_000_000)
   const log = readHostMessage({ json: { type: 'log', level: 'warn', text: `a\nERROR forged\u001b[2J\u202e\ud800 ${long}`, extra: long }, bytes })
@@ -188,7 +188,7 @@ t.test('what passes is bounded and has no more than the declared fields', async 
   t.match(readHostMessage({ json: { type: 'progress', id: 1, progress: { phase: 'sampling', step: 30, steps: 20, index: 0 } }, bytes }), { progress: { step: 20 } })
 })
 
-t.test('images and previews are PNG images of the size that is said', async (t) => {
+t.test('accepts only PNG images of the declared size', async (t) => {
   const image = (width: number, height: number, bytes: Uint8Array) => () =>
     readHostMessage({ json: { type: 'image', id: 1, image: { index: 0, width, height, seed: 0 } }, bytes })
   t.doesNotThrow(image(8, 8, png))
@@ -201,7 +201,7 @@ t.test('images and previews are PNG images of the size that is said', async (t) 
   t.throws(() => readHostMessage({ json: { type: 'log', level: 'info', text: '' }, bytes: png }), { message: /none for the bytes of 'log'/ })
 })
 
-t.test('any JSON is a message with declared types, or refused', async (t) => {
+t.test('returns a message with declared types for any JSON, or refuses it', async (t) => {
   const anything = fc.anything({
     maxDepth: 3,
     values: [fc.integer(), fc.double(), fc.string(), fc.boolean(), fc.constant(null)]

@@ -9,7 +9,7 @@ import { findEngineAddon } from '../../../native/index.ts'
 import { compileTimeout, noCompiler, recordingAddonPath } from '../../fixtures/recording-library/addon.ts'
 import { temporaryFolder } from './helper.ts'
 
-t.test('the engine that is asked for', async (t) => {
+t.test('takes the requested engine', async (t) => {
   const portable = await selectEngine({ engine: 'portable' })
   t.match(portable, { engine: 'portable', reason: /--engine/, args: [/dist\/lib\/engine\/hosts\/portable\/portable\.js$/] })
   t.ok(statSync(portable.file).mode & 0o100, 'its runtime can be executed')
@@ -41,7 +41,7 @@ function link (root: string, name: string): void {
   symlinkSync(join(packageRoot, 'node_modules', name), target)
 }
 
-t.test('native without an addon is an error, auto falls back and says why; with one auto takes it', { skip: noCompiler }, async (t) => {
+t.test('prefers native with an addon; without one, auto falls back with the reason and native fails', { skip: noCompiler }, async (t) => {
   t.setTimeout(compileTimeout)
   const recording = await recordingAddonPath()
   const root = emptyPackage(t)
@@ -77,7 +77,7 @@ t.test('native without an addon is an error, auto falls back and says why; with 
     { engine: 'portable', reason: /built for stable-diffusion\.cpp recording-1 0000000, but .* is recording-2 0000000/ })
 })
 
-t.test('what is missing is said, with what to type', async (t) => {
+t.test('names what is missing and what to type', async (t) => {
   const root = emptyPackage(t)
   const advice = new RegExp(`not installed.*npm install --include=optional.*${root}`)
   t.match(findPortable(root), { ok: false, reason: advice })
@@ -87,7 +87,7 @@ t.test('what is missing is said, with what to type', async (t) => {
   t.match(findPortable(root), { ok: false, reason: /portable\.js is missing.*npm run build/ })
 })
 
-t.test('a runtime without its execute bit', async (t) => {
+t.test('makes the runtime executable', async (t) => {
   const root = emptyPackage(t)
   link(root, '@qvac/diffusion-cpp')
   const modules = join(root, 'node_modules')

@@ -13,7 +13,7 @@ function timeOf (work: () => unknown): number {
   return performance.now() - start
 }
 
-t.test('what the pixels need is kept, and the same pixels come out', async t => {
+t.test('keeps what the pixels need, and the pixels', async t => {
   for (const format of ['png', 'jpeg', 'webp'] as const) {
     for (const profile of ['srgb', 'p3']) {
       const bytes = await photo().withIccProfile(profile).withExif({ IFD0: { Copyright: 'a secret' } }).toFormat(format).toBuffer()
@@ -32,7 +32,7 @@ t.test('what the pixels need is kept, and the same pixels come out', async t => 
   t.same(await sharp(cleanImage(clear).bytes).raw().toBuffer(), await sharp(clear).raw().toBuffer(), 'transparency of a WebP')
 })
 
-t.test('the orientation is all that is kept of EXIF', async t => {
+t.test('keeps only the orientation of EXIF', async t => {
   for (const format of ['png', 'jpeg', 'webp'] as const) {
     for (let orientation = 2; orientation <= 8; orientation++) {
       const bytes = await photo().withExif({ IFD0: { Copyright: 'a secret' } }).withMetadata({ orientation }).toFormat(format).toBuffer()
@@ -47,7 +47,7 @@ t.test('the orientation is all that is kept of EXIF', async t => {
   }
 })
 
-t.test('texts, frames and scans that only cost are dropped or refused, in linear time', async t => {
+t.test('drops or refuses expensive texts, frames and scans in linear time', async t => {
   const texts = pngOfTexts(4)
   t.ok(cleanImage(texts).bytes.length < 1000)
   t.throws(() => cleanImage(jpegOfScans(200)), { name: 'RangeError', message: 'it has more than 100 scans' })
@@ -74,7 +74,7 @@ t.test('texts, frames and scans that only cost are dropped or refused, in linear
   }
 })
 
-t.test('numbers of parts and the length of profiles have bounds', async t => {
+t.test('bounds the number of parts and the length of profiles', async t => {
   for (const [bytes, message] of [
     [pngWith(...Array<Buffer>(100_001).fill(chunk('tEXt', Buffer.alloc(0)))), 'it has more than 100000 chunks'],
     [pngWith(chunk('iCCP', Buffer.alloc(4 * 1024 * 1024 + 1))), 'its colour profile has more than 4194304 bytes'],

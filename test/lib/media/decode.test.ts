@@ -4,7 +4,7 @@ import { decodeImage } from '../../../lib/media/decode.ts'
 
 const plain = () => sharp({ create: { width: 4, height: 3, channels: 3, background: '#336699' } })
 
-t.test('every format that callers may send', async (t) => {
+t.test('decodes every format that clients may send', async (t) => {
   for (const bytes of [await plain().png().toBuffer(), await plain().webp({ lossless: true }).toBuffer()]) {
     const { data, ...size } = await decodeImage(bytes, { channels: 3 })
     t.match(size, { width: 4, height: 3, channels: 3 })
@@ -17,7 +17,7 @@ t.test('every format that callers may send', async (t) => {
   })
 })
 
-t.test('any other is named, and no reader of it is there', async (t) => {
+t.test('names other formats, and has no reader for them', async (t) => {
   const tiff = await plain().tiff().toBuffer()
   for (const [bytes, message] of [
     [tiff, /its format is tiff$/],

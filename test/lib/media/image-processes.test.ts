@@ -30,7 +30,7 @@ const isAlive = (pid: number) => {
   }
 }
 
-t.test('a process is started for the first image, used again, and ended when it is idle', async t => {
+t.test('starts a process for the first image, uses it again, and ends it when idle', async t => {
   const { processes } = start(t, { idle: 0.3 })
   t.same(processes.pids, [])
   t.match(await processes.make(await photo(), { format: 'webp', quality: 80 }), { format: 'webp', width: 64, height: 48 })
@@ -42,7 +42,7 @@ t.test('a process is started for the first image, used again, and ended when it 
   t.ok(await processes.make(await photo(), small), 'and another one starts')
 })
 
-t.test('it has no secrets', { skip: process.platform !== 'linux' }, async t => {
+t.test('gives the process no secrets', { skip: process.platform !== 'linux' }, async t => {
   process.env.SDREST_JWT_SECRET = 'a secret of the server'
   t.teardown(() => { delete process.env.SDREST_JWT_SECRET })
   const { processes } = start(t)
@@ -51,7 +51,7 @@ t.test('it has no secrets', { skip: process.platform !== 'linux' }, async t => {
 })
 
 // None of these gets through `cleanImage`: this is what stops those that nobody has thought of yet.
-t.test('a decoder that takes too long or too much is ended, and the next image is served', async t => {
+t.test('ends a decoder that takes too much time or memory, and serves the next image', async t => {
   const { processes } = start(t, { seconds: 2 })
   const begin = performance.now()
   await t.rejects(processes.make({ bytes: slow, ...size }, small), { message: 'it takes longer than 2 s to decode' })
@@ -63,7 +63,7 @@ t.test('a decoder that takes too long or too much is ended, and the next image i
   t.ok(await processes.make(await photo(), small))
 })
 
-t.test('a process that is killed costs one image', async t => {
+t.test('loses one image with a killed process', async t => {
   const { processes, failures } = start(t)
   const lost = processes.make({ bytes: slow, ...size }, small)
   const [pid] = processes.pids
@@ -80,7 +80,7 @@ t.test('a process that is killed costs one image', async t => {
   t.ok(await processes.make(await photo(), small), 'also while it was idle')
 })
 
-t.test('a process that lies, says nothing or cannot run is found out', async t => {
+t.test('detects a process that lies, is silent or cannot run', async t => {
   const picture = await photo()
   const message = (head: object, bytes = '') => {
     const text = JSON.stringify(head)
@@ -105,7 +105,7 @@ t.test('a process that lies, says nothing or cannot run is found out', async t =
   }
 })
 
-t.test('a caller with many slow images does not keep others waiting', async t => {
+t.test('serves others while one caller has many slow images', async t => {
   const { processes } = start(t, { seconds: 4 })
   const send = async (caller: string, bytes: Buffer) =>
     await processes.uploads.run(caller, async () => processes.make({ bytes, ...size }, small))

@@ -90,7 +90,7 @@ function greyPng (width: number, height: number, { pixels = Buffer.alloc(0), ext
   ])
 }
 
-t.test('every way to send an image', async t => {
+t.test('accepts every way to send an image', async t => {
   for (const format of ['png', 'jpeg', 'webp'] as const) {
     const bytes = await plain(40, 30).toFormat(format).toBuffer()
     const text = bytes.toString('base64')
@@ -113,7 +113,7 @@ t.test('every way to send an image', async t => {
   }
 })
 
-t.test('what is none is refused before it is decoded, and said to be none', async t => {
+t.test('refuses what is not an image before decoding, with the reason', async t => {
   const gif = await plain(4, 4).gif().toBuffer()
   for (const [what, bytes, message] of [
     ['SVG', Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"/>'), /begin with "<svg xml" \(svg\)/],
@@ -152,7 +152,7 @@ t.test('what is none is refused before it is decoded, and said to be none', asyn
   ] as const) { await refused(t, text, message) }
 })
 
-t.test('megabytes that are almost base64 are refused in linear time', async t => {
+t.test('refuses megabytes of almost base64 in linear time', async t => {
   const many = 3_000_000
   for (const text of [
     `${'='.repeat(many)}A`, `${'= '.repeat(many / 2)}A`, `${' '.repeat(many)}!`, `A${'='.repeat(many)}`, `${'A='.repeat(many / 2)}`,
@@ -164,7 +164,7 @@ t.test('megabytes that are almost base64 are refused in linear time', async t =>
   }
 })
 
-t.test('too many bytes, too many pixels', async t => {
+t.test('refuses too many bytes or pixels', async t => {
   const png = await plain(64, 64).png().toBuffer()
   await refused(t, png, /at most 100 bytes \(--max-upload-size\) for init_image but received \d+/, { maxBytes: 100 })
   await refused(t, png.toString('base64'), /at most 100 bytes/, { maxBytes: 100 })
@@ -186,7 +186,7 @@ t.test('too many bytes, too many pixels', async t => {
   await refused(t, jpeg, /at most 67108864 pixels.*65000 × 65000/)
 })
 
-t.test('bombs are decoded in little memory and time, or refused', async t => {
+t.test('decodes bombs in little memory and time, or refuses them', async t => {
   const row = Buffer.alloc(8193)
   const flat = deflateSync(Buffer.alloc(row.length * 8192), { level: 9 })
   t.ok(flat.length < 100_000, 'a hundred kilobytes of 67 megapixels')
@@ -208,7 +208,7 @@ t.test('bombs are decoded in little memory and time, or refused', async t => {
   t.ok(await withText.toPng({ width: 64, height: 64, channels: 3 }, decoder), 'and text is not unpacked')
 })
 
-t.test('cut off anywhere it is refused', async t => {
+t.test('refuses an image that is cut off anywhere', async t => {
   const noise = await sharp(Buffer.from(Array.from({ length: 64 * 64 * 3 }, (_, n) => (n * 7919) % 256)), {
     raw: { width: 64, height: 64, channels: 3 }
   })
@@ -220,7 +220,7 @@ t.test('cut off anywhere it is refused', async t => {
   }
 })
 
-t.test('nothing but the pixels survives', async t => {
+t.test('keeps nothing but the pixels', async t => {
   const script = '<script>alert(1)</script><?php system($_GET[0]) ?>PK\x03\x04'
   const jpeg = await plain(64, 64)
     .withExif({ IFD0: { ImageDescription: script }, IFD3: { GPSLatitude: '48/1 8/1 0/1' } })
@@ -243,7 +243,7 @@ t.test('nothing but the pixels survives', async t => {
   }
 })
 
-t.test('turned the way the camera was held', async t => {
+t.test('applies the orientation of the camera', async t => {
   // Where the left half, which is red, is seen.
   const seen: Record<number, string> = {
     1: 'left',
@@ -276,7 +276,7 @@ t.test('turned the way the camera was held', async t => {
   }
 })
 
-t.test('the largest part in the middle, scaled', async t => {
+t.test('scales the largest part in the middle', async t => {
   const wide = await open(await (await twoColours(200, 100)).png().toBuffer())
   const square = await pixels(await wide.toPng({ width: 64, height: 64, channels: 3 }, decoder))
   t.match(square, { width: 64, height: 64, channels: 3 })
@@ -291,7 +291,7 @@ t.test('the largest part in the middle, scaled', async t => {
   t.same((await pixels(await line.toPng({ width: 64, height: 512, channels: 3 }, decoder))).at(60, 500), [0, 0, 255])
 })
 
-t.test('a mask is stretched over its image and cut with it', async t => {
+t.test('stretches a mask over its image and crops it with it', async t => {
   // The image is three times as wide as high, so the middle third is seen. The mask has other proportions, and is white
   // in its right half.
   const image = await open(await plain(300, 100).png().toBuffer())
@@ -307,7 +307,7 @@ t.test('a mask is stretched over its image and cut with it', async t => {
   t.same([at(2, 2), at(20, 60), at(44, 2), at(62, 62)], [[0], [0], [255], [255]])
 })
 
-t.test('every kind of pixel becomes 8 bits of grey or RGB', async t => {
+t.test('converts every kind of pixel to 8 bits of grey or RGB', async t => {
   const clear = sharp({ create: { width: 64, height: 64, channels: 4, background: { r: 255, g: 0, b: 0, alpha: 0 } } })
   const half = sharp({
     create: { width: 64, height: 64, channels: 4, background: { r: 255, g: 255, b: 255, alpha: 0.5 } }
@@ -337,7 +337,7 @@ t.test('every kind of pixel becomes 8 bits of grey or RGB', async t => {
   }
 })
 
-t.test('colour profiles, depths and channels that are rare', async t => {
+t.test('accepts rare colour profiles, depths and channels', async t => {
   const iccp = (profile: Buffer) => pngChunk('iCCP', Buffer.concat([Buffer.from('p\0\0', 'latin1'), deflateSync(profile)]))
   const black = deflateSync(Buffer.alloc(65 * 64))
   for (const [what, profile] of [
@@ -387,7 +387,7 @@ t.test('colour profiles, depths and channels that are rare', async t => {
   }
 })
 
-t.test('a file that is several things is only an image', async t => {
+t.test('makes only an image of a file of several formats', async t => {
   const png = await plain(64, 64, 'blue').png().toBuffer()
   const others = ['<svg onload="alert(1)"/>', 'PK\x03\x04', '%PDF-1.7', 'GIF89a', '#!/bin/sh\n']
   for (const other of others) {
@@ -406,7 +406,7 @@ t.test('a file that is several things is only an image', async t => {
   )).at(1, 1), [0, 0, 255])
 })
 
-t.test('of an animation the first frame', async t => {
+t.test('uses the first frame of an animation', async t => {
   const frames = await Promise.all(
     ['blue', 'red', 'lime'].map(background => plain(64, 64, background).png().toBuffer())
   )
@@ -419,7 +419,7 @@ t.test('of an animation the first frame', async t => {
   t.same((await pixels(await image.toPng({ width: 64, height: 64, channels: 3 }, decoder))).at(32, 32), [0, 0, 255])
 })
 
-t.test('the same image gives the same bytes', async t => {
+t.test('gives the same bytes for the same image', async t => {
   const bytes = await (await twoColours(333 * 2, 111)).jpeg().toBuffer()
   const [first, second] = await Promise.all(
     [1, 2].map(async () => await (await open(bytes)).toPng({ width: 128, height: 64, channels: 3 }, decoder))
@@ -427,7 +427,7 @@ t.test('the same image gives the same bytes', async t => {
   t.same(first, second)
 })
 
-t.test('many at once wait, too many are refused', async t => {
+t.test('lets many images wait and refuses too many', async t => {
   const image = await open(await plain(512, 512).png().toBuffer())
   const outcomes = await Promise.allSettled(Array.from({ length: 60 }, () =>
     image.toPng({ width: 64, height: 64, channels: 3 }, decoder)))
@@ -437,7 +437,7 @@ t.test('many at once wait, too many are refused', async t => {
   t.ok(await image.toPng({ width: 64, height: 64, channels: 3 }, decoder))
 })
 
-t.test('whatever the bytes, an answer comes and it is no defect', async t => {
+t.test('answers any bytes without an internal error', async t => {
   const valid = await Promise.all(
     (['png', 'jpeg', 'webp'] as const).map(format => plain(64, 48, '#357').toFormat(format).toBuffer())
   )

@@ -34,13 +34,13 @@ function readText ({ type, data }: Chunk): [keyword: string, text: string] {
 
 const picture = () => sharp({ create: { width: 5, height: 3, channels: 3, background: '#804020' } }).png().toBuffer()
 
-t.test('the size of an image', async t => {
+t.test('reads the size of an image', async t => {
   t.same(readPngHeader(await picture()), { width: 5, height: 3, depth: 8, colorType: 2 })
   const offset = Buffer.concat([Buffer.alloc(7), await picture()]).subarray(7)
   t.equal(readPngHeader(new Uint8Array(offset.buffer, offset.byteOffset, offset.byteLength)).width, 5)
 })
 
-t.test('what is no PNG image', async t => {
+t.test('refuses what is not a PNG image', async t => {
   const png = await picture()
   const changed = (at: number, byte: number) => {
     const copy = Buffer.from(png)
@@ -67,7 +67,7 @@ t.test('what is no PNG image', async t => {
   }
 })
 
-t.test('texts in any script come back as they were, and the picture too', async t => {
+t.test('keeps texts in any script, and the image', async t => {
   const png = await picture()
   const before = await sharp(png).raw().toBuffer()
   const texts: Array<[type: string, text: string]> = [
@@ -90,7 +90,7 @@ t.test('texts in any script come back as they were, and the picture too', async 
   }
 })
 
-t.test('what cannot be stored is refused', async t => {
+t.test('refuses keywords and texts that cannot be stored', async t => {
   const png = await picture()
   for (const keyword of ['', ' parameters', 'parameters ', 'x'.repeat(80), 'a\0b', 'ключ']) {
     t.throws(() => addText(png, keyword, 'x'), { name: 'RangeError', message: /keyword of 1 to 79/ })

@@ -42,7 +42,7 @@ async function catalogOf (root: string): Promise<ModelCatalog> {
 /** What no rule knows, so that the folder decides. */
 const strange = safetensors({ strange: { dtype: 'F16', shape: [1] } })
 
-t.test('every folder name of docs/models.md says what is in it, at any depth and in any case', async t => {
+t.test('gives types by every folder name of docs/models.md, at any depth and in any case', async t => {
   const rows = [...readFileSync(join(packageRoot, 'docs', 'models.md'), 'utf8').matchAll(/^\| `(\w+)` \| ((?:`[\w-]+`(?:, )?)+) \|$/gm)]
   const expected = rows.flatMap(([, type, names]) => [...names!.matchAll(/`([^`]+)`/g)].flatMap(([, name]) =>
     [[`${name}/a.safetensors`, type!], [`collection/${name!.toUpperCase()}/sub/b.safetensors`, type!]]))
@@ -53,7 +53,7 @@ t.test('every folder name of docs/models.md says what is in it, at any depth and
   }
 })
 
-t.test('every folder that holds one type gives it to what no rule knows', async t => {
+t.test('gives the type of a folder to files that no rule knows', async t => {
   const root = collection(t, { 'any name/x.safetensors': strange })
   const options = Object.keys(optionTable).filter(name => name.endsWith('-dir') && !['models-dir', 'data-dir', 'auth-data-dir'].includes(name))
   t.equal(options.length, 8)
@@ -82,7 +82,7 @@ const files = {
   '.hidden/secret.safetensors': safetensors(typical.vae)
 } satisfies Record<string, Buffer | string>
 
-t.test('an existing collection is listed as it lies', async t => {
+t.test('lists an existing collection', async t => {
   const root = collection(t, files)
   const catalog = await catalogOf(root)
   t.strictSame(catalog.list().models.map(({ id }) => id), [
@@ -115,7 +115,7 @@ t.test('an existing collection is listed as it lies', async t => {
   t.match(catalog.directories(), [{ path: root, models: 10, readable: true }])
 })
 
-t.test('a model is found by id and by name', async t => {
+t.test('finds a model by id and by name', async t => {
   const catalog = await catalogOf(collection(t, files))
   t.equal(catalog.resolve('sd15').id, 'checkpoint/sd15.safetensors')
   t.equal(catalog.resolve('SD15.safetensors').id, 'checkpoint/sd15.safetensors')
@@ -133,7 +133,7 @@ t.test('a model is found by id and by name', async t => {
   t.throws(() => catalog.resolve('old'), { code: 'SDR_UNSUPPORTED_MODEL', message: /pickle/ })
 })
 
-t.test('of several files with one name the usable one is meant', async t => {
+t.test('prefers the usable one of several files with one name', async t => {
   const catalog = await catalogOf(collection(t, {
     'checkpoints/v1-5.ckpt': 'x',
     'checkpoints/v1-5.safetensors': safetensors(typical.sd1),
@@ -149,7 +149,7 @@ t.test('of several files with one name the usable one is meant', async t => {
   t.throws(() => catalog.resolve('CASE'), { code: 'SDR_INVALID_REQUEST' })
 })
 
-t.test('the engine gets absolute paths, checked again', async t => {
+t.test('gives the engine absolute paths, checked again', async t => {
   const root = collection(t, files)
   const catalog = await catalogOf(root)
   const sd15 = catalog.resolve('sd15')
@@ -170,7 +170,7 @@ t.test('the engine gets absolute paths, checked again', async t => {
   await t.rejects(catalog.files(sd15), { code: 'SDR_UNSUPPORTED_MODEL', message: /link/ })
 })
 
-t.test('pages are stable and cursors are ours', async t => {
+t.test('has stable pages and refuses foreign cursors', async t => {
   const catalog = await catalogOf(collection(t, files))
   const seen: string[] = []
   for (let cursor: string | undefined; ;) {
@@ -185,7 +185,7 @@ t.test('pages are stable and cursors are ours', async t => {
   t.throws(() => catalog.list({ cursor: '%%%' }), { code: 'SDR_INVALID_REQUEST' })
 })
 
-t.test('a refresh sees what changed, and only reads that', async t => {
+t.test('a refresh sees changes and reads only changed files', async t => {
   const root = collection(t, files)
   const unread = join(root, 'stray/upscaler.safetensors')
   overwrite(unread, files['stray/upscaler.safetensors'])
@@ -219,7 +219,7 @@ t.test('a refresh sees what changed, and only reads that', async t => {
   }
 })
 
-t.test('models of several files', async t => {
+t.test('lists models of several files, and wrong descriptions with the reason', async t => {
   const good = 'diffusion_model: flux.safetensors'
   const wrong: Record<string, [text: string, error: RegExp]> = {
     nothing: ['', /description is not valid/],
@@ -269,7 +269,7 @@ t.test('models of several files', async t => {
   await t.rejects(catalog.files(json), { code: 'SDR_UNSUPPORTED_MODEL', message: /link/ })
 })
 
-t.test('ids stay unique', async t => {
+t.test('gives unique ids', async t => {
   const root = collection(t, {
     'a/checkpoints/x.safetensors': safetensors(typical.sd1),
     'a/Stable-diffusion/x.safetensors': safetensors(typical.sd1),
@@ -291,7 +291,7 @@ t.test('ids stay unique', async t => {
   t.throws(() => catalog.resolve('wan'), { message: /videos/ })
 })
 
-t.test('what may not be read is named, in the list and where a model is missing', async t => {
+t.test('names unreadable files in the list, and when a model is missing', async t => {
   const folder = mkdtempSync(join(tmpdir(), 'sdrest-catalog-')) // outside the source tree, which another user may not enter
   t.teardown(() => rmSync(folder, { recursive: true }))
   const root = join(folder, 'models')
@@ -331,7 +331,7 @@ async function asOther<Result> (work: () => Promise<Result>): Promise<Result> {
   return await work().finally(() => process.seteuid!(0))
 }
 
-t.test('hashes are computed once', async t => {
+t.test('computes a hash once', async t => {
   const root = collection(t, files)
   const catalog = await catalogOf(root)
   const model = catalog.find('sd15')
@@ -350,7 +350,7 @@ t.test('hashes are computed once', async t => {
   await t.rejects(catalog.hash(vae), { code: 'SDR_CONFLICT' }, 'never the hash of another content')
 })
 
-t.test('changes are seen without being asked', async t => {
+t.test('sees changes without a refresh', async t => {
   const root = collection(t, files)
   const catalog = await catalogOf(root)
   // The catalog itself does not keep the process alive.
@@ -374,7 +374,7 @@ t.test('changes are seen without being asked', async t => {
   t.match(await gone, [{ removed: 3 }])
 })
 
-t.test('a watched catalog does not keep the process alive', async t => {
+t.test('does not keep the process alive while it watches', async t => {
   const root = collection(t, files)
   const module = pathToFileURL(join(packageRoot, 'lib', 'models', 'catalog.ts'))
   const script = `

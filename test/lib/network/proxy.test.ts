@@ -64,7 +64,7 @@ async function textOf (response: IncomingMessage): Promise<string> {
   return text
 }
 
-t.test('http goes through the proxy in absolute form, with its credentials, which the host does not see', async t => {
+t.test('sends http through the proxy in absolute form, and hides the credentials from the host', async t => {
   const seen: IncomingMessage[] = []
   const host = urlOf(await listen(t, createServer((request, response) => { seen.push(request); response.end('hello') })))
   const { asked, address } = await proxy(t, { authorization: `Basic ${Buffer.from('ann:p@ss').toString('base64')}` })
@@ -88,7 +88,7 @@ t.test('http goes through the proxy in absolute form, with its credentials, whic
     { name: 'NetworkError', message: /\(HTTP_PROXY\) answers 407: it wants a user name and a password/ })
 })
 
-t.test('https goes through a tunnel, and the certificate is that of the host', { skip: without('openssl', spawnSync('openssl', ['version']).status === 0) }, async t => {
+t.test('sends https through a tunnel, and checks the certificate of the host', { skip: without('openssl', spawnSync('openssl', ['version']).status === 0) }, async t => {
   const folder = t.testdir({})
   execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=files.invalid',
     '-addext', 'subjectAltName=DNS:files.invalid', '-keyout', join(folder, 'key'), '-out', join(folder, 'cert')], { stdio: 'ignore' })
@@ -114,7 +114,7 @@ t.test('https goes through a tunnel, and the certificate is that of the host', {
   await t.rejects(ask(url, trusting), { code: 'ENOTFOUND' }, 'without the proxy nothing knows that name')
 })
 
-t.test('the proxy reaches no address that the server may not', async t => {
+t.test('refuses addresses behind a proxy that the server may not reach', async t => {
   const { asked, address } = await proxy(t)
   Object.assign(process.env, { http_proxy: `http://${address}`, https_proxy: `http://${address}` })
   for (const url of ['https://127.0.0.1/x', 'https://169.254.169.254/x', 'https://[::1]/x', 'https://localhost/x', 'http://10.0.0.1/']) {
@@ -123,7 +123,7 @@ t.test('the proxy reaches no address that the server may not', async t => {
   t.same(asked, [])
 })
 
-t.test('a proxy that cannot be used is named without its password, and waited for no longer than said', async t => {
+t.test('names an unusable proxy without its password, and limits the wait for it', async t => {
   const url = new URL('https://files.invalid/x')
   const question = { hosts: hosts(), signal: signal(), headers: {} }
   const closed = await listen(t, createTcpServer())
@@ -142,7 +142,7 @@ t.test('a proxy that cannot be used is named without its password, and waited fo
   await t.rejects(ask(url, { ...question, signal: AbortSignal.timeout(200) }), { name: 'TimeoutError' }, 'who asked may give up sooner')
 })
 
-t.test('variables are read as curl reads them', async t => {
+t.test('reads the variables as curl does', async t => {
   const origin = (url: string, environment: Record<string, string>) => proxyFor(new URL(url), environment)?.url.origin
   t.equal(origin('https://a.example/', {}), undefined)
   t.equal(origin('https://a.example/', { HTTP_PROXY: 'http://p:1' }), undefined)
@@ -166,7 +166,7 @@ t.test('variables are read as curl reads them', async t => {
   }
 })
 
-t.test('a variable that holds no proxy is refused at the start, and not repeated', async t => {
+t.test('refuses a wrong variable at the start, and does not repeat its value', async t => {
   for (const value of ['socks5://ann:hush@p:1080', 'http://ann:hush@p/path', 'http://', 'http://ann:hu%sh@p:1', 'http://ann:hush@p:99999', 'hush '.repeat(2000)]) {
     t.throws(() => checkProxies({ HTTPS_PROXY: value, NO_PROXY: '*' }), { exitCode: 2, message: /^Expected http:\/\/host:port .* HTTPS_PROXY(?!.*hu)/ }, value.slice(0, 40))
   }

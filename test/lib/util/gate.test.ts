@@ -1,7 +1,7 @@
 import t from 'tap'
 import { Gate } from '../../../lib/util/gate.ts'
 
-t.test('a gate runs few, lets some wait and refuses the rest', async t => {
+t.test('runs few, lets some wait and refuses the rest', async t => {
   const gate = new Gate({ running: 2, waiting: 2, what: 'logins' })
   let active = 0
   let most = 0
@@ -33,7 +33,7 @@ function calls (gate: Gate) {
   return { running, start, settled, async end (name: string) { ends.get(name)!(); await settled() } }
 }
 
-t.test('no caller takes all places or all of the line', async t => {
+t.test('leaves places and a part of the line to other callers', async t => {
   const gate = new Gate({ running: 3, waiting: 4, runningForOne: 2, waitingForOne: 2, what: 'uploads' })
   const { running, start, settled, end } = calls(gate)
   const all = ['a1', 'a2', 'a3', 'a4'].map(name => start(name))
@@ -51,7 +51,7 @@ t.test('no caller takes all places or all of the line', async t => {
   await Promise.all(all)
 })
 
-t.test('work is weighed, and a heavy call is not passed for ever', async t => {
+t.test('weighs work, and lets a heavy call run in the end', async t => {
   const gate = new Gate({ running: 10, waiting: 10, what: 'bytes' })
   const { running, start, settled, end } = calls(gate)
   const all = [start('a1', 6), start('b1', 8), start('c1', 1)]
@@ -69,7 +69,7 @@ t.test('work is weighed, and a heavy call is not passed for ever', async t => {
   await t.rejects(Promise.race([gate.run('b', async () => { throw new Error('inside') }, 10)]), { message: 'inside' })
 })
 
-t.test('without a line a caller whose own share is full learns that', async t => {
+t.test('tells a caller without a line that its own share is full', async t => {
   const gate = new Gate({ running: 4, runningForOne: 2, waiting: 0, what: 'bytes' })
   const leave = await gate.enter('a', 2)
   await t.rejects(gate.enter('a', 1), { code: 'SDR_RATE_LIMITED', retryAfter: 2 })

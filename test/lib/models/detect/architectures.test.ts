@@ -5,7 +5,7 @@ import { architectures, defaultsOf } from '../../../../lib/models/detect/archite
 import { type Summary, inspectHeader } from '../../../../lib/models/detect/inspect.ts'
 import { modelOfFile } from '../../../../lib/models/model.ts'
 import { readModelHeader, parseModelHeader } from '../../../../lib/models/headers/read-header.ts'
-import { rules } from '../../../../lib/models/detect/rules.ts'
+import { rules } from '../../../../lib/models/detect/architecture-rules.ts'
 import { modelTypes, typeOfFolder } from '../../../../lib/models/types.ts'
 import { packageRoot } from '../../../../lib/util/package-root.ts'
 import { type CheckpointKind, writeCheckpoint } from '../../../../bin/support/demo-model/checkpoints.ts'
@@ -233,7 +233,7 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ['nothing', {}, { type: 'unknown', architecture: null, parameters: 0, quantization: null }]
 ]
 
-t.test('every kind of file is told by its names', async t => {
+t.test('recognises every kind of file by its tensor names', async t => {
   for (const [what, of, expected] of kinds) {
     const summary = await inspect(safetensors(of))
     t.strictSame(Object.fromEntries(Object.keys(expected).map(key => [key, summary[key as keyof Summary]])),
@@ -247,7 +247,7 @@ t.test('every kind of file is told by its names', async t => {
   }
 })
 
-t.test('the checkpoints that the engines draw with', async t => {
+t.test('recognises the checkpoints that the engines draw with', async t => {
   const folder = t.testdir()
   const expected: Record<CheckpointKind, Partial<Summary>> = {
     minit2i: { type: 'checkpoint', architecture: 'minit2i', variant: 'tiny', quantization: 'F16' },
@@ -263,7 +263,7 @@ t.test('the checkpoints that the engines draw with', async t => {
   }
 })
 
-t.test('GGUF files', async t => {
+t.test('recognises GGUF files', async t => {
   const flux = gguf({
     'double_blocks.0.img_attn.qkv.weight': { dimensions: [256, 12], type: 12 },
     'img_in.weight': { dimensions: [64, 2], type: 0 },
@@ -285,7 +285,7 @@ t.test('GGUF files', async t => {
     { type: 'text_encoder', architecture: 'llm', quantization: 'Q8_0' })
 })
 
-t.test('what trainers wrote is shown, in bounds', async t => {
+t.test('shows bounded metadata of trainers', async t => {
   const summary = await inspect(safetensors(typical.lora, {
     ss_tag_frequency: JSON.stringify({ set1: { ' ink': 5, wash: 9 }, set2: { ink: 7, '\u202e\nodd': 1 } }),
     ss_base_model_version: 'sd_v1',
@@ -315,7 +315,7 @@ t.test('what trainers wrote is shown, in bounds', async t => {
   }
 })
 
-t.test('defaults and limits', async t => {
+t.test('gives defaults and limits', async t => {
   for (const [name, { defaults, limits }] of Object.entries(architectures)) {
     for (const side of [defaults.width, defaults.height]) {
       t.ok(side % limits.multiple_of === 0 && side >= limits.min_side && side <= limits.max_side,
@@ -329,7 +329,7 @@ t.test('defaults and limits', async t => {
   t.equal(defaultsOf(null), undefined)
 })
 
-t.test('the size that a file tells goes before that of its family', async t => {
+t.test('prefers the size in a file to that of its family', async t => {
   const sizeOf = async (resolution: string) => {
     const content = await inspect(safetensors(typical.sd1, { 'modelspec.resolution': resolution }))
     return modelOfFile({
@@ -340,7 +340,7 @@ t.test('the size that a file tells goes before that of its family', async t => {
   for (const resolution of ['770', '16384', '32', 'none']) t.match(await sizeOf(resolution), { width: 512, height: 512 })
 })
 
-t.test('docs/models.md says what the tables say', async t => {
+t.test('docs/models.md matches the tables', async t => {
   const text = readFileSync(join(packageRoot, 'docs', 'models.md'), 'utf8')
   const lines = text.split('\n').filter(line => line.startsWith('| `'))
   const rows = lines.map(line => line.split('|').map(cell => cell.trim()))

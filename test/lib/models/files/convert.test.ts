@@ -40,7 +40,7 @@ async function setUp (t: Test) {
 
 const request = { model: 'vae/a.safetensors', weight_type: 'q8_0' }
 
-t.test('a converted model is whole or not there', async t => {
+t.test('makes a complete model or none', async t => {
   const { models, catalog, staging, names } = await setUp(t)
   const { engine, asked } = engineThat(output => {
     writeFileSync(output, converted)
@@ -67,7 +67,7 @@ t.test('a converted model is whole or not there', async t => {
   t.ok(readFileSync(path).equals(converted))
 })
 
-t.test('what fails leaves nothing behind', async t => {
+t.test('leaves nothing behind on failure', async t => {
   const { catalog, staging, names } = await setUp(t)
   const fails = engineThat(output => {
     writeFileSync(output, 'half')
@@ -82,7 +82,7 @@ t.test('what fails leaves nothing behind', async t => {
   t.strictSame(names(), ['a.safetensors'])
 })
 
-t.test('what cannot be converted is refused', async t => {
+t.test('refuses what cannot be converted', async t => {
   const { catalog } = await setUp(t)
   for (const [changes, error] of [
     [{ weight_type: 'q9' }, { code: 'SDR_INVALID_REQUEST', message: /one of f16, q8_0 for weight_type/ }],

@@ -9,7 +9,7 @@ import { packageRoot } from '../../../../lib/util/package-root.ts'
 
 const program = join(packageRoot, 'test', 'lib', 'models', 'fixtures', 'alone-often.ts')
 
-t.test('a lock file goes with the work, also when that fails', async t => {
+t.test('removes the lock file after the work, also on failure', async t => {
   const folder = t.testdir()
   const staging = new StagingArea(folder)
   const key = staging.key('work')
@@ -22,7 +22,7 @@ t.test('a lock file goes with the work, also when that fails', async t => {
   t.strictSame(readdirSync(folder), ['turn.lock'])
 })
 
-t.test('what a crash leaves is swept, and what is in use or may be gone on with stays', async t => {
+t.test('sweeps what a crash leaves, and keeps files that are in use or can continue', async t => {
   const folder = t.testdir()
   const staging = new StagingArea(folder)
   const [used, bare, recent, old] = ['used', 'bare', 'recent', 'old'].map(word => staging.key(word)) as [string, string, string, string]
@@ -48,7 +48,7 @@ t.test('what a crash leaves is swept, and what is in use or may be gone on with 
   t.strictSame(readdirSync(folder).sort(), ['note.lock', 'turn.lock'], 'where there is nothing, nothing is made')
 })
 
-t.test('a turn that does not come is said', async t => {
+t.test('fails when it waits too long for its turn', async t => {
   const folder = t.testdir()
   const staging = new StagingArea(folder)
   const stuck = lock(join(folder, 'turn.lock'))
@@ -57,7 +57,7 @@ t.test('a turn that does not come is said', async t => {
   t.equal(await staging.alone(staging.key('work'), async () => 'done'), 'done')
 })
 
-t.test('processes that take, remove and sweep the same lock are never two at once', async t => {
+t.test('never lets two processes hold the same lock', async t => {
   const folder = t.testdir()
   const times = 400
   const processes = await Promise.all([1, 2, 3].map(() =>

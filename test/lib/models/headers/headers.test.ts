@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
 import { ModelCatalog } from '../../../../lib/models/catalog.ts'
-import { type Header, ModelFileError, limits } from '../../../../lib/models/headers/header.ts'
+import { type Header, ModelFileError } from '../../../../lib/models/headers/header.ts'
+import { limits } from '../../../../lib/models/headers/limits.ts'
 import { readModelHeader, parseModelHeader } from '../../../../lib/models/headers/read-header.ts'
 import {
   type GgufArray, type GgufTensor, gguf, safetensors, safetensorsText, sourceOf, typical
@@ -20,7 +21,7 @@ function refusal (message: RegExp): { name: string, message: RegExp } {
   return { name: 'ModelFileError', message }
 }
 
-t.test('safetensors', async t => {
+t.test('reads safetensors headers and refuses damaged ones', async t => {
   const tensors = { 'a.weight': { dtype: 'F16', shape: [2, 3] }, scalar: { dtype: 'F32', shape: [] } }
   const header = await read(safetensors(tensors, { format: 'pt' }))
   t.equal(header.format, 'safetensors')
@@ -104,7 +105,7 @@ t.test('safetensors', async t => {
   t.strictSame([...large.metadata.keys()], ['title'], 'long values are not kept')
 })
 
-t.test('GGUF', async t => {
+t.test('reads GGUF headers and refuses damaged ones', async t => {
   const tensors = { 'a.weight': { dimensions: [3, 2] }, q: { dimensions: [256, 2], type: 12, offset: 32 } }
   const header = await read(gguf(tensors, {
     metadata: { 'general.name': 'tiny', 'general.file_type': 1, flag: true, list: { type: 8, values: ['a', 'b'] } }
@@ -179,7 +180,7 @@ t.test('GGUF', async t => {
   await t.rejects(parseModelHeader(sourceOf(far, 2 ** 40)), refusal(/more than 33554432 bytes/))
 })
 
-t.test('what has hurt other readers', async t => {
+t.test('refuses files that have hurt other readers', async t => {
   for (const { does, bytes, refusal: message } of hostileFiles) {
     const source = sourceOf(bytes)
     const reading = parseModelHeader(source)
@@ -199,7 +200,7 @@ t.test('what has hurt other readers', async t => {
     ['vae/good.safetensors'])
 })
 
-t.test('the most that a header can ask for costs little', async t => {
+t.test('reads a header at all limits in little time and memory', async t => {
   for (const [what, make] of Object.entries(costlyFiles)) {
     const source = sourceOf(make())
     const [cpu, memory] = [process.cpuUsage(), process.memoryUsage().rss]
@@ -212,7 +213,7 @@ t.test('the most that a header can ask for costs little', async t => {
   }
 })
 
-t.test('every cap is kept, and what is just below it is read', async t => {
+t.test('reads a header just below each limit and refuses one above it', async t => {
   const numbers = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, n) => [String(n), 'x']))
   t.equal((await read(safetensors({}, numbers(limits.metadataEntries)))).metadata.size, limits.metadataEntries)
   await t.rejects(read(safetensors({}, numbers(limits.metadataEntries + 1))), refusal(/more than 10000 metadata entries/))
@@ -257,7 +258,7 @@ t.test('every cap is kept, and what is just below it is read', async t => {
   t.match((await read(gguf({ '\ufffd\u0000': { dimensions: [1] } }))).tensors.size, 1, 'odd names are names')
 })
 
-t.test('files', async t => {
+t.test('judges a file by its content, and refuses pickles and links', async t => {
   const folder = t.testdir({
     'zip.safetensors': Buffer.concat([Buffer.from('PK\x03\x04'), Buffer.alloc(100)]),
     'pickle.gguf': Buffer.concat([Buffer.from([0x80, 2, 0x7d, 0x71]), Buffer.alloc(100)]),
@@ -281,13 +282,13 @@ t.test('files', async t => {
   await t.rejects(readModelHeader(folder), { name: 'ModelFileError' })
 })
 
-t.test('a pickle is not read beyond its first bytes', async t => {
+t.test('does not read a pickle beyond its first bytes', async t => {
   const source = sourceOf(Buffer.concat([Buffer.from([0x80, 2, 0x7d]), Buffer.alloc(100_000)]))
   await t.rejects(parseModelHeader(source, 'pickle'), { name: 'ModelFileError', blocked: true })
   t.ok(source.bytesRead < 16, `${source.bytesRead} bytes`)
 })
 
-t.test('a large header does not stop the event loop', async t => {
+t.test('does not block the event loop for a large header', async t => {
   const tensors = Array.from({ length: 90_000 },
     (_, index) => `"${`layer.${index}.`.padEnd(200, 'x')}":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}`)
   const bytes = safetensorsText(`{${tensors.join()}}`, 1)
@@ -303,7 +304,7 @@ const tensorNames = fc.oneof(fc.string({ unit: 'grapheme', maxLength: 40 }),
   .filter(name => name !== '__metadata__')
 const shapes = fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 5 })
 
-t.test('property: what was written is read', async t => {
+t.test('property: reads what was written', async t => {
   const anyTensors = fc.dictionary(tensorNames, shapes)
   const anyMetadata = fc.dictionary(tensorNames, fc.string({ unit: 'grapheme' }))
   await fc.assert(fc.asyncProperty(anyTensors, anyMetadata, async (tensors, metadata) => {
@@ -319,7 +320,7 @@ t.test('property: what was written is read', async t => {
   }), { numRuns: 100 })
 })
 
-t.test('property: damage is refused, whatever it is', async t => {
+t.test('property: refuses any damage', async t => {
   const valid = [
     safetensors(typical.sd1, { 'modelspec.title': 'x', nested: { a: [1, 2, { b: null }] } }),
     gguf({ a: { dimensions: [32, 3], type: 8 }, b: { dimensions: [4] } },

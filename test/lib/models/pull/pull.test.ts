@@ -45,7 +45,7 @@ const sends = (content = model, options = {}): RequestListener => (request, resp
   sendFile(request, response, content, options)
 }
 
-t.test('a file becomes a model, and is not fetched twice', async t => {
+t.test('makes a model of a file, and does not fetch it twice', async t => {
   const { models, puller, hidden } = setUp(t)
   const { url, requests } = await fileServer(t, sends())
   mkdirSync(join(models, 'Lora'))
@@ -78,7 +78,7 @@ t.test('a file becomes a model, and is not fetched twice', async t => {
   t.strictSame(hidden(), [])
 })
 
-t.test('a broken connection is taken up where it broke', async t => {
+t.test('continues where a connection broke', async t => {
   for (const [what, etags, ranges] of [
     ['the same file', ['"one"'], [undefined, /^bytes=\d{5,6}-$/, /^bytes=\d{5,6}-$/]],
     ['another file', ['"one"', '"two"'], [undefined, /^bytes=\d{5,6}-$/, /^bytes=\d{5,6}-$/]],
@@ -104,7 +104,7 @@ t.test('a broken connection is taken up where it broke', async t => {
   }
 })
 
-t.test('an interrupted download goes on later, in another process too', async t => {
+t.test('continues an interrupted download later, also in another process', async t => {
   const { puller, open, models, hidden, staging } = setUp(t)
   const { url, requests } = await fileServer(t, (request, response) => {
     sendFile(request, response, model, { pause: requests.length === 1 ? 5 : 0 })
@@ -130,7 +130,7 @@ t.test('an interrupted download goes on later, in another process too', async t 
   await t.rejects(puller.pull({ source: `${url}/c.safetensors` }, { signal: AbortSignal.abort(new Error('no')) }), { message: 'no' })
 })
 
-t.test('what nobody comes back for is deleted', async t => {
+t.test('deletes abandoned downloads', async t => {
   const { models, staging, hidden } = setUp(t)
   const leave = async (word: string, days: number) => {
     const key = staging.key(word)
@@ -156,7 +156,7 @@ t.test('what nobody comes back for is deleted', async t => {
   t.ok(existsSync(innocent), 'only what is named like a half-done file is deleted')
 })
 
-t.test('redirects are checked, bounded, and never carry a token elsewhere', async t => {
+t.test('checks and bounds redirects, and sends no token elsewhere', async t => {
   const other = await fileServer(t, sends())
   const { url, port, requests } = await fileServer(t, (request, response) => {
     const target = new URLSearchParams(request.url!.split('?')[1]).get('to')
@@ -194,7 +194,7 @@ t.test('redirects are checked, bounded, and never carry a token elsewhere', asyn
   await t.rejects(setUp(t, { hosts: [] }).puller.pull({ source: 'https://127.0.0.1/a.safetensors' }), { message: /not public/ })
 })
 
-t.test('the hub: addresses, checksums, refusals', async t => {
+t.test('knows addresses, checksums and errors of the hub', async t => {
   let promised = sha256
   const server = await fileServer(t, (request, response) => {
     if (request.headers.authorization !== 'Bearer hf_x') return response.writeHead(401).end()
@@ -221,7 +221,7 @@ t.test('the hub: addresses, checksums, refusals', async t => {
   t.notMatch(refusal, /hf_wrong/)
 })
 
-t.test('what is no model, or too much, is refused and does not stay', async t => {
+t.test('refuses and deletes what is not a model or too large', async t => {
   const large = Buffer.concat([model, Buffer.alloc(17 * 1024 * 1024)])
   const answers: Record<string, RequestListener> = {
     page: sends(Buffer.from('<!DOCTYPE html><title>Log in, please</title>'.padEnd(100_000))),
@@ -257,7 +257,7 @@ t.test('what is no model, or too much, is refused and does not stay', async t =>
   t.equal(requests.length - before, 4, 'a busy server is asked again, not for ever')
 })
 
-t.test('a server that dawdles is given up', async t => {
+t.test('gives up on a slow server', async t => {
   const { url } = await fileServer(t, (request, response) => {
     if (request.url === '/silent.safetensors') return
     response.writeHead(200, { 'content-length': model.length, etag: '"x"' })
@@ -275,7 +275,7 @@ t.test('a server that dawdles is given up', async t => {
   await t.rejects(alone.pull({ source: 'http://127.0.0.1:1/a.safetensors' }), { message: /can't be reached \(ECONNREFUSED\)/ })
 })
 
-t.test('a disk without room', async t => {
+t.test('fails on a full disk', async t => {
   const { url } = await fileServer(t, sends())
   const room: number[] = [300 * 1024 * 1024, 0]
   const { puller } = setUp(t, { patience: { ...impatient, freeSpace: async () => room.shift() ?? 0 } })
@@ -297,7 +297,7 @@ t.test('a disk without room', async t => {
   })
 })
 
-t.test('two at once', async t => {
+t.test('refuses a second download of the same file or name', async t => {
   const { url } = await fileServer(t, (request, response) => { sendFile(request, response, model, { pause: 2 }) })
   const { puller, open, models } = setUp(t)
   const same = await Promise.allSettled([puller.pull({ source: `${url}/a.safetensors` }), open().pull({ source: `${url}/a.safetensors` })])
@@ -309,7 +309,7 @@ t.test('two at once', async t => {
   t.ok(readFileSync(join(models, name)).equals(model))
 })
 
-t.test('names, folders and sources that lead elsewhere are refused', async t => {
+t.test('refuses names, folders and sources that lead elsewhere', async t => {
   const { puller, models, open } = setUp(t)
   const source = 'https://example.com/a.safetensors'
   for (const name of ['', 'x', 'x.ckpt', 'x.model.yaml', '.x.gguf', '../x.gguf', 'a/x.gguf', 'a\\x.gguf', 'x\n.gguf', 'x\u202e.gguf', 'C:x.gguf', ' x.gguf', '\ud800.gguf', `${'x'.repeat(200)}.gguf`]) {
@@ -343,7 +343,7 @@ t.test('names, folders and sources that lead elsewhere are refused', async t => 
   t.match(await open({ roots: [{ path: models, type: 'vae' }] }).check({ source, type: 'vae' }), { target: join(models, 'a.safetensors') })
 })
 
-t.test('the address of the hub is checked', async t => {
+t.test('checks the address of the hub', async t => {
   const staging = new StagingArea(t.testdir())
   const given = { pullHosts: ['127.0.0.1'], maxPullSize: 1, hfToken: undefined, pullTokensFile: undefined }
   for (const hfEndpoint of ['x', 'http://hub.example', 'https://me@hub.example', 'https://hub.example/?x', 'ftp://hub.example']) {
@@ -352,7 +352,7 @@ t.test('the address of the hub is checked', async t => {
   for (const hfEndpoint of ['https://hub.example/mirror', 'http://127.0.0.1:9/']) t.ok(configurePuller({ ...given, hfEndpoint }, { roots: [], staging }))
 })
 
-t.test('tokens are read from a file that is its owner\'s alone', async t => {
+t.test('reads tokens only from a private file', async t => {
   const folder = t.testdir({ tokens: '', open: '' })
   const file = join(folder, 'tokens')
   const read = (content: string) => {

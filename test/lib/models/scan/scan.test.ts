@@ -35,7 +35,7 @@ async function scan (...paths: string[]): Promise<ScanResult> {
   return await scanModels(paths.map(path => ({ path })), new Map())
 }
 
-t.test('links are followed inside the roots and refused outside', async t => {
+t.test('follows links inside the roots and refuses those outside', async t => {
   const folder = t.testdir({ root: {}, outside: {} })
   const root = join(folder, 'root')
   write(root, 'vae/real.safetensors')
@@ -66,7 +66,7 @@ t.test('links are followed inside the roots and refused outside', async t => {
   t.ok(listed(both).includes('vae/escape.safetensors'), 'a link into another root is fine')
 })
 
-t.test('loops of links end', async t => {
+t.test('ends loops of links', async t => {
   const root = t.testdir()
   write(root, 'a/b/model.safetensors')
   symlinkSync(root, join(root, 'a/loop'))
@@ -83,7 +83,7 @@ t.test('loops of links end', async t => {
     ['a/b/model.safetensors', 'shown/deep/hidden.safetensors'], 'a link makes a hidden folder visible')
 })
 
-t.test('folders give types, the nearest one counts, in any case of letters', async t => {
+t.test('takes types from the nearest folder, in any case of letters', async t => {
   const root = t.testdir()
   for (const folder of ['LORA', 'models/Stable-diffusion/sub', 'text_encoders/clip', 'other', '', 'Unet/deep/er']) {
     write(root, folder, 'x.gguf')
@@ -106,7 +106,7 @@ t.test('folders give types, the nearest one counts, in any case of letters', asy
     ['upscaler', 'diffusion'], 'a root has a type or a name too')
 })
 
-t.test('roots may lie in each other and may be missing', async t => {
+t.test('accepts nested and missing roots', async t => {
   const root = t.testdir()
   write(root, 'my-loras/x.safetensors')
   write(root, 'y.safetensors')
@@ -119,7 +119,7 @@ t.test('roots may lie in each other and may be missing', async t => {
   t.match(result.warnings, [{ path: missing, message: /can't be read: ENOENT/ }])
 })
 
-t.test('odd names and odd things', async t => {
+t.test('skips odd names and special files', async t => {
   const root = t.testdir()
   const good = ['UPPER.SAFETENSORS', 'back\\slash.gguf', 'emoji 🎨.gguf', "quote ' \" $(x) %2F.gguf", 'x.sft']
   for (const name of [...good, '..dots.gguf', 'notes.txt']) write(root, name)
@@ -137,7 +137,7 @@ t.test('odd names and odd things', async t => {
   t.notMatch(result.warnings.map(({ message }) => message).join(), /[\n\u202e]/, 'a warning is one line')
 })
 
-t.test('depth and length of paths are bounded', async t => {
+t.test('bounds depth and length of paths', async t => {
   const root = t.testdir()
   const deepest = Array.from({ length: scanLimits.depth }, (_, index) => `d${index}`).join('/')
   write(root, deepest, 'in.safetensors')
@@ -149,7 +149,7 @@ t.test('depth and length of paths are bounded', async t => {
   t.match(result.warnings.map(({ message }) => message).sort(), [/levels deep/, /longer than 400/])
 })
 
-t.test('what can not be read is a warning, and a file is listed with the reason', async t => {
+t.test('warns of unreadable folders, and lists unreadable files with the reason', async t => {
   const root = temporaryFolder(t)
   write(root, 'closed/x.safetensors')
   write(root, 'closed.safetensors')
@@ -173,7 +173,7 @@ t.test('what can not be read is a warning, and a file is listed with the reason'
   chmodSync(join(root, 'closed'), 0o700)
 })
 
-t.test('a file that is remembered and may no longer be read is listed with the reason', async t => {
+t.test('lists a cached file that is no longer readable with the reason', async t => {
   const root = temporaryFolder(t)
   write(root, 'model.safetensors')
   chmodSync(root, 0o755)
@@ -191,7 +191,7 @@ t.test('a file that is remembered and may no longer be read is listed with the r
   t.match(JSON.parse(stdout), [{ type: 'vae' }, { error: /may not read this file \(EACCES: permission denied\)/ }])
 })
 
-t.test('ten thousand files', async t => {
+t.test('scans ten thousand files', async t => {
   const root = temporaryFolder(t)
   const small = safetensors({ 'decoder.conv_in.weight': { shape: [2] }, 'decoder.conv_out.weight': { shape: [2] } })
   for (let index = 0; index < 10_000; index++) {
