@@ -47,7 +47,10 @@ const commands: ReadonlyArray<[command: string | string[], describe: string, loa
 
 /** Runs the command that the arguments name and sets the exit code of the process. */
 export async function runCommandLine (): Promise<void> {
-  const parser = yargs(hideBin(process.argv))
+  const words = hideBin(process.argv)
+  const asksForAll = words.findIndex((word, index) => word === '--help' && words[index + 1] === 'all')
+  if (asksForAll >= 0) words[asksForAll + 1] = '--show-hidden'
+  const parser = yargs(words)
     .scriptName('stable-diffusion-rest')
     .parserConfiguration({
       'camel-case-expansion': false,
@@ -59,6 +62,10 @@ export async function runCommandLine (): Promise<void> {
     .epilogue('Every option can also be given as SDREST_<NAME> in the environment or as <name> in a --config file.')
     .version(version)
     .help()
+    .describe('help', 'Show help; --help all shows every option')
+    .showHidden('show-hidden')
+    .hide('show-hidden')
+    .completion('completion', 'Print a script that completes commands and options in bash or zsh')
     .wrap(process.stdout.isTTY ? process.stdout.columns : 120)
     .detectLocale(false)
     .strictCommands()
@@ -70,9 +77,10 @@ export async function runCommandLine (): Promise<void> {
       throw (error as unknown) instanceof Error ? error : usageError(message, parser)
     })
   for (const [command, describe, load] of commands) {
+    const builder = async () => (await load()).builder as (yargs: Argv) => Argv
     parser.command(
       command, describe,
-      async (yargs: Argv) => await ((await load()).builder as (yargs: Argv) => Argv)(yargs),
+      words.includes('--get-yargs-completions') ? await builder() : async (yargs: Argv) => (await builder())(yargs),
       async argv => await (await load()).handler(argv))
   }
   try {

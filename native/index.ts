@@ -16,7 +16,7 @@ export type AddonName = typeof addonNames[number]
 
 export type FoundAddon =
   | { ok: true, path: string, version: string }
-  | { ok: false, reason: string }
+  | { ok: false, reason: string, isBuilt?: boolean }
 
 /** What the last build of the addons came to; build.ts leaves it beside its log. A reason ends with what to do. */
 export type BuildStatus = Partial<Record<AddonName, { built: boolean, reason?: string }>>
@@ -58,7 +58,8 @@ export async function findAddon (
   }
   const again = `Type \`npm run build:native\` in ${root}`
   if (errors.length > 0) {
-    return { ok: false, reason: `${name}.node cannot be used. ${errors.join('; ')}. ${again} to build it again.` }
+    const reason = `${name}.node cannot be used. ${errors.join('; ')}. ${again} to build it again.`
+    return { ok: false, isBuilt: true, reason }
   }
   const reason = (await lastBuild(root))[name]?.reason
   return { ok: false, reason: `${name}.node is not built${reason ? `: ${reason}` : `. ${again}.`}` }

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import type { CommandModule } from 'yargs'
 import { exitCodes } from '../../errors.ts'
 import { openDatabase } from '../../lib/storage/database.ts'
+import { deviceNames, findDevice } from '../../lib/engine/devices.ts'
 import { withEngineUser } from '../../lib/engine/engine-user.ts'
 import { EngineProcess } from '../../lib/engine/process.ts'
 import { selectEngine } from '../../lib/engine/select.ts'
@@ -53,14 +54,26 @@ export const doctor: CommandModule = {
   builder: yargs => withOptions(yargs),
   handler: async argv => {
     const options = optionsOf(argv)
+    const findings = new Map<string, Finding>()
     for (const [part, check] of checks) {
-      const { level, text } = await Promise.resolve()
+      const finding = await Promise.resolve()
         .then(() => check(options))
         .catch((error: Error) => fail(error.message))
-      say(`${level.padEnd(5)} ${part.padEnd(14)} ${text}`)
-      if (level === 'FAIL') process.exitCode = exitCodes.failure
+      findings.set(part, finding)
+      say(`${finding.level.padEnd(5)} ${part.padEnd(14)} ${finding.text}`)
     }
+    const [broken] = [...findings].find(([, { level }]) => level === 'FAIL') ?? []
+    if (broken !== undefined) process.exitCode = exitCodes.failure
+    say(`\nNext: ${nextStep(broken, findings.get('models')!)}`)
   }
+}
+
+/** The one thing to do, for a reader who has no time for the rest. */
+function nextStep (broken: string | undefined, models: Finding): string {
+  if (broken !== undefined) return `mend what "${broken}" says, then type doctor with the same options again`
+  if (models.level === 'ok') return 'start the server, with the same options: stable-diffusion-rest serve'
+  return 'put a model into a folder and name it with --models-dir (docs/models.md says which files can be used); ' +
+    'stable-diffusion-rest demo draws without one'
 }
 
 function checkNode (): Finding {
@@ -99,12 +112,14 @@ async function checkEngine (options: Options): Promise<Finding> {
   const selected = await selectEngine({ engine: options.engine })
   const engine = new EngineProcess(await withEngineUser(selected, options))
   try {
-    const { version, device, devices, capabilities } = await engine.start()
+    const info = await engine.start()
+    for (const name of deviceNames(options)) findDevice(name, info)
+    const { version, device, devices, capabilities } = info
     const names = devices === undefined
       ? ''
       : `; devices: ${devices.map(({ name, description }) => `${name} (${description})`).join(', ')}`
     const why = options.engine === 'auto' && selected.engine === 'portable'
-      ? 'the native one cannot be used, see below'
+      ? 'no native one, see below'
       : selected.reason
     return ok(`${selected.engine} (${why}): ${version} on ${device}${names}; can do ${capabilities.join(', ')}`)
   } finally {
@@ -122,16 +137,23 @@ async function checkModels (options: Options): Promise<Finding> {
   const roots = modelRoots(options)
   if (roots.length === 0) return warn('no models folder; name one with --models-dir')
   const catalog = new ModelCatalog({ roots })
-  const { models, warnings } = await catalog.refresh()
-  const found = totalsByType(catalog.all())
+  const { warnings } = await catalog.refresh()
+  const all = catalog.all()
+  const unusable = all.map(({ id, blocked, error }) => ({ id, reason: blocked ?? error }))
+    .filter(({ reason }) => reason !== undefined).map(({ id, reason }) => `${id}: ${reason}`)
+  const usable = totalsByType(all).map(({ type, count, unusable }) => ({ type, count: count - unusable }))
     .filter(({ count }) => count > 0).map(({ type, count }) => `${count} ${type}`).join(', ')
-  const skipped = warnings.length === 0
-    ? ''
-    : `; skipped: ${warnings.slice(0, 3).map(({ path, message }) => visibleRow([`${path}: ${message}`])).join('; ')}`
-  if (catalog.firstUsable('checkpoint') === undefined) {
-    return warn(`no checkpoint to draw with in ${roots.map(({ path }) => path).join(', ')}${skipped}`)
-  }
-  return ok(`${models} in ${roots.length} folder${roots.length === 1 ? '' : 's'}: ${found}${skipped}`)
+  const text = `${all.length === 0 ? 'nothing' : `${all.length - unusable.length} of ${all.length} can be used`}` +
+    `${usable === '' ? '' : ` (${usable})`}, in ${roots.map(({ path }) => path).join(', ')}` +
+    some('not', unusable) + some('skipped', warnings.map(({ path, message }) => `${path}: ${message}`))
+  return catalog.firstUsable('checkpoint') === undefined ? warn(`no checkpoint to draw with; ${text}`) : ok(text)
+}
+
+/** The first lines of a list that may be long. */
+function some (title: string, lines: string[]): string {
+  if (lines.length === 0) return ''
+  const more = lines.length > 3 ? `; and ${lines.length - 3} more (models list shows all)` : ''
+  return `; ${title}: ${lines.slice(0, 3).map(line => visibleRow([line])).join('; ')}${more}`
 }
 
 function checkFolder (folder: string, option: string): Finding {

@@ -10,6 +10,7 @@ import { numbered, refuseUnwritable, saveNew } from '../support/new-file.ts'
 import { inlineImage, terminalProtocol } from '../support/terminal-image.ts'
 import { fileArgument } from '../support/command-options.ts'
 import { say, sayImage } from '../support/say.ts'
+import { systemReason } from '../../lib/util/text.ts'
 
 /** What a request says, by option: the name is that of the field, with `-` for `_`. */
 const fields = {
@@ -125,7 +126,7 @@ export const generate: CommandModule<object, Arguments> = {
 
 function withGroup (yargs: Argv, group: string, options: Readonly<Record<string, string>>): Argv {
   for (const [name, describe] of Object.entries(options)) {
-    yargs.option(name, { group, describe, type: 'string', requiresArg: true })
+    yargs.option(name, { group, describe, requiresArg: true })
   }
   return yargs
 }
@@ -136,6 +137,10 @@ async function run (argv: Arguments): Promise<void> {
   const expected = Number(request.batch_count ?? 1)
   for (let index = 0; index < Math.min(expected, 100); index++) {
     refuseUnwritable(numbered(argv.output, index, expected), argv.force)
+  }
+  if (!/^https?:\/\//i.test(argv.server) || !URL.canParse(argv.server)) {
+    throw new CommandError(exitCodes.usage, 'Expected an address with http:// or https:// for --server ' +
+      `but received ${JSON.stringify(argv.server)}; for example http://127.0.0.1:8080`)
   }
   const client = new ApiClient(argv.server, await credential(argv))
 
@@ -225,7 +230,7 @@ function readImage (name: string, file: string): string {
     if (bytes.length > largestImage) throw new Error(`it is larger than ${largestImage} bytes`)
     return bytes.toString('base64')
   } catch (error) {
-    throw new CommandError(exitCodes.storage, `The image of --${name} cannot be read: ${(error as Error).message}`)
+    throw new CommandError(exitCodes.storage, `The image of --${name} cannot be read: ${systemReason(error)}`)
   }
 }
 
@@ -258,7 +263,7 @@ async function credential ({ token, 'token-file': file }: Arguments): Promise<st
       : file === '-' ? await text(process.stdin) : readFileSync(file, 'utf8')
     return found?.trim() === '' ? undefined : found?.trim()
   } catch (error) {
-    throw new CommandError(exitCodes.storage, `The token cannot be read: ${(error as Error).message}`)
+    throw new CommandError(exitCodes.storage, `The token cannot be read: ${systemReason(error)}`)
   }
 }
 
@@ -270,8 +275,12 @@ function toCommandError (error: unknown, server: string): unknown {
   const { name, cause } = error as Error & { cause?: NodeJS.ErrnoException }
   if (name === 'TimeoutError') return new CommandError(exitCodes.failure, `${server} does not answer`)
   if (error instanceof TypeError && cause !== undefined) {
-    return new CommandError(exitCodes.failure,
-      `${server} cannot be reached: ${cause.message === '' ? cause.code : cause.message}`)
+    const reasons: Record<string, string> = {
+      ECONNREFUSED: 'nothing listens there. Is the server running? Give its address by --server or SDREST_SERVER',
+      ENOTFOUND: 'its host is not known'
+    }
+    const reason = reasons[cause.code ?? ''] ?? (cause.message === '' ? cause.code : cause.message)
+    return new CommandError(exitCodes.failure, `${server} cannot be reached: ${reason}`)
   }
   return error
 }

@@ -161,7 +161,26 @@ async function startServer (options: Options): Promise<void> {
     throw error
   }
   await greetFirstAdmin(app)
+  logger.info(summaryOf(app))
   await notify('READY=1', logger)
+}
+
+/** The last line of the start, for a person: what is there, and how to draw the first picture. */
+function summaryOf (app: FastifyInstance): string {
+  const { auth, port } = app.config
+  const folders = modelRoots(app.config).map(({ path }) => path).join(', ')
+  const all = app.models.all()
+  const usable = all.filter(({ blocked, error }) => (blocked ?? error) === undefined).length
+  const address = port === 8080 ? '' : ` --server ${app.listeningOrigin}`
+  const credential = auth === 'none' ? '' : ' --token-file FILE (with an API key; docs/authentication.md)'
+  const next = app.models.firstUsable('checkpoint') !== undefined
+    ? `Draw: stable-diffusion-rest generate "a red fox"${address}${credential}`
+    : folders === ''
+      ? 'To draw, name a folder with models by --models-dir (docs/models.md)'
+      : 'To draw, put a checkpoint there, it is found at once (docs/models.md says which can be used)'
+  const models = all.length === 0 ? 'no models' : `${usable} of ${all.length} models can be used`
+  return `Ready at ${app.listeningOrigin}: ${models}${folders === '' ? '' : ` in ${folders}`}, ` +
+    `${app.engineInfo.engine} engine on ${app.engineInfo.device}, data in ${app.folders.data}. ${next}`
 }
 
 async function notify (state: 'READY=1' | 'STOPPING=1', logger: Logger): Promise<void> {

@@ -5,14 +5,23 @@ import {
   inHome, optionNames, optionTable, type OptionName, type Options, type TracedOptions
 } from '../../lib/options/options.ts'
 
-/** Values are checked by lib/options/options.ts, the same for every source; to yargs they are text. */
-function toYargs (name: OptionName): YargsOption {
+/** What a first reader of `--help` needs; `--help all` shows the rest, too. */
+const first: readonly OptionName[] = [
+  'models-dir', 'host', 'port', 'auth', 'public-paths', 'engine', 'device', 'data-dir'
+]
+
+/**
+ * Values are checked by lib/options/options.ts, the same for every source. To yargs they have no type: it would show
+ * every one as a string.
+ */
+function toYargs (name: OptionName, hidden: boolean): YargsOption {
   const definition = optionTable[name]
   const { kind, group, describe } = definition
   return {
     group: `${group}:`,
+    hidden,
     describe: 'choices' in definition ? `${describe} (${definition.choices.join(', ')})` : describe,
-    ...(kind === 'boolean' ? { type: 'boolean' } : { type: 'string', requiresArg: true }),
+    ...(kind === 'boolean' ? { type: 'boolean' } : { requiresArg: true }),
     ...('default' in definition && !Array.isArray(definition.default) && kind !== 'boolean'
       ? { defaultDescription: String(definition.default) }
       : {})
@@ -34,10 +43,9 @@ export function withOptions<T> (
     if (command.includes(`<${name}>`)) yargs.positional(name, definition as PositionalOptions)
     else yargs.option(name, { requiresArg: definition.type === 'string', ...definition })
   }
-  for (const name of names) yargs.option(name, toYargs(name))
+  for (const name of names) yargs.option(name, toYargs(name, names === optionNames && !first.includes(name)))
   return yargs.option('config', {
     group: 'Output:',
-    type: 'string',
     requiresArg: true,
     describe: 'Configuration file (YAML or JSON) with the same names'
   })

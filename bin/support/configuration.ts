@@ -3,6 +3,7 @@ import { CommandError, exitCodes } from '../../errors.ts'
 import {
   camelCase, inHome, optionNames, optionTable, traceOptions, type TracedOptions
 } from '../../lib/options/options.ts'
+import { systemReason } from '../../lib/util/text.ts'
 import { yaml } from '../../lib/util/yaml.ts'
 
 /** Bytes of a configuration file; a real one has hundreds. */
@@ -31,7 +32,7 @@ function readConfigFile (name: string): unknown {
     return yaml().parse(readFileSync(file, 'utf8'), { maxAliasCount: 0 })
   } catch (error) {
     // What the parser says ends with line and column; a picture of the place follows, and could show a secret.
-    const [problem = ''] = (error as Error).message.split('\n')
+    const [problem = ''] = systemReason(error).split('\n')
     throw new CommandError(exitCodes.usage,
       `The configuration file ${name} cannot be read: ${problem.replace(/:$/, '')}`)
   }

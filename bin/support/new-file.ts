@@ -1,6 +1,7 @@
 import { accessSync, constants, existsSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join, parse } from 'node:path'
 import { CommandError, exitCodes } from '../../errors.ts'
+import { systemReason } from '../../lib/util/text.ts'
 
 /** `fox.png` → `fox-1.png`, `fox-2.png`… where there are several. @param index from 0 */
 export function numbered (file: string, index: number, count: number): string {
@@ -34,7 +35,7 @@ export function saveNew (file: string, bytes: Uint8Array, replaces: boolean): vo
 }
 
 function unsaved (error: unknown): CommandError {
-  return new CommandError(exitCodes.storage, `The image cannot be saved: ${(error as Error).message}`)
+  return new CommandError(exitCodes.storage, `The image cannot be saved: ${systemReason(error)}`)
 }
 
 function exists (file: string): CommandError {

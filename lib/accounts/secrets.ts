@@ -2,6 +2,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { lstatSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../../errors.ts'
+import { systemReason } from '../util/text.ts'
 
 /** Bytes of an HS256 key below which guessing becomes thinkable (RFC 7518, section 3.2). */
 const minimumBytes = 32
@@ -59,7 +60,7 @@ function readSecret (file: string): string {
   try {
     return readFileSync(file, 'utf8').trim()
   } catch (error) {
-    throw new CommandError(exitCodes.storage, `The secret ${file} cannot be read: ${(error as Error).message}`)
+    throw new CommandError(exitCodes.storage, `The secret ${file} cannot be read: ${systemReason(error)}`)
   }
 }
 

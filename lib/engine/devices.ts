@@ -1,6 +1,6 @@
 import { CommandError, exitCodes } from '../../errors.ts'
 import type { Options } from '../options/options.ts'
-import type { EngineInfo } from './engine.ts'
+import { isProcessor, type EngineInfo } from './engine.ts'
 
 /** One engine process each. */
 const mostDevices = 16
@@ -29,9 +29,15 @@ export function deviceNames ({ device, devices }: Pick<Options, 'device' | 'devi
  * @throws {CommandError} (usage) when it lists its devices without this one.
  */
 export function findDevice (name: string, info: EngineInfo): EngineInfo {
-  const known = ['auto', 'cpu', 'gpu', ...(info.devices ?? []).map(({ name }) => name)]
-  if (info.devices === undefined || known.some(device => device.toLowerCase() === name.toLowerCase())) return info
+  if (info.devices === undefined) return info
+  const names = info.devices.map(({ name }) => name).filter(name => name.toLowerCase() !== 'cpu')
+  const hasGraphics = names.some(name => !isProcessor(name))
+  const known = ['auto', 'cpu', ...hasGraphics ? ['gpu'] : [], ...names]
+  if (known.some(device => device.toLowerCase() === name.toLowerCase())) return info
+  const advice = info.engine === 'native'
+    ? 'its driver, and a stable-diffusion.cpp that is built for it'
+    : 'its driver and the Vulkan loader (Debian, Ubuntu: apt install libvulkan1 mesa-vulkan-drivers)'
   throw new CommandError(exitCodes.usage,
-    `The ${info.engine} engine has no device ${JSON.stringify(name)}; ` +
-    `expected one of ${[...new Set(known)].join(', ')}`)
+    `The ${info.engine} engine has no device ${JSON.stringify(name)}; expected one of ${known.join(', ')}` +
+    (hasGraphics ? '' : `. A graphics card needs ${advice}; docs/engines.md says more`))
 }

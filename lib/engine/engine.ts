@@ -220,3 +220,8 @@ export interface Device {
   name: string
   engine: Engine
 }
+
+/** Whether a device of that name, as engines list them, is not a graphics card. */
+export function isProcessor (device: string): boolean {
+  return /^(CPU|BLAS|RPC|none)/i.test(device)
+}

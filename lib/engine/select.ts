@@ -12,7 +12,7 @@ interface SelectedEngine extends EngineCommand {
   reason: string
 }
 
-type Candidate = { ok: true, command: EngineCommand } | { ok: false, reason: string }
+type Candidate = { ok: true, command: EngineCommand } | { ok: false, reason: string, isBuilt?: boolean }
 
 /** The packages of the portable engine, which are optional dependencies. */
 const portablePackages = ['@qvac/diffusion-cpp', 'bare-runtime']
@@ -34,7 +34,12 @@ export async function selectEngine (
   if (native.ok) return { ...native.command, reason: 'native, because it is built and loads' }
   const portable = findPortable(root)
   if (portable.ok) {
-    return { ...portable.command, reason: `portable, because the native one cannot be used: ${native.reason}` }
+    return {
+      ...portable.command,
+      reason: native.isBuilt === true
+        ? `portable, because the native one cannot be used: ${native.reason}`
+        : 'portable; the native one is not built (doctor says what it needs)'
+    }
   }
   throw new CommandError(exitCodes.engine, `There is no engine. Native: ${native.reason} Portable: ${portable.reason}`)
 }

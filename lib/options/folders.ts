@@ -4,6 +4,7 @@ import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { CommandError, exitCodes } from '../../errors.ts'
 import type { Options } from './options.ts'
 import { ownershipHint } from '../storage/ownership.ts'
+import { systemReason } from '../util/text.ts'
 
 export interface DataFolders {
   /** Queue and images. */
@@ -108,6 +109,6 @@ function checkReadable (folder: string): void {
     if (!statSync(folder).isDirectory()) throw new Error('it is not a folder')
     readdirSync(folder)
   } catch (error) {
-    throw new CommandError(exitCodes.storage, `The models folder ${folder} cannot be read: ${(error as Error).message}`)
+    throw new CommandError(exitCodes.storage, `The models folder ${folder} cannot be read: ${systemReason(error)}`)
   }
 }

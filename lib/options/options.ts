@@ -50,8 +50,7 @@ export const optionTable = {
   auth: { kind: 'string', group: 'Authentication', default: 'none', choices: authMethods,
     describe: 'How callers prove who they are' },
   'jwt-secret': { kind: 'string', group: 'Authentication', secret: true, maxLength: 1024,
-    describe: 'Secret that signs access tokens, at least 32 bytes; ' +
-      'better given by --jwt-secret-file or SDREST_JWT_SECRET' },
+    describe: 'Secret that signs access tokens, 32 bytes or more; --jwt-secret-file keeps it out of ps' },
   'jwt-secret-file': { kind: 'path', group: 'Authentication',
     describe: 'File that holds the secret; without either one is made and kept in --auth-data-dir' },
   'jwt-expiration': { kind: 'integer', group: 'Authentication', default: 60, minimum: 1, maximum: 43200,
@@ -61,8 +60,7 @@ export const optionTable = {
   'session-days': { kind: 'integer', group: 'Authentication', default: 90, minimum: 1, maximum: 3650,
     describe: 'Days after the login when a session ends, however often it is refreshed' },
   'public-paths': { kind: 'list', group: 'Authentication', default: [],
-    describe: 'Paths that need no credentials, and what lies below them; ' +
-      'METHOD:/path opens another method than GET, !/path closes one' },
+    describe: 'Paths that need no credentials, with all below them; also METHOD:/path, and !/path to close one' },
   'enable-guest-access': { kind: 'boolean', group: 'Authentication', default: false,
     describe: 'Callers without credentials act as the guest' },
   'guest-permissions': { kind: 'list', group: 'Authentication', default: ['models:read', 'queue:read'],
@@ -94,8 +92,7 @@ export const optionTable = {
   'embeddings-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with embeddings only' },
   'text-encoders-dir': { kind: 'paths', group: 'Models', default: [], describe: 'Folder with text encoders only' },
   'pull-hosts': { kind: 'list', group: 'Models', default: [],
-    describe: 'Hosts (host or host:port) that models may be pulled from over http, ' +
-      'and addresses that may be private; any public host over https without being listed' },
+    describe: 'Hosts (or host:port) to pull models from over http or from private addresses' },
   'max-pull-size': { kind: 'integer', group: 'Models', default: 102_400, minimum: 1, maximum: 10_000_000,
     describe: 'Largest file that may be pulled, in MiB' },
   'hf-endpoint': { kind: 'string', group: 'Models', default: 'https://huggingface.co', maxLength: 1024,
@@ -103,34 +100,28 @@ export const optionTable = {
   'hf-token': { kind: 'string', group: 'Models', secret: true,
     describe: 'Token that is sent to --hf-endpoint, and nowhere else; better given by SDREST_HF_TOKEN' },
   'pull-tokens-file': { kind: 'path', group: 'Models',
-    describe: 'File with lines "host: token" for other hosts that models are pulled from, ' +
-      'readable by its owner alone' },
+    describe: 'File of lines "host: token" for pulls from other hosts, readable by its owner alone' },
 
   'idle-unload': { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 10_080,
     describe: 'Minutes without a job after which an engine frees the memory of its model; 0 is never' },
   engine: { kind: 'string', group: 'Engine', default: 'auto', choices: ['auto', 'native', 'portable'],
-    describe: 'Which engine draws: native is the addon built for this machine, portable the prebuilt package' },
+    describe: 'What draws: the addon that was built here, or the prebuilt package' },
   'engine-user': { kind: 'string', group: 'Engine', maxLength: 64,
-    describe: 'User of the system that the engine runs as, so that it cannot read the accounts and the queue ' +
-      '(Linux; the server needs the right to switch)' },
+    describe: 'System user that the engine runs as, apart from accounts and queue (Linux)' },
   threads: { kind: 'integer', group: 'Engine', default: 0, minimum: 0, maximum: 256,
-    describe: 'CPU threads of the engine; 0 leaves the choice to it' },
+    describe: 'CPU threads of the engine; 0 chooses, and leaves one of up to four processors free' },
   device: { kind: 'string', group: 'Engine', default: 'auto', maxLength: 64,
     describe: 'Device of the engine: auto, cpu, gpu or a name that doctor lists' },
   devices: { kind: 'list', group: 'Engine', default: [], maxLength: 64,
-    describe: 'Several devices instead of --device, for example cuda0,cuda1: ' +
-      'an engine process runs on each, and they share the queue' },
+    describe: 'Several devices that share the queue, for example cuda0,cuda1' },
   'flash-attention': { kind: 'boolean', group: 'Engine', default: false,
     describe: 'Attention that needs less memory; faster on most graphics cards, slower on some' },
   'offload-to-cpu': { kind: 'boolean', group: 'Engine', default: false,
-    describe: 'Keep the weights in main memory and bring them to the graphics card while they are needed: ' +
-      'slower, for models that it is too small for' },
+    describe: 'Keep weights in main memory until they are needed: slower, for small graphics cards' },
   'vae-on-cpu': { kind: 'boolean', group: 'Engine', default: false,
-    describe: 'Decode images on the processor: ' +
-      'slower, and leaves memory of the graphics card to the rest of the model' },
+    describe: 'Decode images on the processor: slower, saves memory of the graphics card' },
   'clip-on-cpu': { kind: 'boolean', group: 'Engine', default: false,
-    describe: 'Read prompts on the processor: ' +
-      'slower, and leaves memory of the graphics card to the rest of the model' },
+    describe: 'Read prompts on the processor: slower, saves memory of the graphics card' },
   'engine-timeout': { kind: 'integer', group: 'Engine', default: 600, minimum: 5, maximum: 86400,
     describe: 'Seconds without a sign of life after which a running engine counts as hung' },
   'cancel-grace': { kind: 'integer', group: 'Engine', default: 5, minimum: 0, maximum: 600,
@@ -153,13 +144,11 @@ export const optionTable = {
   'keep-days': { kind: 'integer', group: 'Jobs', default: 30, minimum: 1, maximum: 36_500,
     describe: 'Days for which an ended job is kept with its images' },
   'keep-outputs-size': { kind: 'integer', group: 'Jobs', default: 20_480, minimum: 0, maximum: 1_000_000_000,
-    describe: 'MiB of all kept images, 0 for any; ' +
-      'beyond that the owner who has most loses the oldest images, and their jobs stay' },
+    describe: 'MiB of all kept images, 0 for any; beyond it the largest owner loses the oldest images' },
   'keep-outputs-per-owner': { kind: 'integer', group: 'Jobs', default: 0, minimum: 0, maximum: 1_000_000_000,
     describe: 'MiB of the kept images of one owner, 0 for all of --keep-outputs-size' },
   'webhook-hosts': { kind: 'list', group: 'Jobs', default: [],
-    describe: 'Hosts (host or host:port) that jobs may have told of their end; ' +
-      'names must lead to public addresses, private ones are listed as addresses. None when empty' },
+    describe: 'Hosts (or host:port) that webhooks may call; private addresses only if listed. Empty disables' },
   'webhook-secret': { kind: 'string', group: 'Jobs', secret: true, maxLength: 1024,
     describe: 'Secret that signs webhooks, at least 32 characters; better given by SDREST_WEBHOOK_SECRET' },
   'max-width': { kind: 'integer', group: 'Jobs', default: 2048, minimum: 64, maximum: 8192,

@@ -41,3 +41,9 @@ function escape (character: string): string {
   return shortEscapes[character] ??
     character.replace(/[^]/g, unit => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
+
+/** Why the system refused something, without the error's code and call: `no such file or directory`. */
+export function systemReason (error: unknown): string {
+  const { message } = error as Error
+  return /^E[A-Z]+: ([^,]+), /.exec(message)?.[1] ?? message
+}

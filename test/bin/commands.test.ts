@@ -43,7 +43,7 @@ t.test('a start that fails prints one line and an exit code, and --check-config 
     [[...ok, '--auth-data-dir', open], 4, /can replace the accounts in .*: chmod o-w/],
     [[...ok, '--auth-data-dir', join(folder, 'newer')], 4, /auth\.db has schema version 1000, .* written by a newer release/],
     [[...ok, '--auth', 'jwt', '--auth-data-dir', join(folder, 'secret')], 4, /jwt-secret can be read by others: chmod 600/],
-    [[...ok, '--auth', 'jwt', '--auth-data-dir', join(folder, 'link')], 4, /The secret .*jwt-secret cannot be read: ENOENT/],
+    [[...ok, '--auth', 'jwt', '--auth-data-dir', join(folder, 'link')], 4, /The secret .*jwt-secret cannot be read: no such file or directory/],
     [[...ok, '--data-dir', join(folder, 'noise')], 4, /jobs\.db cannot be opened: file is not a database\. Restore it from a backup/],
     [[...ok, '--data-dir', join(folder, 'cut')], 4, /jobs\.db cannot be opened: database disk image is malformed\. Restore it/],
     [[...ok, '--data-dir', join(folder, 'busy')], 4, /Another server works on this queue \(.*busy\/jobs\.db\.lock is locked\)/],

@@ -9,8 +9,8 @@ import { loadEngineAddon } from '../../../../native/index.ts'
 import { decodeImage } from '../../../media/decode.ts'
 import { encodePng } from '../../../media/png-encode.ts'
 import {
-  EngineError, capabilityNames, type EngineErrorCode, type EngineInfo, type ImageParameters, type LoadOptions,
-  type ModelFiles, type Operations
+  EngineError, capabilityNames, isProcessor, type EngineErrorCode, type EngineInfo, type ImageParameters,
+  type LoadOptions, type ModelFiles, type Operations
 } from '../../engine.ts'
 import { serveHost, type Attachments, type HostEngine, type Reporter } from '../host.ts'
 import { NativeLog } from './log.ts'
@@ -225,7 +225,7 @@ class NativeHost implements HostEngine {
     const devices = this.#info.devices!.map(({ name }) => name)
     const main = defaultDevice(this.#info.devices!)
     if (wanted === undefined) return main
-    if (wanted.toLowerCase() === 'gpu' && isGraphics(main)) return main
+    if (wanted.toLowerCase() === 'gpu' && !isProcessor(main)) return main
     const named = devices.find(name => name.toLowerCase() === wanted.toLowerCase())
     if (named !== undefined) return named
     throw new EngineError('invalid_parameters',
@@ -269,11 +269,7 @@ async function sendImages (images: RawImage[], seed: number, report: Reporter): 
 
 /** The library's default: the first graphics card, else the processor. */
 function defaultDevice (devices: Array<{ name: string }>): string {
-  return (devices.find(({ name }) => isGraphics(name)) ?? devices[0])?.name ?? 'none'
-}
-
-function isGraphics (name: string): boolean {
-  return !/^(CPU|BLAS|RPC|none)/i.test(name)
+  return (devices.find(({ name }) => !isProcessor(name)) ?? devices[0])?.name ?? 'none'
 }
 
 function contextParameters (files: ModelFiles, options: LoadOptions): ContextParameters {

@@ -4,13 +4,13 @@ import description from '@qvac/diffusion-cpp/package'
 import { statSync } from 'bare-fs'
 import { kill, pid, ppid } from 'bare-os'
 import Pipe from 'bare-pipe'
-import { EngineError, type EngineErrorCode, type EngineInfo, type Operations } from '../../engine.ts'
+import { EngineError, isProcessor, type EngineErrorCode, type EngineInfo, type Operations } from '../../engine.ts'
 import { serveHost, type Attachments, type HostEngine, type Reporter } from '../host.ts'
 import { pngSize } from './png-size.ts'
 import { PortableLog } from './log.ts'
 import { PortableProgress } from './progress.ts'
 import {
-  capabilities, checkWeightType, imageToUpscale, isProcessor, samplers, schedulers, toAddonConfig, toAddonFiles,
+  capabilities, checkWeightType, imageToUpscale, samplers, schedulers, toAddonConfig, toAddonFiles,
   toAddonRun, weightTypes
 } from './terms.ts'
 

@@ -1,5 +1,6 @@
 import {
-  EngineError, cacheModes, maximumSeed, type Capability, type ImageParameters, type LoadOptions, type ModelFiles
+  EngineError, cacheModes, isProcessor, maximumSeed, type Capability, type ImageParameters, type LoadOptions,
+  type ModelFiles
 } from '../../engine.ts'
 import { checked, flag, group, integer, number, oneOf, invalid, text, type Check, type Checks } from './checks.ts'
 import type { Attachments } from '../host.ts'
@@ -265,10 +266,6 @@ export function toAddonConfig (options: LoadOptions, devices: string[]): AddonCo
     // Only the log says what the addon does and why it fails.
     verbosity: 3
   }
-}
-
-export function isProcessor (device: string): boolean {
-  return device.toUpperCase() === 'CPU'
 }
 
 /**
