@@ -14,14 +14,11 @@ import { JobEvents, type JobEventsOptions, type JobEventStream, type SubscribeOp
 import type { JobStore, JobStoreOptions } from './store/job-store.ts'
 import { SqliteJobStore } from './store/sqlite/sqlite-job-store.ts'
 import {
-  isEnded, type Attachments, type Job, type JobFilter, type JobPage, type JobStatus,
-  type NewJob
+  isEnded, type Attachments, type Job, type JobFilter, type JobPage, type JobStatus, type NewJob
 } from './job.ts'
 import { bytesOf, checkNewJob, toIdempotency, withSeed } from './new-job.ts'
 import { longestTimer } from './schedule/lane.ts'
-import type { Logger } from '../util/logger.ts'
 import type { Maybe } from '../util/maybe.ts'
-import type { JobObserver } from './observer.ts'
 import { Outputs } from './outputs.ts'
 import { Retention, type RetentionOptions } from './retention.ts'
 import { Scheduler, type SchedulerParts, type SchedulerStatus } from './schedule/scheduler.ts'
@@ -57,14 +54,10 @@ const positionInterval = 1000
 
 /** The job queue, as everything outside of it uses it. */
 export class JobQueue {
+  readonly #parts: Omit<SchedulerParts, 'onEnded'>
   readonly #store: JobStore
-  readonly #inputs: Inputs
-  readonly #outputs: Outputs
   readonly #events: JobEvents
   readonly #scheduler: Scheduler
-  readonly #logger: Logger
-  readonly #executors: Executors
-  readonly #observer: JobObserver | undefined
   readonly #retention: Retention
   readonly #webhookHosts: AllowList
   readonly #webhooks: Webhooks | undefined
@@ -75,26 +68,17 @@ export class JobQueue {
   constructor (options: JobQueueOptions) {
     const dataDir = absolute(options.dataDir)
     prepareFolder(dataDir, '--data-dir')
-    this.#logger = options.logger
-    this.#observer = options.observer
-    this.#inputs = new Inputs(new FolderBlobs(join(dataDir, 'inputs')))
-    this.#outputs = new Outputs(new FolderBlobs(join(dataDir, 'outputs')))
-    this.#executors = options.executors({ inputs: this.#inputs, outputs: this.#outputs, observer: options.observer })
+    const inputs = new Inputs(new FolderBlobs(join(dataDir, 'inputs')))
+    const outputs = new Outputs(new FolderBlobs(join(dataDir, 'outputs')))
+    const executors = options.executors({ inputs, outputs, observer: options.observer })
     const { openStore = storeOptions => new SqliteJobStore(join(dataDir, 'jobs.db'), storeOptions) } = options
-    this.#store = openStore({ ...options, laneOf: type => this.#executors[type]?.lane ?? 'engine' })
+    this.#store = openStore({ ...options, laneOf: type => executors[type]?.lane ?? 'engine' })
     this.#events = new JobEvents(options)
-    const parts = {
-      ...options,
-      executors: this.#executors,
-      store: this.#store,
-      inputs: this.#inputs,
-      outputs: this.#outputs,
-      events: this.#events
-    }
-    this.#retention = new Retention(parts)
+    this.#parts = { ...options, executors, store: this.#store, inputs, outputs, events: this.#events }
+    this.#retention = new Retention(this.#parts)
     this.#webhookHosts = options.webhooks?.hosts ?? new AllowList([], '--webhook-hosts')
-    this.#webhooks = options.webhooks && new Webhooks({ ...parts, ...options.webhooks })
-    this.#scheduler = new Scheduler({ ...parts, onEnded: job => this.#onEnded(job) })
+    this.#webhooks = options.webhooks && new Webhooks({ ...this.#parts, ...options.webhooks })
+    this.#scheduler = new Scheduler({ ...this.#parts, onEnded: job => this.#onEnded(job) })
   }
 
   /**
@@ -114,17 +98,17 @@ export class JobQueue {
     this.#retention.start()
     this.#webhooks?.wake()
     this.#positionTimer = setInterval(
-      guarded(this.#logger, 'The positions of waiting jobs cannot be read', () => this.#publishPositions()),
+      guarded(this.#parts.logger, 'The positions of waiting jobs cannot be read', () => this.#publishPositions()),
       positionInterval).unref()
   }
 
   async #recover (): Promise<void> {
     for (const job of await this.#store.recover()) {
-      this.#logger.warn({ job: job.id, status: job.status }, 'The job was running when the server stopped')
-      await this.#outputs.remove(job)
+      this.#parts.logger.warn({ job: job.id, status: job.status }, 'The job was running when the server stopped')
+      await this.#parts.outputs.remove(job)
     }
-    await this.#inputs.clean(async ids => this.#store.positions(ids))
-    await this.#outputs.clean(async ids => this.#store.retention.withImages(ids))
+    await this.#parts.inputs.clean(async ids => this.#store.positions(ids))
+    await this.#parts.outputs.clean(async ids => this.#store.retention.withImages(ids))
   }
 
   /**
@@ -146,7 +130,7 @@ export class JobQueue {
 
     const id = uuidv7()
     try {
-      await this.#inputs.save(id, attachments)
+      await this.#parts.inputs.save(id, attachments)
       const { job, isNew } = await this.#store.accept({
         id,
         type: newJob.type,
@@ -159,11 +143,11 @@ export class JobQueue {
         idempotency,
         webhookUrl: newJob.webhookUrl
       })
-      if (!isNew) await this.#inputs.remove(id)
+      if (!isNew) await this.#parts.inputs.remove(id)
       this.#scheduler.wake()
       return this.#withProgress(job)
     } catch (error) {
-      await this.#inputs.remove(id)
+      await this.#parts.inputs.remove(id)
       throw storageError(error) ?? error
     }
   }
@@ -192,7 +176,7 @@ export class JobQueue {
     } catch (error) {
       if (!this.#scheduler.cancel(id)) throw error
       // Only a server that dies before the engine lets go of the job would have needed it.
-      this.#logger.warn({ job: id, err: error }, 'That a job is to be cancelled cannot be stored')
+      this.#parts.logger.warn({ job: id, err: error }, 'That a job is to be cancelled cannot be stored')
       return await this.get(id, viewer)
     }
     if (job === undefined) {
@@ -204,10 +188,10 @@ export class JobQueue {
       return this.#withProgress(job)
     }
     this.#events.publishJob(job)
-    await this.#inputs.remove(id)
+    await this.#parts.inputs.remove(id)
     // It may have come back to the queue half done.
-    await this.#executors[job.type]?.abandon?.(job).catch((error: unknown) => {
-      this.#logger.warn({ job: id, err: error }, 'Files of a job cannot be deleted')
+    await this.#parts.executors[job.type]?.abandon?.(job).catch((error: unknown) => {
+      this.#parts.logger.warn({ job: id, err: error }, 'Files of a job cannot be deleted')
     })
     this.#onEnded(job)
     return job
@@ -225,7 +209,7 @@ export class JobQueue {
         throw error
       })
       if (job !== undefined) {
-        this.#logger.info({ job: id, owner }, 'A job was cancelled, because its owner was disabled or removed')
+        this.#parts.logger.info({ job: id, owner }, 'A job was cancelled, because its owner was disabled or removed')
       }
     }
   }
@@ -290,7 +274,7 @@ export class JobQueue {
   async openImage ({ id }: Job, index: number): Promise<StoredBlob> {
     const key = await this.#store.imageKey(id, index)
     if (key === undefined) throw apiError('SDR_IMAGE_NOT_FOUND')
-    const image = await this.#outputs.open(key)
+    const image = await this.#parts.outputs.open(key)
     if (image === undefined) throw apiError('SDR_IMAGE_NOT_FOUND', 'The file of this image was deleted.')
     return image
   }
@@ -328,7 +312,7 @@ export class JobQueue {
   }
 
   #onEnded (job: Job): void {
-    this.#observer?.ended(job)
+    this.#parts.observer?.ended(job)
     this.#retention.sweep()
     this.#webhooks?.wake()
   }
