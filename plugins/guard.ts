@@ -1,3 +1,4 @@
+import fastifyAuth from '@fastify/auth'
 import fp from 'fastify-plugin'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Credential } from '../lib/accounts/credentials.ts'
@@ -25,10 +26,15 @@ const reviewInterval = 5000
 
 /** The guard; the plugin of the running method adds its hook. */
 export default fp(async (app) => {
+  await app.register(fastifyAuth)
   app.decorateRequest('principal')
   app.decorateRequest('credential')
   const { config: options, publicRoutes, store: { sessions }, keys } = app
   const guard = new Guard<FastifyRequest, FastifyReply>({
+    anyOf (verifiers) {
+      const authenticate = app.auth(verifiers, { relation: 'or' })
+      return (request, reply, done) => authenticate.call(app, request, reply as FastifyReply, done)
+    },
     options,
     publicRoutes,
     sessions,

@@ -31,7 +31,15 @@ export interface GuardedRequest {
  */
 export type Identify = (credential: Credential) => Maybe<Principal> | undefined
 
+/** Sets the principal of a request, or says why not. */
+type Verifier<Request> = (request: Request, reply: unknown, done: (error?: Error) => void) => void
+
+/** Makes @fastify/auth ask the next verifier; no client ever sees it. */
+const otherKind = new Error('not a credential of this kind')
+
 interface GuardParts<Request> {
+  /** One verifier from several: the first that lets a request in does, else the last one's error counts. */
+  anyOf: (verifiers: Array<Verifier<Request>>) => Verifier<Request>
   options: Pick<Options, 'auth' | 'guestPermissions' | 'enableGuestAccess'>
   publicRoutes: ReadonlySet<string>
   sessions: SessionRecords
@@ -59,6 +67,8 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
   readonly openAnswers = new OpenAnswers<Reply>(({ request }) => this.#hasEnded(request), ended)
   readonly #parts: GuardParts<Request>
   readonly #guest: Principal
+  /** Why the verifier of its kind rejected the credential of a request. */
+  readonly #errors = new WeakMap<Request, Error>()
 
   /** @throws {CommandError} (usage) when guests could make accounts */
   constructor (parts: GuardParts<Request>) {
@@ -81,6 +91,9 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
    * in costs no turn of the event loop.
    */
   hook (identifiers: readonly Identify[], { allowsGuests = this.#parts.options.enableGuestAccess } = {}) {
+    const authenticate = this.#parts.anyOf([
+      ...identifiers.map(identify => this.#verifier(identify)), this.#anonymousVerifier(allowsGuests)
+    ])
     return (request: Request, reply: Reply, done: (error?: Error) => void): void => {
       const decided = (error: ApiError | undefined): void => {
         this.#parts.decided(request, error)
@@ -91,17 +104,15 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
           this.#parts.refused(request, error).then(done, done)
         }
       }
-      let decision: Maybe<ApiError | undefined>
       try {
-        decision = chain(this.#identify(request, identifiers, allowsGuests), principal => {
-          request.principal = principal
-          return this.#authorize(request, principal)
-        })
+        if (request.routeOptions.config.carriesCredentials !== true) {
+          request.credential = readCredential(request.raw.rawHeaders)
+        }
       } catch (error) {
-        decision = error as ApiError
+        return decided(error as ApiError)
       }
-      if (decision instanceof Promise) decision.catch(error => error as ApiError).then(decided)
-      else decided(decision)
+      authenticate(request, reply, error =>
+        decided(error as ApiError | undefined ?? this.#authorize(request, request.principal)))
     }
   }
 
@@ -118,25 +129,40 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
     })
   }
 
-  /** @throws {ApiError} 400 or 401 */
-  #identify (request: Request, identifiers: readonly Identify[], allowsGuests: boolean): Maybe<Principal> {
-    const { routeOptions: { config }, raw, is404 } = request
-    if (config.carriesCredentials !== true) request.credential = readCredential(raw.rawHeaders)
-    const { credential } = request
-    if (credential === undefined) {
-      if (this.#isPublic(request) || (allowsGuests && !is404)) return this.#guest
-      throw apiError('SDR_UNAUTHENTICATED')
+  #verifier (identify: Identify): Verifier<Request> {
+    return (request, _reply, done) => {
+      const { credential } = request
+      if (credential === undefined || this.#errors.has(request)) return done(otherKind)
+      const rejected = (error: unknown) => {
+        this.#errors.set(request, error as Error)
+        done(error as Error)
+      }
+      const identified = (principal: Principal) => {
+        if (!this.accepts(principal)) return rejected(notAccepted())
+        request.principal = principal
+        done()
+      }
+      try {
+        const found = identify(credential)
+        if (found === undefined) done(otherKind)
+        else if (found instanceof Promise) found.then(identified, rejected)
+        else identified(found)
+      } catch (error) {
+        rejected(error)
+      }
     }
-    for (const identify of identifiers) {
-      const found = identify(credential)
-      if (found === undefined) continue
-      return chain(found, principal => {
-        if (!this.accepts(principal)) throw notAccepted()
-        return principal
-      })
+  }
+
+  #anonymousVerifier (allowsGuests: boolean): Verifier<Request> {
+    return (request, _reply, done) => {
+      if (request.credential !== undefined) {
+        return done(this.#errors.get(request) ?? apiError('SDR_INVALID_TOKEN',
+          `With --auth ${this.#parts.options.auth} this server takes no ${request.credential.kind}.`))
+      }
+      if (!this.#isPublic(request) && !(allowsGuests && !request.is404)) return done(apiError('SDR_UNAUTHENTICATED'))
+      request.principal = this.#guest
+      done()
     }
-    throw apiError('SDR_INVALID_TOKEN',
-      `With --auth ${this.#parts.options.auth} this server takes no ${credential.kind}.`)
   }
 
   /** Denies what no declaration allows. */

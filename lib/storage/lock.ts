@@ -41,20 +41,20 @@ export function checkLock (file: string): void {
 
 function cannotTake (file: string, error: unknown): CommandError {
   return new CommandError(exitCodes.storage, isBusy(error)
-    ? `Another server${holderOf(file)} works on this queue (${file} is locked). ` +
+    ? `Another server works on this queue (${file} is locked${holderOf(file)}). ` +
       'Stop it and wait for its end, which comes after its running job, or give this one a --data-dir of its own.'
     : `The lock ${file} cannot be taken: ${(error as Error).message}. ` +
       'Check that there is room for it and that it is writable.',
   { cause: error })
 }
 
-/** The process that holds the lock, where Linux says so: ` (process 1234)`. */
+/** The process that holds the lock, where Linux says so: ` by process 1234`. */
 function holderOf (file: string): string {
   try {
     const { ino } = statSync(file)
     const held = new RegExp(`^\\d+: POSIX .* WRITE ([1-9]\\d*) \\w+:\\w+:${ino} `, 'm')
       .exec(readFileSync('/proc/locks', 'utf8'))
-    return held === null ? '' : ` (process ${held[1]})`
+    return held === null ? '' : ` by process ${held[1]}`
   } catch {
     return '' // the message does without
   }

@@ -46,7 +46,7 @@ t.test('a start that fails prints one line and an exit code, and --check-config 
     [[...ok, '--auth', 'jwt', '--auth-data-dir', join(folder, 'link')], 4, /The secret .*jwt-secret cannot be read: no such file or directory/],
     [[...ok, '--data-dir', join(folder, 'noise')], 4, /jobs\.db cannot be opened: file is not a database\. Restore it from a backup/],
     [[...ok, '--data-dir', join(folder, 'cut')], 4, /jobs\.db cannot be opened: database disk image is malformed\. Restore it/],
-    [[...ok, '--data-dir', join(folder, 'busy')], 4, /Another server works on this queue \(.*busy\/jobs\.db\.lock is locked\)/],
+    [[...ok, '--data-dir', join(folder, 'busy')], 4, /Another server works on this queue \(.*busy\/jobs\.db\.lock is locked( by process \d+)?\)/],
     [[...ok, '--data-dir', '~ann/data'], 2, /without the home folder of another user .* for --data-dir/],
     [[...ok, '--host', 'http://127.0.0.1'], 2, /without scheme and port \(for example --host 127\.0\.0\.1\) for --host/],
     [[...ok, '--host', '127.0.0.1:9999'], 2, /--host 127\.0\.0\.1 --port 9999/],
@@ -165,7 +165,7 @@ t.test('a folder that cannot be made is named at once', async t => {
 
 t.test('help lists options and commands, doctor finds problems, openapi prints the document', async t => {
   const { models, data } = workspace(t)
-  const help = await runProgram(['--help'])
+  const help = await runProgram(['--help', 'all'])
   for (const word of ['Server:', 'Authentication:', 'Models:', 'Engine:', 'Jobs:', 'Data:', '--models-dir', '--public-paths', 'serve', 'demo', 'doctor', 'user', 'key']) {
     t.match(help.stdout, word)
   }
