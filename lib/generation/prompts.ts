@@ -1,11 +1,6 @@
 import { aboutField, badValue, requireFeature } from '../http/request-errors.ts'
+import { loraTag, takeLoraTags, type LoraRequest } from './lora-tags.ts'
 import type { ImageRequest, Setting } from './request.ts'
-
-export interface LoraRequest {
-  /** Id or name. */
-  name: string
-  weight: number
-}
 
 interface Prompts {
   prompt: string
@@ -14,9 +9,6 @@ interface Prompts {
   loras: LoraRequest[] | undefined
 }
 
-const loraTag = /<lora:([^<>]*)>/i
-const weightPattern = /^[+-]?(?:\d{1,4}(?:\.\d{0,8})?|\.\d{1,8})$/
-const largestWeight = 10
 /** Where stable-diffusion.cpp's own server looks for parameters: a way around every bound of this one. */
 const foreignArguments = /<\s*(?:\/\s*)?sd_cpp_extra_args/i
 const embeddingReference = /\bembedding:((?:[\p{L}\p{N}_./-]*[\p{L}\p{N}_-]))/gu
@@ -45,15 +37,7 @@ export function readPrompt (
   prompt: string, { maxLoras }: { maxLoras: number }
 ): { text: string, loras: LoraRequest[] } {
   refuseNul('prompt', prompt)
-  const loras: LoraRequest[] = []
-  let text = prompt
-  // One after the other, because what is left when a tag is gone may be a tag.
-  for (let tag = loraTag.exec(text); tag !== null; tag = loraTag.exec(text)) {
-    loras.push(readTag(tag[1]!))
-    if (loras.length > maxLoras) throw badValue('prompt', `at most ${maxLoras} LoRAs (--max-loras)`, prompt)
-    const [before, after] = [text.slice(0, tag.index), text.slice(tag.index + tag[0].length)]
-    text = (before + (/(^|\s)$/.test(before) ? after.trimStart() : after)).trim()
-  }
+  const { text, loras } = takeLoraTags(prompt, maxLoras)
   refuseForeignArguments('prompt', text)
   if (text === '') throw badValue('prompt', 'some words beside the LoRAs', prompt)
   return { text, loras }
@@ -70,15 +54,6 @@ export function checkNegativePrompt (prompt: string): void {
 /** Replaces `embedding:name` by what `resolve` makes of the name. */
 export function replaceEmbeddings (prompt: string, resolve: (name: string) => string): string {
   return prompt.replaceAll(embeddingReference, (_, name: string) => resolve(name))
-}
-
-function readTag (content: string): LoraRequest {
-  const [name = '', weight = '1', ...more] = content.split(':').map(part => part.trim())
-  if (name === '' || more.length > 0 || !weightPattern.test(weight) || Math.abs(Number(weight)) > largestWeight) {
-    const expected = `<lora:name:weight> with a weight from −${largestWeight} to ${largestWeight}`
-    throw badValue('prompt', expected, `<lora:${content}>`)
-  }
-  return { name, weight: Number(weight) }
 }
 
 /** Engines take NUL for the end of a text. */

@@ -9,7 +9,7 @@ import type { ModelType } from '../../models/types.ts'
 import type { Options } from '../../options/options.ts'
 import { composeModel } from '../components.ts'
 import { namedOrFirst } from '../model.ts'
-import type { LoraRequest } from '../prompts.ts'
+import type { LoraRequest } from '../lora-tags.ts'
 import { hiresMethods } from '../request-schema.ts'
 import type { HiresRequest } from '../request.ts'
 

@@ -19,6 +19,18 @@ interface Taken {
 
 export const defaultCapacity = 1000
 
+/** Engine crashes after which a job has failed: the second one shows that the job causes them. */
+export const mostEngineCrashes = 2
+/** Deaths of the server under a job after which it fails: most have other causes, but a job may kill servers too. */
+export const mostServerDeaths = 5
+/** Characters of `error.message`: an engine's last words can be a long log. */
+export const longestMessage = 2000
+export const mostPerPage = 200
+/** Characters of parameters after which a page ends early: more would keep the event loop busy. */
+export const bytesPerPage = 1024 * 1024
+/** Milliseconds for which an idempotency key is known. */
+export const keyLifetime = 24 * 60 * 60 * 1000
+
 /** Callers who may have all the webhooks that one may have. */
 const callersWithWebhooks = 20
 

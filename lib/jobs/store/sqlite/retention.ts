@@ -2,7 +2,8 @@ import { transaction, type Database } from '../../../storage/database.ts'
 import { whenFree } from '../../../storage/storage-errors.ts'
 import { isoTime } from '../../../util/iso-time.ts'
 import type { JobRetention, Removable } from '../job-store.ts'
-import { keyLifetime, type JobRow } from './rows.ts'
+import { keyLifetime } from '../bounds.ts'
+import type { JobRow } from './rows.ts'
 import type { Statement, Statements } from './statements.ts'
 
 /** An ended job with what it takes of the bounds. */

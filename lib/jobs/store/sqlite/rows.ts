@@ -26,9 +26,6 @@ export interface JobRow {
 
 export type ImageRow = Omit<StoredImage, 'file'>
 
-/** Milliseconds for which an idempotency key is known. */
-export const keyLifetime = 24 * 60 * 60 * 1000
-
 export function toJob (row: JobRow, images: readonly ImageRow[], position: number | null): Job {
   return {
     id: row.id,

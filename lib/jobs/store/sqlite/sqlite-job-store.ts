@@ -7,24 +7,18 @@ import type { LaneKind, Outcome } from '../../executor.ts'
 import type { Job, JobError, JobFilter, JobPage, JobStatus } from '../../job.ts'
 import type { Idempotency } from '../../new-job.ts'
 import type { StoredImage } from '../../outputs.ts'
-import { checkInputs, checkWaiting, checkWebhooks, defaultCapacity } from '../bounds.ts'
+import {
+  bytesPerPage, checkInputs, checkWaiting, checkWebhooks, defaultCapacity, keyLifetime, longestMessage,
+  mostEngineCrashes, mostPerPage, mostServerDeaths
+} from '../bounds.ts'
 import type { AcceptedJob, Claimant, JobRetention, JobStore, JobStoreOptions, WebhookOutbox } from '../job-store.ts'
 import { migrations } from './migrations.ts'
 import { SqliteRetention } from './retention.ts'
-import { keyLifetime, toJob, type ImageRow, type JobRow } from './rows.ts'
+import { toJob, type ImageRow, type JobRow } from './rows.ts'
 import { prepareAll, type Statement, type Statements } from './statements.ts'
 import { WaitingJobs } from './waiting-jobs.ts'
 import { SqliteWebhooks } from './webhooks.ts'
 
-/** Engine crashes after which a job has failed: the second one shows that the job causes them. */
-const mostEngineCrashes = 2
-/** Deaths of the server under a job after which it fails: most have other causes, but a job may kill servers too. */
-const mostServerDeaths = 5
-/** Characters of `error.message`: an engine's last words can be a long log. */
-const longestMessage = 2000
-const mostPerPage = 200
-/** Characters of parameters after which a page ends early: more would keep the event loop busy. */
-const bytesPerPage = 1024 * 1024
 /** Bytes of parameters for which an ended job counts as one; a longer one counts as several. */
 const bytesPerUnit = 16 * 1024
 
