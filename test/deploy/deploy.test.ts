@@ -5,6 +5,7 @@ import { request } from 'node:https'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
+import { parse } from 'yaml'
 import { packageRoot } from '../../lib/util/package-root.ts'
 import { password, workspace } from '../helper.ts'
 import { runProgram, startServer, until } from '../server-process.ts'
@@ -145,4 +146,20 @@ t.test('the health check asks the server that was configured', { skip: lacks('op
   t.match(await runProgram(['health', '--port', String(taken)]), { code: 1, stderr: /is not up: no answer within 3 s/ })
   t.match(await runProgram(['health', '--port', 'x']), { code: 1, stderr: /Expected a whole number/ })
   t.match(await runProgram(['health', '--port', '0']), { code: 1, stderr: /give it one/ })
+})
+
+t.test('compose.yaml builds from the Dockerfile, keeps the data, and starts the server as without it', async t => {
+  const { services, volumes } = parse(readFileSync(deploy('compose.yaml'), 'utf8'), { merge: true }) as {
+    services: Record<string, Record<'command' | 'volumes', string[]> & { build: Record<'dockerfile', string> & { args?: object } }>
+    volumes: Record<string, unknown>
+  }
+  const dockerfile = readFileSync(deploy('Dockerfile'), 'utf8')
+  t.same(Object.keys(services), ['server', 'vulkan'])
+  for (const [name, { build, command, volumes: mounts }] of Object.entries(services)) {
+    t.equal(build.dockerfile, 'deploy/Dockerfile', name)
+    for (const argument of Object.keys(build.args ?? {})) t.match(dockerfile, `ARG ${argument}=`, name)
+    t.match(dockerfile, `CMD ${JSON.stringify(command).replaceAll(',', ', ')}`, 'as without compose')
+    t.match(mounts, ['data:/data', /:\/models:ro$/], name)
+  }
+  t.ok('data' in volumes)
 })
