@@ -50,8 +50,8 @@ t.test('a model of several files', async t => {
       }
     })
     t.notSame(first.bytes, whole.bytes, 'with the weights of its own files')
-    t.equal(loaded(), residentOf(first.job))
-    t.match(loaded(), /^diffusion\/minit2i-diffusion\.safetensors\+[0-9a-f]{12}$/)
+    t.equal(await loaded(), residentOf(first.job))
+    t.match(await loaded(), /^diffusion\/minit2i-diffusion\.safetensors\+[0-9a-f]{12}$/)
     const { models } = (await app.inject('/api/models')).json<{ models: Array<{ loaded: boolean }> }>()
     t.same(models.filter(({ loaded }) => loaded), [], 'it is none of the listed models')
     const byModel = await draw(t, { model: 'minit2i-diffusion', components: { t5xxl: 'minit2i-t5xxl' } })
