@@ -74,8 +74,10 @@ export function apiError (code: ErrorCode, message: string = errorTable[code][1]
 /** A value is not what it has to be; every such error names the field, what was expected and what came. */
 export function unexpected (details: { field: string, expected: string, received: string }, cause?: unknown): ApiError {
   const { field, expected, received } = details
-  return apiError('SDR_INVALID_REQUEST',
-    `Expected ${expected} for ${field} but received ${received}`, { details: [details], cause })
+  const message = expected === 'a value' && received === 'nothing'
+    ? `${field} is missing`
+    : `Expected ${expected} for ${field} but received ${received}`
+  return apiError('SDR_INVALID_REQUEST', message, { details: [details], cause })
 }
 
 /** Exit codes of the command line, in docs/errors.md too. */

@@ -167,20 +167,24 @@ async function startServer (options: Options): Promise<void> {
 
 /** The last line of the start, for a person: what is there, and how to draw the first picture. */
 function summaryOf (app: FastifyInstance): string {
-  const { auth, port } = app.config
+  const { auth } = app.config
   const folders = modelRoots(app.config).map(({ path }) => path).join(', ')
   const all = app.models.all()
   const usable = all.filter(({ blocked, error }) => (blocked ?? error) === undefined).length
-  const address = port === 8080 ? '' : ` --server ${app.listeningOrigin}`
   const credential = auth === 'none' ? '' : ' --token-file FILE (with an API key; docs/authentication.md)'
   const next = app.models.firstUsable('checkpoint') !== undefined
-    ? `Draw: stable-diffusion-rest generate "a red fox"${address}${credential}`
+    ? `Draw: stable-diffusion-rest generate "a red fox"${serverOption(app)}${credential}`
     : folders === ''
       ? 'To draw, name a folder with models by --models-dir (docs/models.md)'
       : 'To draw, put a checkpoint there, it is found at once (docs/models.md says which can be used)'
   const models = all.length === 0 ? 'no models' : `${usable} of ${all.length} models can be used`
   return `Ready at ${app.listeningOrigin}: ${models}${folders === '' ? '' : ` in ${folders}`}, ` +
     `${app.engineInfo.engine} engine on ${app.engineInfo.device}, data in ${app.folders.data}. ${next}`
+}
+
+/** What `generate` has to be told to find this server. */
+function serverOption ({ config: { port, tlsCert }, listeningOrigin }: FastifyInstance): string {
+  return port === 8080 && tlsCert === undefined ? '' : ` --server ${listeningOrigin}`
 }
 
 async function notify (state: 'READY=1' | 'STOPPING=1', logger: Logger): Promise<void> {
@@ -265,13 +269,16 @@ function listenError ({ host, port }: Address, [hostOption, portOption]: readonl
 async function greetFirstAdmin (app: FastifyInstance): Promise<void> {
   const { auth } = app.config
   if (!['jwt', 'optional', 'api-key'].includes(auth) || !await app.store.accounts.isEmpty()) return
-  if (auth === 'api-key' || !process.stdout.isTTY) {
+  if (!process.stdout.isTTY) {
     const key = auth === 'api-key' ? ', and then a key with: stable-diffusion-rest key create --user NAME' : ''
     app.log.warn(`There are no accounts yet; make one with: stable-diffusion-rest user add NAME --role admin${key}`)
     return
   }
   const password = randomBytes(15).toString('base64url')
-  await app.accounts.create({ username: 'admin', password, role: 'admin' })
-  process.stdout.write('\n  The first account was made. It is shown this once:\n\n' +
-    `    username: admin\n    password: ${password}\n\n`)
+  const { id: userId } = await app.accounts.create({ username: 'admin', password, role: 'admin' })
+  const { key } = await app.keys.create({ userId, name: 'first' })
+  process.stdout.write('\n  The first account was made, with an API key. They are shown this once:\n\n' +
+    (auth === 'api-key' ? '' : `    username: admin\n    password: ${password}\n`) + `    API key:  ${key}\n\n` +
+    '  With a model, this draws the first picture:\n\n' +
+    `    SDREST_TOKEN=${key} stable-diffusion-rest generate "a red fox"${serverOption(app)}\n\n`)
 }

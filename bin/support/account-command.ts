@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { Accounts } from '../../lib/accounts/accounts.ts'
@@ -38,6 +40,7 @@ export function accountCommand<Arguments> (
     handler: async argv => {
       const { auth } = dataFolders(optionsOf(argv))
       actAsOwnerOf(auth)
+      const isNew = !existsSync(join(auth, 'auth.db'))
       const store = openSqliteStore(auth)
       const log = new AuditLog(store.audit, (_kind, error, lost) => {
         if (lost > 0) {
@@ -55,6 +58,10 @@ export function accountCommand<Arguments> (
           log,
           audit
         }, argv as Arguments)
+        if (isNew) {
+          process.stderr.write(`This is a new database of accounts, in ${auth}. A server with another --data-dir ` +
+            'does not see it; for the service, add --data-dir /var/lib/stable-diffusion-rest.\n')
+        }
       } catch (error) {
         // An API error answers the command and is not a defect.
         if ('statusCode' in (error as object)) throw new CommandError(exitCodes.failure, (error as Error).message)

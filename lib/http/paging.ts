@@ -36,7 +36,7 @@ export function decodeCursor (cursor: string, shape: RegExp): string[] {
 }
 
 /** SDR_INVALID_REQUEST */
-export function wrongCursor (cursor: string): ApiError {
+function wrongCursor (cursor: string): ApiError {
   const expected = 'the next_cursor of a page of this list'
   const received = quoted(cursor)
   return apiError('SDR_INVALID_REQUEST',

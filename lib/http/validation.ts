@@ -92,11 +92,35 @@ export function explain (
       return { field: at(String(params.missingProperty)), expected: 'a value', received: 'nothing' }
     case 'nul': // the text is not repeated: it may be a secret
       return { field: at(), expected: 'a text without the character NUL', received: 'one with it' }
-    case 'enum':
-      return { field: at(), expected: `one of ${(params.allowedValues as unknown[]).join(', ')}`, received }
+    case 'enum': {
+      const allowed = params.allowedValues as unknown[]
+      const guess = typeof data === 'string' ? meantValue(data, allowed.filter(isString)) : undefined
+      const hint = guess === undefined ? '' : ` (did you mean ${guess}?)`
+      return { field: at(), expected: `one of ${allowed.join(', ')}${hint}`, received }
+    }
     default:
       return { field: at(), expected: inWords(parentSchema), received }
   }
+}
+
+const isString = (value: unknown): value is string => typeof value === 'string'
+
+/**
+ * The allowed value that a word of another program stands for: `DPM++ 2M`, `dpmpp_2m` and `k_euler_a` are samplers, and
+ * `DPM++ 2M Karras` is one with a scheduler.
+ */
+function meantValue (word: string, allowed: readonly string[]): string | undefined {
+  if (word.length > 64) return undefined
+  const plain = (text: string) => text.toLowerCase().replace(/^k_/, '').replace('pp', '++').replace('ancestral', 'a')
+    .replaceAll(/[\s_-]/g, '')
+  const given = plain(word)
+  const exact = allowed.find(value => plain(value) === given)
+  if (exact !== undefined) return exact
+  for (const scheduler of ['karras', 'exponential']) {
+    const sampler = given.endsWith(scheduler) && allowed.find(value => plain(value) + scheduler === given)
+    if (typeof sampler === 'string') return `${sampler} with the scheduler ${scheduler}`
+  }
+  return nearest(word, allowed)
 }
 
 /** What a schema asks for, for example `an integer from 64 to 2048 that is a multiple of 8`. */

@@ -28,7 +28,7 @@ export function findModel (
     (model: Model) => unusableReason(model) === undefined,
     (model: Model) => isSpelledLike(model, idOrName)
   ].reduce(prefer, named)
-  if (found === undefined) throw notFound(idOrName, [...models.values()], skipped)
+  if (found === undefined) throw notFound(idOrName, [...models.values()], { types, skipped })
   if (others.length > 0) throw ambiguous(idOrName, [found, ...others])
   return found
 }
@@ -60,11 +60,20 @@ function ambiguous (name: string, models: readonly Model[]): Error {
   })
 }
 
-function notFound (wanted: string, models: readonly Model[], skipped: string): Error {
+/** What people call a model of a type, where that is not its name. */
+const nouns: Partial<Record<ModelType, string>> = {
+  lora: 'LoRA', vae: 'VAE', controlnet: 'ControlNet', upscaler: 'upscaler', embedding: 'embedding'
+}
+
+function notFound (
+  wanted: string, all: readonly Model[], { types, skipped }: { types: readonly ModelType[], skipped: string }
+): Error {
+  const noun = types.length === 1 ? nouns[types[0]!] : undefined
+  const models = noun === undefined ? all : all.filter(({ type }) => types.includes(type))
   const close = wanted.length > longestName ? [] : closeTo(wanted, models)
   const hint = close.length === 0 ? 'GET /api/models lists them.' : `Did you mean ${close.join(' or ')}?`
   return apiError('SDR_MODEL_NOT_FOUND',
-    `There is no model ${quoted(wanted, longestName)}. ${hint}${skipped}`,
+    `There is no ${noun ?? 'model'} ${quoted(wanted, longestName)}. ${hint}${skipped}`,
     { details: { nearest: close } })
 }
 

@@ -76,7 +76,7 @@ export const Model = named('Model', Type.Object({
     blocked: null,
     error: null,
     defaults: { width: 512, height: 512, steps: 20, cfg_scale: 7 },
-    limits: { min_side: 64, max_side: 2048, multiple_of: 8, square_only: false },
+    limits: { min_side: 64, max_side: 2048, multiple_of: 64, square_only: false },
     trigger_words: [],
     metadata: {},
     loaded: true

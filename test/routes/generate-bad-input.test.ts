@@ -221,6 +221,22 @@ t.test('bad fields are named', async t => {
       t.ok(performance.now() - began < 2000, 'without making anything of it')
     }
     t.match((await post(app, 'txt2img', '{"prompt":"a","prompt":""}')).statusCode, 400, 'the last of two counts')
+    for (const [fields, meant] of [
+      [{ sampler_name: 'euler' }, 'sampler'],
+      [{ sampler: 'DPM++ 2M Karras' }, 'dpm++2m with the scheduler karras'],
+      [{ sampler: 'dpmpp_2m' }, 'dpm++2m'],
+      [{ sampler: 'k_dpmpp_2s_ancestral' }, 'dpm++2s_a'],
+      [{ sampler: 'k_euler_a' }, 'euler_a'],
+      [{ sampler: 'Euler a' }, 'euler_a'],
+      [{ sampler: 'eulr' }, 'euler'],
+      [{ scheduler: 'Karras' }, 'karras']
+    ] as const) {
+      const { error } = (await post(app, 'txt2img', { ...good, ...fields })).json<{ error: { message: string } }>()
+      t.match(error.message, `did you mean ${meant}?`, JSON.stringify(fields))
+    }
+    expectError(t, await post(app, 'txt2img', {}), 400, 'SDR_INVALID_REQUEST', /^prompt is missing$/)
+    const noLora = await post(app, 'txt2img', { ...good, prompt: 'a fox <lora:minit2j:1>' })
+    expectError(t, noLora, 404, 'SDR_MODEL_NOT_FOUND', /There is no LoRA "minit2j"\. GET/)
   })
 
   t.test('queries, headers and methods', async t => {

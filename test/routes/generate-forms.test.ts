@@ -107,7 +107,7 @@ t.test('forms', async t => {
       ['an empty name', 'txt2img', [...all(), field('', '1')], 400, /a name for each part for the form/],
       ['a name of ten thousand letters', 'txt2img', [...all(), field('n'.repeat(10_000), '1')], 400, /no such field.* for nnn/],
       ['a list that is none', 'txt2img', [...all(), field('loras', 'true')], 400, /array.* for loras/],
-      ['an entry of a list that is none', 'txt2img', [...all(), field('loras', '{}')], 400, /a value for loras.0.name/],
+      ['an entry of a list that is none', 'txt2img', [...all(), field('loras', '{}')], 400, /loras\.0\.name is missing/],
       ['a list of text', 'txt2img', [...all(), field('custom_sigmas', '10000,10000')], 400, /array of 2 to 151 entries for custom_sigmas/],
       ['an object twice', 'txt2img', [...all(), field('hires', '{}'), field('hires', '{}')], 400, /one value for hires but received several/],
       ['a list of many', 'txt2img', [...all(), field('loras', `[${'{},'.repeat(50_000)}1]`)], 400, /at most 20000 values for loras/],
@@ -122,7 +122,7 @@ t.test('forms', async t => {
       ['JSON that is none', 'txt2img', [field('parameters', '{')], 400, /an object in JSON for parameters/],
       ['half a character', 'txt2img', [field('parameters', '{"prompt":"\\ud83d"}')], 400, /whole characters for prompt/],
       ['a part that says it is JSON', 'txt2img', [{ name: 'parameters', value: '{', type: 'application/json' }], 400, /JSON where a part says/],
-      ['nothing that is needed', 'txt2img', all({ prompt: '' }), 400, /a value for prompt but received nothing/],
+      ['nothing that is needed', 'txt2img', all({ prompt: '' }), 400, /prompt is missing/],
       ['an empty file', 'img2img', [...all(), { ...image, value: '' }], 400, /PNG, JPEG or WebP image for init_image but received nothing/],
       ['many files', 'img2img', Array.from({ length: 120 }, (_, n) => ({ ...image, name: `f${n}` })), 413, /too many (files|parts)/],
       ['many fields', 'txt2img', Array.from({ length: 300 }, (_, n) => field(`f${n}`, '')), 413, /too many fields/]

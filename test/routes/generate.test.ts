@@ -363,7 +363,7 @@ t.test('the portable engine, from request to image', async t => {
 
     const large = new Blob([Buffer.alloc(21 * 1024 * 1024)])
     for (const [form, status, message] of [
-      [fields, 400, /a value for init_image but received nothing/],
+      [fields, 400, /init_image is missing/],
       [{ ...fields, init_image: new Blob(['<svg/>']) }, 400, /PNG, JPEG or WebP image for init_image/],
       [{ ...fields, init_image: image, mask: image }, 400, /mask/],
       [{ ...fields, init_image: image, picture: image }, 400, /picture/],

@@ -1,5 +1,5 @@
 import { apiError } from '../../../../errors.ts'
-import { wrongCursor } from '../../../http/paging.ts'
+import { decodeCursor, encodeCursor } from '../../../http/paging.ts'
 import { closeDatabase, openDatabase, transaction, yieldWhenBusy, type Database } from '../../../storage/database.ts'
 import { lock } from '../../../storage/lock.ts'
 import { whenFree } from '../../../storage/storage-errors.ts'
@@ -159,7 +159,7 @@ export class SqliteJobStore implements JobStore {
       ORDER BY sequence DESC LIMIT $limit
     `).iterate({
       ...Object.fromEntries([...given, ...times]),
-      ...(cursor === undefined ? {} : { before: parseCursor(cursor) }),
+      ...(cursor === undefined ? {} : { before: Number(decodeCursor(cursor, /^(\d{1,15})$/)[0]) }),
       limit: limit + 1
     }) as Iterable<unknown> as Iterable<JobRow>
     const page: JobRow[] = []
@@ -167,7 +167,7 @@ export class SqliteJobStore implements JobStore {
     let cursorOfNext: string | null = null
     for (const row of rows) {
       if (page.length === limit || bytes >= bytesPerPage) {
-        cursorOfNext = String(page.at(-1)!.sequence)
+        cursorOfNext = encodeCursor(String(page.at(-1)!.sequence))
         break
       }
       page.push(row)
@@ -333,9 +333,4 @@ export class SqliteJobStore implements JobStore {
     images ??= row.status === 'completed' ? this.#imagesOf([row]) : new Map()
     return toJob(row, images.get(row.sequence) ?? [], row.status === 'queued' ? this.#waiting.position(row.id) : null)
   }
-}
-
-function parseCursor (cursor: string): number {
-  if (!/^\d{1,15}$/.test(cursor)) throw wrongCursor(cursor)
-  return Number(cursor)
 }

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import t from 'tap'
+import { encodeCursor } from '../../../../lib/http/paging.ts'
 import type { JobFilter } from '../../../../lib/jobs/job.ts'
 import { migrations } from '../../../../lib/jobs/store/sqlite/migrations.ts'
 import { SqliteJobStore } from '../../../../lib/jobs/store/sqlite/sqlite-job-store.ts'
@@ -113,7 +114,7 @@ t.test('a time at which there are no jobs is found out without reading long jobs
   database.close()
   const { store } = await open(t, {}, file)
   const filters: JobFilter[] = [
-    {}, { cursor: '9999' }, { owner: 'ann' }, { status: 'completed' }, { type: 'txt2img' }, { model: 'checkpoint/a' },
+    {}, { cursor: encodeCursor('9999') }, { owner: 'ann' }, { status: 'completed' }, { type: 'txt2img' }, { model: 'checkpoint/a' },
     { owner: 'ann', type: 'txt2img' }, { owner: 'ann', status: 'completed', type: 'txt2img', model: 'checkpoint/a' }
   ]
   for (const filter of filters) {
@@ -172,8 +173,8 @@ t.test('pages of a hundred thousand jobs', async t => {
   }
   t.equal((await store.list({ limit: 1000 })).jobs.length, 200)
   t.equal((await store.list({ limit: 0 })).jobs.length, 1)
-  t.equal((await store.list({ cursor: '50001', limit: 1 })).jobs[0]?.id, 'job 49999')
-  for (const cursor of ['', 'x', '-1', '1e3', '9'.repeat(20)]) {
+  t.equal((await store.list({ cursor: encodeCursor('50001'), limit: 1 })).jobs[0]?.id, 'job 49999')
+  for (const cursor of ['', 'x', ...['-1', '1e3', '9'.repeat(20), '7\n'].map(text => encodeCursor(text))]) {
     await t.rejects(store.list({ cursor }), { code: 'SDR_INVALID_REQUEST', statusCode: 400 })
   }
 })
