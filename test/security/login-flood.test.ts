@@ -108,7 +108,9 @@ for (const { name, parameters, isSpread } of [
     t.ok(statuses[401]! > 0, 'some passwords were looked at')
     t.ok(putOff > all / 2, 'most were put off')
     t.ok(statuses[401]! + (statuses[429] ?? 0) + (statuses[503] ?? 0) > all * 0.9, 'and all but a few connections got an answer, no other than these')
-    const login = await flooded.json('/api/auth/login', { method: 'POST', headers: isSpread ? { 'x-forwarded-for': '203.0.113.1' } : {}, body: JSON.stringify({ username: 'alice', password }) })
-    t.equal(login.status, isSpread ? 200 : 429, 'when it is over who comes from elsewhere can log in')
+    const login = async () => (await flooded.json('/api/auth/login', { method: 'POST', headers: isSpread ? { 'x-forwarded-for': '203.0.113.1' } : {}, body: JSON.stringify({ username: 'alice', password }) })).status
+    if (isSpread) t.equal(await login(), 200, 'when it is over who comes from elsewhere can log in')
+    // More than two minutes' worth, because a minute may have ended since the flood, or end now.
+    else t.ok((await Promise.all(Array.from({ length: 41 }, login))).includes(429), 'that address is held back')
   })
 }

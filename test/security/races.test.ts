@@ -184,19 +184,14 @@ t.test('a body that is still coming', async t => {
 
 const long = { method: 'POST', url: '/api/generate/txt2img', body: { prompt: 'a fox', width: 256, height: 256, steps: 150 } } as const
 
-/** Whether an answer is cut off; false when it comes to its end, or stays open. */
+/** Whether an answer that has begun before `change` is cut off; false when it comes to its end, or stays open. */
 async function isCut (
   path: string, headers: Record<string, string>, change: () => Promise<unknown>, { patience = 20_000 } = {}
 ): Promise<boolean> {
-  const answer = fetch(`http://127.0.0.1:${port}${path}`, { headers, signal: AbortSignal.timeout(patience) })
-    .then(async response => {
-      await response.text()
-      return false
-    }, error => error.name !== 'TimeoutError')
-    .catch(error => error.name !== 'TimeoutError')
-  await new Promise(resolve => setTimeout(resolve, 500))
+  const response = await fetch(`http://127.0.0.1:${port}${path}`, { headers, signal: AbortSignal.timeout(patience) })
+  const isCutOff = response.text().then(() => false, error => error.name !== 'TimeoutError')
   await change()
-  return await answer
+  return await isCutOff
 }
 
 t.test('open answers are decided again', async t => {
@@ -215,10 +210,18 @@ t.test('open answers are decided again', async t => {
   const waiting = Promise.all([waits({ 'x-api-key': key }), waits({ authorization: `Bearer ${reset.token}` })])
   await until(async () => (await app.jobs.list({ owner: reset.id })).jobs.length === 1)
   await patch(reset.id, { password: third })
+  let open = 0
+  const allOpen = async () => {
+    open++
+    await until(async () => open === 3)
+  }
   const [byToken, byKey, own] = await Promise.all([
-    isCut(events, { authorization: `Bearer ${fallen.token}` }, () => patch(fallen.id, { role: 'user' })),
-    isCut(events, { 'x-api-key': key }, async () => {}),
-    isCut(events, { authorization: `Bearer ${owner.token}` }, async () => {}, { patience: 12_000 }) // two looks of the guard
+    isCut(events, { authorization: `Bearer ${fallen.token}` }, async () => {
+      await allOpen()
+      await patch(fallen.id, { role: 'user' })
+    }),
+    isCut(events, { 'x-api-key': key }, allOpen),
+    isCut(events, { authorization: `Bearer ${owner.token}` }, allOpen, { patience: 12_000 }) // two looks of the guard
   ])
   t.same({ byToken, byKey, own }, { byToken: true, byKey: true, own: false }, 'the events of others end with the right to them, the own ones stay')
   t.same(await waiting, [202, 401], 'a wait ends with an answer: a lost right leaves the own job, a reset leaves nothing')
