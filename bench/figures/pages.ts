@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { encodeCursor } from '../../lib/http/paging.ts'
 import { openDatabase } from '../../lib/storage/database.ts'
 import { migrations } from '../../lib/jobs/store/sqlite/migrations.ts'
 import type { JobFilter } from '../../lib/jobs/job.ts'
@@ -12,9 +13,9 @@ const owners = 50
 /** Every filter that has something to answer and some that have not. */
 const filtersOf = (middle: number): JobFilter[] => [
   {},
-  { cursor: String(middle) },
+  { cursor: encodeCursor(String(middle)) },
   { owner: 'owner 7' },
-  { owner: 'owner 7', cursor: String(middle) },
+  { owner: 'owner 7', cursor: encodeCursor(String(middle)) },
   { status: 'failed' },
   { status: 'failed', owner: 'owner 7' },
   { model: 'checkpoint/3' },

@@ -129,6 +129,11 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
     })
   }
 
+  readonly #accepted = (principal: Principal): Principal => {
+    if (!this.accepts(principal)) throw notAccepted()
+    return principal
+  }
+
   #verifier (identify: Identify): Verifier<Request> {
     return (request, _reply, done) => {
       const { credential } = request
@@ -138,18 +143,20 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
         done(error as Error)
       }
       const identified = (principal: Principal) => {
-        if (!this.accepts(principal)) return rejected(notAccepted())
         request.principal = principal
         done()
       }
+      let found: Maybe<Principal> | undefined
       try {
-        const found = identify(credential)
-        if (found === undefined) done(otherKind)
-        else if (found instanceof Promise) found.then(identified, rejected)
-        else identified(found)
+        found = identify(credential)
+        if (found !== undefined) found = chain(found, this.#accepted)
       } catch (error) {
-        rejected(error)
+        return rejected(error)
       }
+      // Not inside of the try: what `done` goes on to is not this verifier's.
+      if (found === undefined) done(otherKind)
+      else if (found instanceof Promise) found.then(identified, rejected)
+      else identified(found)
     }
   }
 
