@@ -5,6 +5,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
+import { promisify } from 'node:util'
 import type { CommandModule } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { ApiClient } from '../support/client.ts'
@@ -105,13 +106,12 @@ const program = process.argv[1]!
 const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SDREST_')))
 
 async function runItself (parameters: string[], input: string): Promise<void> {
-  const child = execFile(process.execPath, [program, ...parameters], { env: environment })
-  child.stdin!.end(input)
-  child.stderr!.pipe(process.stderr)
-  const [code] = await once(child, 'exit') as [number | null]
-  if (code !== 0) {
+  const running = promisify(execFile)(process.execPath, [program, ...parameters], { env: environment })
+  running.child.stdin!.end(input)
+  await running.catch(({ code, stderr }: { code: number | null, stderr: string }) => {
+    process.stderr.write(stderr)
     throw new CommandError(exitCodes.failure, `stable-diffusion-rest ${parameters[0]} failed with exit code ${code}`)
-  }
+  })
 }
 
 async function startServer (parameters: string[]): Promise<{ server: ChildProcess, url: string }> {

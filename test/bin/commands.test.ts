@@ -193,6 +193,7 @@ t.test('the demo draws and leaves nothing but the picture', async t => {
     env: { SDREST_AUTH: 'none', TMPDIR: temporary, HOME: join(folder, 'pictures') }
   })
   t.equal(code, 0, stderr)
+  t.notMatch(stderr, /database/, 'what its own commands note is nothing to its user')
   t.match(stdout, new RegExp(`picture +${output}`))
   t.match(stdout, /GET \/api\/health → 200/)
   t.match(stdout, /GET \/api\/models → 401 without a token/)
