@@ -4,7 +4,7 @@ import type { DatabaseSync } from '@photostructure/sqlite'
 import { apiError, CommandError, exitCodes } from '../../errors.ts'
 import { ownershipHint } from './ownership.ts'
 import { sqlite } from './sqlite.ts'
-import { isDamaged, isStorageTrouble } from './storage-errors.ts'
+import { isDamaged, isStorageTrouble, whenFree } from './storage-errors.ts'
 
 export type Database = InstanceType<typeof DatabaseSync>
 
@@ -140,6 +140,11 @@ export function closeDatabase (database: Database): void {
   } finally {
     database.close()
   }
+}
+
+/** Makes a change: all of it is stored, or nothing. It waits while another process holds the lock. */
+export async function write<T> (database: Database, work: () => T): Promise<T> {
+  return await whenFree(() => transaction(database, work))
 }
 
 /** Runs `work` in one write transaction: all of it is stored, or nothing. */

@@ -2,11 +2,10 @@ import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../../../errors.ts'
 import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from '../../../http/paging.ts'
 import type { AccountRole } from '../../../options/permissions.ts'
-import type { Database } from '../../../storage/database.ts'
+import { write, type Database } from '../../../storage/database.ts'
 import { isoTime } from '../../../util/iso-time.ts'
 import { accountSources, foldedName, type AccountSource } from '../../principals.ts'
 import type { Account, AccountRecords, Actor, CheckedAccount } from '../store.ts'
-import { write } from './database.ts'
 import { requireStanding } from './standing.ts'
 
 interface AccountRow {

@@ -1,10 +1,9 @@
 import { accessSync, closeSync, constants, existsSync, openSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { CommandError, exitCodes } from '../../../../errors.ts'
-import { openDatabase, transaction, type Database } from '../../../storage/database.ts'
+import { openDatabase, type Database } from '../../../storage/database.ts'
 import { makeFolders } from '../../../options/folders.ts'
 import { ownershipHint } from '../../../storage/ownership.ts'
-import { whenFree } from '../../../storage/storage-errors.ts'
 
 /**
  * Times are milliseconds since 1970, UTC. A NULL password means that the account lives elsewhere (unix, pam). Local
@@ -102,11 +101,6 @@ export function openAuthDatabase (folder: string): Database {
     throw cannotOpen(file, error)
   }
   return openDatabase(file, authMigrations)
-}
-
-/** Makes a change: all of it is stored, or nothing. It waits while another process holds the lock. */
-export async function write<T> (database: Database, work: () => T): Promise<T> {
-  return await whenFree(() => transaction(database, work))
 }
 
 /**

@@ -1,13 +1,12 @@
 import { apiError } from '../../../../errors.ts'
 import { boundedLimit, decodeCursor, encodeCursor, pageOf, type PageQuery } from '../../../http/paging.ts'
 import type { AccountRole, Permission } from '../../../options/permissions.ts'
-import type { Database } from '../../../storage/database.ts'
+import { write, type Database } from '../../../storage/database.ts'
 import { LastUse } from '../../../storage/records.ts'
 import { whenFree } from '../../../storage/storage-errors.ts'
 import { isoTime } from '../../../util/iso-time.ts'
 import { Remembered, type Versioned } from '../../../util/remembered.ts'
 import type { ApiKey, KeyRecords, KnownKey, SessionUser } from '../store.ts'
-import { write } from './database.ts'
 import { requireStanding } from './standing.ts'
 
 interface KeyRow {

@@ -1,13 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { uuidv7 } from 'uuidv7'
 import { apiError } from '../../../../errors.ts'
-import type { Database } from '../../../storage/database.ts'
+import { write, type Database } from '../../../storage/database.ts'
 import { whenFree } from '../../../storage/storage-errors.ts'
 import { Remembered, type Versioned } from '../../../util/remembered.ts'
 import { isoTime } from '../../../util/iso-time.ts'
 import { sha256 } from '../../secrets.ts'
 import type { CheckedAccount, OpenedSession, RefusedRefresh, SessionRecords, SessionUser } from '../store.ts'
-import { write } from './database.ts'
 
 interface ActiveRow extends SessionUser {
   expires_at: number

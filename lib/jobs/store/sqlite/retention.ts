@@ -1,5 +1,4 @@
-import { transaction, type Database } from '../../../storage/database.ts'
-import { whenFree } from '../../../storage/storage-errors.ts'
+import { write, type Database } from '../../../storage/database.ts'
 import { isoTime } from '../../../util/iso-time.ts'
 import type { JobRetention, Removable } from '../job-store.ts'
 import { keyLifetime } from '../bounds.ts'
@@ -82,21 +81,17 @@ export class SqliteRetention implements JobRetention {
   }
 
   async dropImages (ids: readonly string[]): Promise<void> {
-    await this.#change(() => {
+    await write(this.#database, () => {
       this.#statements.dropImages.run({ ids: JSON.stringify(ids) })
       this.#statements.dropBytes.run({ ids: JSON.stringify(ids) })
     })
   }
 
   async remove (ids: readonly string[]): Promise<void> {
-    await this.#change(() => {
+    await write(this.#database, () => {
       this.#statements.remove.run({ ids: JSON.stringify(ids) })
       this.#statements.dropKeys.run({ before: this.#now() - keyLifetime })
     })
-  }
-
-  async #change (work: () => void): Promise<void> {
-    await whenFree(() => transaction(this.#database, work))
   }
 }
 
