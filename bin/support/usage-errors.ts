@@ -60,7 +60,8 @@ export function usageError (message: string, yargs: Argv): CommandError {
       if (actions.length === 0) return `${JSON.stringify(word)} is one word too many. Expected ${usage}`
       throw noCommand(word, actions, `${path} `)
     }],
-    [/^Missing required arguments?: (.+)$/, names => `Expected ${names.split(', ').map(name => `--${name}`).join(', ')}`],
+    [/^Missing required arguments?: (.+)$/, names =>
+      `Expected ${names.split(', ').map(name => `--${name}`).join(', ')}`],
     [/^Invalid values:\s+Argument: (.+), Given: (.+), Choices: (.+)/, (name, given, choices) =>
       `Expected one of ${choices.replaceAll('"', '')} for ${usage.includes(`<${name}>`) ? name : `--${name}`} ` +
         `but received ${given}`],

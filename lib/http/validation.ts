@@ -117,8 +117,8 @@ function meantValue (word: string, allowed: readonly string[]): string | undefin
   const exact = allowed.find(value => plain(value) === given)
   if (exact !== undefined) return exact
   for (const scheduler of ['karras', 'exponential']) {
-    const sampler = given.endsWith(scheduler) && allowed.find(value => plain(value) + scheduler === given)
-    if (typeof sampler === 'string') return `${sampler} with the scheduler ${scheduler}`
+    const sampler = allowed.find(value => plain(value) + scheduler === given)
+    if (sampler !== undefined) return `${sampler} with the scheduler ${scheduler}`
   }
   return nearest(word, allowed)
 }
