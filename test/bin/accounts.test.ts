@@ -3,7 +3,7 @@ import { chmodSync, chownSync, mkdirSync, mkdtempSync, readdirSync, realpathSync
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { noRoot } from '../fixtures/pam/system.ts'
+import { noOtherUser } from '../fixtures/pam/system.ts'
 import { password, workspace } from '../helper.ts'
 import { environment, program, runCommandLines, runProgram, startServer, until } from '../server-process.ts'
 
@@ -113,7 +113,7 @@ t.test('accounts and keys of a running server', async t => {
   })
 })
 
-t.test('root leaves the folder of a service user to that user, and a stranger is told what to type', { skip: noRoot }, async t => {
+t.test('root leaves the folder of a service user to that user, and a stranger is told what to type', { skip: noOtherUser }, async t => {
   const nobody = 65534
   const folder = realpathSync(mkdtempSync(join(tmpdir(), 'sdrest-test-')))
   t.teardown(() => rmSync(folder, { recursive: true }))

@@ -4,14 +4,14 @@ import { getPriority } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { doubledProgram } from '../doubled-program.ts'
-import { without } from '../fixtures/pam/system.ts'
+import { noOtherUser } from '../fixtures/pam/system.ts'
 import { password, workspace } from '../helper.ts'
 import { png } from '../lib/jobs/fixtures/scripted-engine.ts'
 import { childrenOf, environment, program, runProgram, startServer, until } from '../server-process.ts'
 
 t.setTimeout(300_000)
 
-const skip = (process.platform !== 'linux' && 'Linux only') || without('root', process.getuid?.() === 0)
+const skip = (process.platform !== 'linux' && 'Linux only') || noOtherUser
 /** A user that every Linux has, and that owns nothing. */
 const user = 'daemon'
 

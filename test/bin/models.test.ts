@@ -5,12 +5,11 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { gguf, safetensors, typical } from '../fixtures/headers.ts'
 import { doubledProgram } from '../doubled-program.ts'
-import { without } from '../fixtures/pam/system.ts'
+import { noOtherUser, notRoot } from '../fixtures/pam/system.ts'
 import { workspace } from '../helper.ts'
 import { fileServer, sendFile } from '../lib/models/fixtures/file-server.ts'
 import { environment, runProgram, startServer } from '../server-process.ts'
 
-const notRoot = without('root, who acts as others', process.getuid?.() === 0)
 const lora = safetensors(typical.lora)
 const sha256 = (content: Buffer) => createHash('sha256').update(content).digest('hex')
 
@@ -80,7 +79,7 @@ t.test('convert needs the native engine', async t => {
   t.match(await run('convert', 'minit2i', '--weight-type', 'q8_0', '--engine', 'portable'), { code: 1, stderr: /The portable engine lacks convert/ })
 })
 
-t.test('root leaves the folders of a service user to that user', { skip: notRoot }, async t => {
+t.test('root leaves the folders of a service user to that user', { skip: noOtherUser }, async t => {
   const nobody = 65534
   const content = gguf({ 'decoder.conv_in.weight': { dimensions: [64] }, 'decoder.conv_out.weight': { dimensions: [64] } })
   const files = await fileServer(t, (request, response) => { sendFile(request, response, content) })
