@@ -140,5 +140,5 @@ t.test('a session that expires before its token takes the token with it', async 
   const { restore } = t.intercept(Date, 'now', { value: () => Date.parse('2100-01-01'), configurable: true })
   t.equal(await app.store.sessions.activeUser(sid, send.id), undefined)
   restore()
-  t.equal(await app.store.sessions.activeUser(sid, root.id), undefined, 'and nobody else has it')
+  t.equal(await app.store.sessions.activeUser(sid, root.id), undefined, 'and no other account has it')
 })

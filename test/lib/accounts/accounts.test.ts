@@ -70,7 +70,7 @@ t.test('the login throttle backs off and unlocks by itself', async t => {
     t.equal(await attempt('alice', '1.1.1.1'), 0, 'never longer than a minute')
   }
   t.equal(await attempt('alice', '1.1.1.1'), 60)
-  t.equal(await attempt('alice', '3.3.3.3'), 0, 'somebody who never stops guessing does not lock the account for others')
+  t.equal(await attempt('alice', '3.3.3.3'), 0, 'a caller who never stops guessing does not lock the account for others')
   await throttle.succeed('alice', '1.1.1.1')
   t.equal(await attempt('alice', '1.1.1.1'), 0, 'a login clears it')
   now += 3_600_000

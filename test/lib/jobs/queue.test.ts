@@ -464,7 +464,7 @@ t.test('while a crashed engine waits for its restart the status says why jobs wa
   await queue.start()
   await until(async () => (await queue.status()).completed === 1)
   engine.state = 'backing_off'
-  t.match((await queue.status()).scheduler, { state: 'idle', blocked: null }, 'nobody waits')
+  t.match((await queue.status()).scheduler, { state: 'idle', blocked: null }, 'no job waits')
 })
 
 t.test('draining ends a wait for the engine', async t => {

@@ -51,7 +51,7 @@ async function follow (queue: JobQueue, id: string): Promise<Job[]> {
   return states
 }
 
-t.test('whoever follows a job is told of its end, whenever they come', async t => {
+t.test('every subscriber of a job gets its end, whenever it subscribes', async t => {
   const { queue, dataDir } = open(t)
   await queue.start()
   const all = await Promise.all(Array.from({ length: 40 }, async (_, index) => {

@@ -35,7 +35,7 @@ t.test('an accepted job survives kill -9', async t => {
     let output = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => { output += text })
     await until(() => output.split('\n').length > 10 * round)
-    t.throws(() => new SqliteJobStore(file), /Another server/, 'and meanwhile nobody else can work on it')
+    t.throws(() => new SqliteJobStore(file), /Another server/, 'and meanwhile no other process can work on it')
     child.kill('SIGKILL')
     const [, signal] = await once(child, 'close')
     t.equal(signal, 'SIGKILL')
