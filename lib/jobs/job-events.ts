@@ -17,28 +17,28 @@ export interface SubscribeOptions {
   lastEventId?: number
   /** Ends the subscription; never the job. */
   signal?: AbortSignal
-  /** Whose share of the places it takes; the owner's of the job unless said. */
+  /** The caller whose share of the places it takes; by default the owner of the job. */
   caller?: string
-  /** A stream unless said. */
+  /** By default a stream. */
   kind?: 'stream' | 'wait'
 }
 
 /**
- * The newest event of each name, in the order of their ids. Each tells the whole of its matter, so that a newer one
- * makes the older one worthless: this is all that a client needs that was away or is slow.
+ * The newest event of each name, in the order of their ids. Every event carries the full state, so a slow or
+ * reconnecting client needs only these.
  */
 type Newest = Map<JobEventName, JobEvent>
 
 interface Channel {
   newest: Newest
-  /** Nothing of the job was forgotten since this id. */
+  /** Every event after this id is kept. */
   completeAfter: number
-  /** The place in the queue that was told last. */
+  /** The place in the queue that was sent last. */
   position: number | null
   subscribers: Set<Subscriber>
 }
 
-/** Ends after `done`, with `end`, or when the loop over it is left. */
+/** Ends after `done`, by `end`, or when the loop over it is left. */
 export interface JobEventStream extends AsyncIterableIterator<JobEvent> {
   end (): void
 }
@@ -62,8 +62,8 @@ class Places {
     return this.#taken
   }
 
-  /** Why this caller gets no place. */
-  lack (caller: string): ApiError | undefined {
+  /** @returns why this caller gets no place, undefined when it can take one. */
+  blockedFor (caller: string): ApiError | undefined {
     if (this.#of(caller) >= this.#mostForOne) {
       return apiError('SDR_RATE_LIMITED',
         `You follow jobs ${this.#mostForOne} times already; end some of that first.`, { retryAfter })
@@ -91,8 +91,8 @@ class Places {
 }
 
 /**
- * What happens to jobs, as it happens. Ids come from one counter that starts at the clock in microseconds, so that
- * they grow over restarts too. What a job's subscribers may have missed is kept until its end.
+ * Sends the events of jobs to their subscribers. Ids come from one counter that starts at the clock in microseconds, so
+ * that they also grow over restarts. The newest events of a job are kept until its end, for subscribers that come back.
  */
 export class JobEvents {
   readonly #channels = new Map<string, Channel>()
@@ -113,14 +113,14 @@ export class JobEvents {
 
   /** Whether a request of this caller can wait for the end of a job. */
   canWait (caller: string): boolean {
-    return this.#places.wait.lack(caller) === undefined
+    return this.#places.wait.blockedFor(caller) === undefined
   }
 
   get isClosed (): boolean {
     return this.#isClosed
   }
 
-  /** The jobs that have listeners, with the last place in the queue that was sent. */
+  /** The jobs that have subscribers, with the place in the queue that was sent last. */
   watched (): Array<Pick<Job, 'id' | 'position'>> {
     return [...this.#channels]
       .filter(([, { subscribers }]) => subscribers.size > 0)
@@ -131,14 +131,14 @@ export class JobEvents {
     return (this.#channels.get(jobId)?.subscribers.size ?? 0) > 0
   }
 
-  /** The event that published the state of any job last. A job that was read before it may be out of date. */
+  /** Id of the last event with the state of any job. A job that was read before it may be out of date. */
   get lastChange (): number {
     return this.#lastChange
   }
 
   /**
-   * Publishes the state of a job; that of an ended one is `done`, the last event of its streams.
-   * @param after the event of the state before; does nothing when another one was published meanwhile.
+   * Publishes the state of a job: `done`, the last event of its streams, when the job has ended, else `state`.
+   * @param after the event of the state before; when another state was published since, nothing is.
    * @returns the id of the event.
    */
   publishJob (job: Job, after?: number): number {
@@ -158,8 +158,8 @@ export class JobEvents {
   }
 
   /**
-   * The events of a job from now on, until its end. First come the missed ones, when `lastEventId` says which, or the
-   * job as it is now, when they can't be told any more or were never asked for.
+   * The events of a job from now on, until its end. First come those after `lastEventId`; when that is not given, or
+   * some of them are no longer kept, the present state of the job.
    * @throws {ApiError} SDR_RATE_LIMITED when this caller has too many, SDR_UNAVAILABLE when all together have,
    * SDR_DRAINING when all streams have ended.
    */
@@ -170,8 +170,8 @@ export class JobEvents {
     if (now.name === 'done') return new Subscriber([now])
     if (this.#isClosed) throw apiError('SDR_DRAINING')
     const places = this.#places[kind]
-    const lack = places.lack(caller)
-    if (lack !== undefined) throw lack
+    const blocked = places.blockedFor(caller)
+    if (blocked !== undefined) throw blocked
     const channel = this.#channel(job.id, job.position)
     const isCovered = lastEventId !== undefined && lastEventId >= channel.completeAfter && lastEventId <= this.#lastId
     const missed = [...channel.newest.values()].filter(({ id }) => isCovered && id > lastEventId)
@@ -204,7 +204,7 @@ export class JobEvents {
   }
 }
 
-/** One listener, with what it has not taken yet. */
+/** One subscriber, with the events that it has not taken yet. */
 class Subscriber implements JobEventStream {
   readonly #untaken: Newest = new Map()
   readonly #onEnd: () => void
@@ -233,7 +233,7 @@ class Subscriber implements JobEventStream {
     this.#deliver()
   }
 
-  /** What was not taken is dropped. */
+  /** Drops the events that were not taken. */
   end (): void {
     this.#untaken.clear()
     this.#finish()

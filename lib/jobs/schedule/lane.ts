@@ -37,20 +37,21 @@ export interface LaneParts {
   now?: () => number
   /** Milliseconds of a monotonic clock. */
   uptime?: () => number
-  /** Aborted when no more work is to be begun. */
+  /** Aborted when no more work may begin. */
   stop: AbortSignal
   /** Claims the job that a lane should do next. */
   claim: (lane: Lane) => Promise<Job | undefined>
-  /** A lane got busy, or a job came back: the others may have to do what they left to it. */
+  /** A lane got busy, or a job came back: the other lanes look again at the jobs that they skipped for it. */
   onChange: (lane: Lane) => void
 }
 
-/** Of several lanes together the first of these that one is in. */
+/** Several lanes together are in the first of these states that one of them is in. */
 export const laneStates = ['draining', 'running', 'idle', 'blocked', 'stopped'] as const
 
-/** How long the engine has held its model, and since when it was not needed; null while it is. */
+/** How long the engine has held its model. */
 export interface Residency {
   loaded_at: string
+  /** When the last job for it ended; null while one runs. */
   idle_since: string | null
 }
 
@@ -61,10 +62,10 @@ export interface LaneStatus {
   state: typeof laneStates[number]
   /** The job that runs. */
   job: string | null
-  /** Id of the model that the engine holds; with a digest behind it when a job has put it together. */
+  /** Id of the model that the engine holds, followed by a digest when a job named its components. */
   loaded_model: string | null
   residency: Residency | null
-  /** Why jobs have to wait, though none runs, and when that is tried again; null when the engine does so itself. */
+  /** Why jobs wait although none runs, and when the lane tries again; null when the engine restarts by itself. */
   blocked: { reason: string, retry_at: string | null } | null
 }
 
@@ -72,7 +73,7 @@ const longestBackOff = 60_000
 /** Milliseconds that a timer takes. */
 export const longestTimer = 2 ** 31 - 1
 
-/** Does one job after the other, on the engine of a device or without one. No job can stop it. */
+/** Runs one job after the other, on the engine of a device or without one. No error of a job ends the loop. */
 export class Lane {
   readonly kind: LaneKind
   readonly #device: Device | undefined
@@ -81,7 +82,7 @@ export class Lane {
   readonly #tasks = new EngineTasks()
   #loop: Promise<void> | undefined
   #run: Run | undefined
-  /** Jobs that were cancelled while this lane claims one, which may be one of them. */
+  /** Jobs cancelled while this lane claims one: the claimed job may be among them. */
   #cancelled: Set<string> | undefined
   #blocked: LaneStatus['blocked'] = null
   #failures = 0
@@ -130,7 +131,7 @@ export class Lane {
     return this.#run
   }
 
-  /** Whether it would begin the next job at once. */
+  /** Whether it would start the next job at once. */
   get isFree (): boolean {
     return this.#state === 'idle' && this.#tasks.isEmpty && this.#isReady
   }
@@ -139,7 +140,7 @@ export class Lane {
     this.#loop ??= this.#work().finally(() => { this.#loop = undefined })
   }
 
-  /** There may be something to do. */
+  /** Makes it look for work. */
   wake (): void {
     this.#isAwake = true
     this.#wake()
@@ -159,7 +160,7 @@ export class Lane {
     await this.#between(async () => this.#loadedModel?.unload(), wait)
   }
 
-  /** Stops a job, when this lane runs or claims it. @returns whether it runs. */
+  /** Stops a job that this lane runs or claims. @returns whether it runs here. */
   cancel (jobId: string): boolean {
     this.#cancelled?.add(jobId)
     if (this.#run?.job.id !== jobId) return false
@@ -167,7 +168,7 @@ export class Lane {
     return true
   }
 
-  /** After `stop`: waits for the running job; after `timeout` milliseconds that one goes back to the queue. */
+  /** After `stop`: waits for the running job, and gives it back to the queue after `timeout` milliseconds. */
   async drain (timeout: number): Promise<void> {
     this.wake()
     if (await this.#ends(timeout)) return
@@ -241,7 +242,7 @@ export class Lane {
     return await this.#parts.store.waiting(this.kind) > 0
   }
 
-  /** The next job becomes the running one; it is aborted when it was cancelled, or the server stops, meanwhile. */
+  /** Claims the next job. It is aborted when it was cancelled or the server began to stop during the claim. */
   async #claim (): Promise<Run | undefined> {
     if (this.#isDraining) return undefined
     this.#cancelled = new Set()
@@ -280,7 +281,7 @@ export class Lane {
     } catch (error) {
       failure = error
       leave = async () => this.#leaveAfter(error, run)
-      // Before another lane may take up the job.
+      // Before another lane can claim the job.
       await this.#tidy(job, () => outputs.remove(job))
     }
     const left = await this.#persist(job, leave)
@@ -304,8 +305,8 @@ export class Lane {
   }
 
   /**
-   * Waits until a change of state is stored, as long as the storage is to blame. A change that the database refuses for
-   * another reason would be refused for ever: then the job fails, and the lane goes on.
+   * Stores a change of state, and tries again while the storage fails. A change that the database refuses for another
+   * reason would be refused every time: then the job fails, and the lane goes on.
    * @returns undefined when the job was in another state, or nothing could be stored: then the next start decides.
    */
   async #persist (job: Job, change: () => Promise<Job | undefined>): Promise<Job | undefined> {
@@ -328,7 +329,7 @@ export class Lane {
     }
   }
 
-  /** Files that can't be deleted are no reason to stop. */
+  /** Deletes files; a failure is only logged. */
   async #tidy (job: Job, work: () => Promise<void>): Promise<void> {
     try {
       await work()
@@ -337,7 +338,7 @@ export class Lane {
     }
   }
 
-  /** @param started the event of its start. */
+  /** @param started id of the event of its start. */
   #report (job: Job, failure: unknown, started: number): void {
     const { events, logger, onEnded } = this.#parts
     const details = { job: job.id, status: job.status, ...(failure === undefined ? {} : { err: failure }) }
@@ -348,7 +349,7 @@ export class Lane {
     if (isEnded(job.status)) onEnded?.(job)
   }
 
-  /** Waits for the running job, keeps the next one waiting, and leaves the engine to `work` meanwhile. */
+  /** Does `work` with the engine between two jobs. */
   async #between (work: () => Promise<void>, wait: WaitOptions): Promise<void> {
     if (this.#isDraining || this.#loop === undefined) throw apiError('SDR_DRAINING')
     const done = this.#tasks.add(work, wait, () =>
@@ -376,7 +377,7 @@ export class Lane {
     if (this.#isIdleForLong && !await this.#isNeeded()) await this.#unloadIdle()
   }
 
-  /** Calls back when the model was not needed for long enough. */
+  /** Calls back when the model has been idle for `idleUnload`. */
   #whenIdle (callBack: () => void): NodeJS.Timeout | undefined {
     const { idleUnload = 0 } = this.#parts
     if (idleUnload === 0 || this.loadedModel === undefined) return undefined
@@ -394,10 +395,10 @@ export class Lane {
     const model = this.loadedModel
     try {
       await this.#loadedModel?.unload()
-      logger.info({ model, device: this.#device?.name }, 'The model was not needed for long and is unloaded')
+      logger.info({ model, device: this.#device?.name }, 'Unloaded a model that was idle')
     } catch (error) {
-      // Its memory is free all the same when its process is gone, and else the next model takes its place.
-      logger.warn({ model, err: error }, 'A model that is not needed cannot be unloaded')
+      // A dead process has freed the memory already; otherwise the next model replaces this one.
+      logger.warn({ model, err: error }, 'An idle model cannot be unloaded')
     }
   }
 
@@ -406,7 +407,7 @@ export class Lane {
     return (this.#parts.uptime ?? (() => performance.now()))()
   }
 
-  /** No job is to blame: the engine can't be started, or the database can't be written. The jobs wait. */
+  /** Waits after an error that no job caused: the engine does not start, or the database cannot be written. */
   async #backOff (error: unknown): Promise<void> {
     const { logger, backOff = 1000, now = Date.now, stop, onChange } = this.#parts
     const wait = Math.min(backOff * 2 ** Math.min(this.#failures++, 16), longestBackOff)

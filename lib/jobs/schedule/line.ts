@@ -1,23 +1,23 @@
-/** Who runs next: the order of the waiting jobs, and the one exception to it. */
+/** The order of the waiting jobs, and its one exception: a job for the loaded model may overtake. */
 
 export interface Waiting {
   id: string
   /** Order of submission. */
   sequence: number
-  /** Whose turn it takes. */
+  /** The caller whose turn it takes. */
   caller: string
-  /** What it wants in the memory of an engine, see `residentOf`. */
+  /** What the engine must hold for it, see `residentOf`. */
   model: string
   priority: number
-  /** Had its turn and came back through no fault of its own: it goes first within its priority. */
+  /** It was started before and came back through no fault of its own: it goes first within its priority. */
   returned: boolean
-  /** How many jobs that were behind it have been started before it. */
+  /** How many jobs from behind it were started before it. */
   overtaken: number
 }
 
 export interface Choice {
   job: Waiting
-  /** Jobs that were due before it, and are overtaken once more by this choice. */
+  /** Jobs that were due before it; this choice overtakes each once more. */
   passed: Waiting[]
 }
 
@@ -64,13 +64,12 @@ export function inOrder (waiting: Iterable<Waiting>, served: ReadonlyMap<string,
 }
 
 /**
- * Takes the job that is due, or one for the model that is loaded already, which saves swapping models. Such a job may
- * overtake others of its priority only while none of them has been overtaken `overtakeLimit` times.
+ * Takes the first job, or a later one for the loaded model, which saves a swap. The later job may overtake jobs of its
+ * priority only while none of them has been overtaken `overtakeLimit` times.
  *
- * With several engines a job is left to one that is free as well and has less to load for it: it holds the model, or
- * holds none while this one would lose its own. Some engine always takes the job that is due, so nothing is overtaken
- * by leaving it.
- * @param others the models that the other free engines hold, undefined for one that holds none.
+ * Skips a job that another idle engine can run more cheaply: it already holds the model, or is empty while this one
+ * would have to evict its own. That engine takes the job now, so skipping it is not overtaking.
+ * @param others the models that the other idle engines hold, undefined for an empty one.
  */
 export function choose (
   order: readonly Waiting[], loadedModel: string | undefined, overtakeLimit: number,
@@ -91,7 +90,7 @@ export function choose (
   return { job: due, passed: [] }
 }
 
-/** The waiting jobs in memory; the store keeps it in step with the database. */
+/** The waiting jobs in memory; the store applies each change of the database to it. */
 export class Line {
   readonly #overtakeLimit: number
   readonly #waiting = new Map<string, Waiting>()
@@ -112,7 +111,7 @@ export class Line {
     return this.#perCaller.get(caller) ?? 0
   }
 
-  /** @param lastService the caller's, undefined when never served. */
+  /** @param lastService when the caller was last served, undefined when never. */
   add (job: Waiting, lastService: number | undefined): void {
     this.#waiting.set(job.id, job)
     this.#perCaller.set(job.caller, this.lengthOf(job.caller) + 1)
@@ -120,7 +119,7 @@ export class Line {
     this.#changed()
   }
 
-  /** @param service the turn that its caller got with it, undefined when it left without one. */
+  /** @param service the number of the turn that the job took, undefined when it left without one. */
   remove (id: string, service?: number): void {
     const job = this.#waiting.get(id)
     if (job === undefined) return
@@ -141,7 +140,7 @@ export class Line {
     return choose(this.#inOrder(), loadedModel, this.#overtakeLimit, others)
   }
 
-  /** 1 is next; null when it does not wait. */
+  /** @returns 1 for the next job, null for one that does not wait. */
   position (id: string): number | null {
     if (!this.#waiting.has(id)) return null
     this.#positions ??= new Map(this.#inOrder().map((job, index) => [job.id, index + 1]))
