@@ -168,8 +168,8 @@ for (const method of ['unix', 'pam'] as const) {
     const stricter = await startServer(t, [...options, '--allowed-groups', admin.name])
     await until(async () => stricter.log.some(({ msg, username }) => username === mona.name && String(msg).startsWith('The system does not let this account in')))
     t.match(await refresh(stricter), { status: 401, body: { error: { code: 'SDR_INVALID_TOKEN', message: /not let in/ } } }, 'no new token for who is in none of the groups any more')
+    await stricter.end() // writes the failures that wait
     t.match((await runProgram(['audit', '--event', 'refresh', '--auth-data-dir', accounts])).stdout, 'not admitted')
-    await stricter.end()
     const asBefore = await startServer(t, [...options, '--allowed-groups', mona.name])
     t.match(await refresh(asBefore), { status: 200, body: { user: { username: mona.name } } }, 'let in again, the session goes on')
     await asBefore.end()
