@@ -5,7 +5,8 @@ import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from 'fas
 import type { Test } from 'tap'
 import { buildApp, type AppParts } from '../app.ts'
 import type { ErrorCode } from '../errors.ts'
-import { resolveOptions, type Options } from '../lib/options/options.ts'
+import type { Options } from '../lib/options/options.ts'
+import { resolveOptions } from '../lib/options/resolve.ts'
 import type { AccountRole } from '../lib/options/permissions.ts'
 import { writeCheckpoint } from '../bin/support/demo-model/checkpoints.ts'
 

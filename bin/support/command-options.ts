@@ -1,9 +1,8 @@
 import type { Argv, Options as YargsOption, PositionalOptions } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
 import { loadOptions } from './configuration.ts'
-import {
-  inHome, optionNames, optionTable, type OptionName, type Options, type TracedOptions
-} from '../../lib/options/options.ts'
+import { optionNames, optionTable, type OptionName, type Options } from '../../lib/options/options.ts'
+import { inHome, type TracedOptions } from '../../lib/options/resolve.ts'
 
 /** What a first reader of `--help` needs; `--help all` shows the rest, too. */
 const first: readonly OptionName[] = [

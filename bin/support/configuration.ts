@@ -1,8 +1,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import {
-  camelCase, inHome, optionNames, optionTable, traceOptions, type TracedOptions
-} from '../../lib/options/options.ts'
+import { optionNames, optionTable } from '../../lib/options/options.ts'
+import { camelCase, inHome, traceOptions, type TracedOptions } from '../../lib/options/resolve.ts'
 import { systemReason } from '../../lib/util/text.ts'
 import { yaml } from '../../lib/util/yaml.ts'
 

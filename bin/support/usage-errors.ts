@@ -1,6 +1,6 @@
 import type { Arguments, Argv } from 'yargs'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { refuseUnknown } from '../../lib/options/options.ts'
+import { refuseUnknown } from '../../lib/options/resolve.ts'
 import { nearest } from '../../lib/util/nearest.ts'
 
 /** Parts of yargs 18 that its types leave out. */

@@ -1,6 +1,6 @@
 import { createServer, type Server } from 'node:http'
 import { CommandError, exitCodes } from '../../errors.ts'
-import { hostIn } from '../options/options.ts'
+import { hostIn } from '../options/resolve.ts'
 import type { Metrics } from './metrics.ts'
 import { quoted } from '../util/text.ts'
 

@@ -8,7 +8,7 @@ import { imageMismatch } from '../../../lib/generation/model.ts'
 import { checkNegativePrompt, readPrompt, replaceEmbeddings } from '../../../lib/generation/prompts.ts'
 import { requestParameters } from '../../../lib/generation/request-schema.ts'
 import { chooseSize } from '../../../lib/generation/size.ts'
-import { resolveOptions } from '../../../lib/options/options.ts'
+import { resolveOptions } from '../../../lib/options/resolve.ts'
 import type { Model } from '../../../lib/models/model.ts'
 
 const limits = resolveOptions({})

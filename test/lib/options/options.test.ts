@@ -1,7 +1,8 @@
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { camelCase, environmentName, optionNames, optionTable, resolveOptions, traceOptions, type Options } from '../../../lib/options/options.ts'
+import { environmentName, optionNames, optionTable, type Options } from '../../../lib/options/options.ts'
+import { camelCase, resolveOptions, traceOptions } from '../../../lib/options/resolve.ts'
 
 t.test('defaults are frozen and complete', async t => {
   const options = resolveOptions({})
