@@ -1,9 +1,9 @@
-import { apiError, type ApiError } from '../../errors.ts'
+import type { ApiError } from '../../errors.ts'
 import type { EngineInfo } from '../engine/engine.ts'
 import { aboutField, badValue, featureError } from '../http/request-errors.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import {
-  components, componentNames, compose, featuresOf, mismatchReason, type ComponentName, type Components
+  components, componentNames, compose, featuresOf, requireFit, type ComponentName, type Components
 } from '../models/components.ts'
 import type { Model } from '../models/model.ts'
 import { drawingTypes } from '../models/types.ts'
@@ -40,6 +40,9 @@ export function composeModel (
     : idOrName === undefined
       ? otherwise!()
       : aboutField('model', () => catalog.resolveComponent(idOrName, drawingTypes))
+  for (const [name, part] of Object.entries(found) as Array<[ComponentName, Model]>) {
+    aboutField(`components.${name}`, () => requireFit(name, part, main))
+  }
   const ids = Object.fromEntries(Object.entries(found).map(([name, { id }]) => [name, id]))
   return {
     model: aboutField('components', () => compose(main, found)),
@@ -54,10 +57,5 @@ export function lackOfParts (model: Model, engine: EngineInfo): ApiError | undef
 }
 
 function findComponent (name: ComponentName, idOrName: string, catalog: ModelCatalog): Model {
-  return aboutField(`components.${name}`, () => {
-    const model = catalog.resolveComponent(idOrName, [components[name].type])
-    const reason = mismatchReason(name, model)
-    if (reason !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', reason)
-    return model
-  })
+  return aboutField(`components.${name}`, () => catalog.resolveComponent(idOrName, [components[name].type]))
 }

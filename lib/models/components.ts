@@ -2,15 +2,14 @@ import { apiError } from '../../errors.ts'
 import type { Capability, ModelFiles } from '../engine/engine.ts'
 import { architectureOf, type Component } from './detect/architectures.ts'
 import type { ComponentFile } from './bundle.ts'
-import { wholeOnlyReason, type Model } from './model.ts'
+import { noVaeReason, wholeOnlyReason, type Model } from './model.ts'
+import { mismatchReason } from './parts.ts'
 import type { ModelType } from './types.ts'
 
 interface ComponentKind {
   /** The engine's name of it. */
   file: ComponentFile
   type: ModelType
-  /** Architectures that a text encoder may have; one without a known architecture is accepted. */
-  roles?: readonly string[]
   /** What the engine must be able to do. */
   feature?: Capability
   description: string
@@ -22,15 +21,10 @@ export const components = {
   uncond_diffusion: {
     file: 'uncond_diffusion_model', type: 'diffusion', description: 'Diffusion model for the negative prompt'
   },
-  clip_l: {
-    file: 'clip_l',
-    type: 'text_encoder',
-    roles: ['clip_l', 'clip_h'],
-    description: 'CLIP-L, of SD2 OpenCLIP-H'
-  },
-  clip_g: { file: 'clip_g', type: 'text_encoder', roles: ['clip_g'], description: 'CLIP-G' },
-  t5xxl: { file: 't5xxl', type: 'text_encoder', roles: ['t5xxl'], description: 'T5' },
-  llm: { file: 'llm', type: 'text_encoder', roles: ['llm'], description: 'Language model, such as Qwen' },
+  clip_l: { file: 'clip_l', type: 'text_encoder', description: 'CLIP-L, of SD2 OpenCLIP-H' },
+  clip_g: { file: 'clip_g', type: 'text_encoder', description: 'CLIP-G' },
+  t5xxl: { file: 't5xxl', type: 'text_encoder', description: 'T5' },
+  llm: { file: 'llm', type: 'text_encoder', description: 'Language model, such as Qwen' },
   vae: { file: 'vae', type: 'vae', description: 'VAE' },
   taesd: { file: 'taesd', type: 'taesd', feature: 'taesd', description: 'Tiny autoencoder instead of the VAE' },
   clip_vision: {
@@ -62,23 +56,37 @@ export function componentsOf ({ components, type, path }: Model): ModelFiles | u
 }
 
 /**
+ * Checks that a file fits its place in a model.
+ * @throws {ApiError} SDR_UNSUPPORTED_MODEL
+ */
+export function requireFit (name: ComponentName, part: Model, { architecture }: Model): void {
+  const mismatch = mismatchReason(components[name].file, part, architecture)
+  if (mismatch !== undefined) throw apiError('SDR_UNSUPPORTED_MODEL', `${part.id} ${mismatch}`)
+}
+
+/**
  * A model with these components beside its files or in their place. Its other properties are those of `main`.
- * @throws {ApiError} SDR_UNSUPPORTED_MODEL when a bare diffusion model lacks something.
+ * @throws {ApiError} SDR_UNSUPPORTED_MODEL when something is missing.
  */
 export function compose (main: Model, chosen: Components<Model>): Model {
   const added = Object.entries(chosen).map(([name, { path }]) => [components[name as ComponentName].file, path])
   const files = { ...componentsOf(main), ...Object.fromEntries(added) as ModelFiles }
-  const reason = main.type === 'diffusion' ? incompleteReason(main, files) : undefined
+  const reason = incompleteReason(main, files)
   if (reason === undefined) return { ...main, components: files }
   throw apiError('SDR_UNSUPPORTED_MODEL', `${main.id} can't be used: ${reason}`)
 }
 
-/** Why the engine can't load a bare diffusion model with these files; undefined when it can. */
-function incompleteReason ({ architecture }: Model, files: ModelFiles): string | undefined {
+/** Why the engine can't load a model with these files; undefined when it can. */
+function incompleteReason ({ type, architecture, summary }: Model, files: ModelFiles): string | undefined {
+  if (type !== 'diffusion') return summary?.lacks_vae === true && !isGiven('vae', files) ? noVaeReason : undefined
   const { components = [], optional = [] } = architectureOf(architecture) ?? {}
   const missing = components.filter(name => !optional.includes(name) && !isGiven(name, files))
   if (missing.length > 0) return `it needs ${missing.join(', ')} beside it.`
   if (Object.keys(files).length === 1) return 'it needs its text encoders and VAE beside it.'
+  // The engine may crash without any.
+  if (optional.length > 0 && !optional.some(name => isGiven(name, files))) {
+    return `it needs at least one of ${optional.join(', ')} beside it.`
+  }
   return wholeOnlyReason(architecture)
 }
 
@@ -96,11 +104,4 @@ export function featuresOf ({ components: files = {} }: Model): Capability[] {
     ...replaced ? ['text_encoder_swap' as const] : [],
     ...needed.flatMap(({ feature }) => feature ?? [])
   ]
-}
-
-/** Why a model can't be this component; undefined when it can. */
-export function mismatchReason (name: ComponentName, { id, architecture }: Model): string | undefined {
-  const { roles }: ComponentKind = components[name]
-  if (roles === undefined || architecture === null || roles.includes(architecture)) return undefined
-  return `${id} is ${architecture}; this needs ${roles.join(' or ')}.`
 }

@@ -2,6 +2,7 @@ import { type ImageDefaults, type ImageLimits, architectureOf, defaultsOf } from
 import type { ModelFiles } from '../engine/engine.ts'
 import type { Bundle } from './bundle.ts'
 import type { Summary } from './detect/inspect.ts'
+import { mismatchReason } from './parts.ts'
 import type { ScannedFile } from './scan/walk.ts'
 import { type ModelType, drawingTypes } from './types.ts'
 
@@ -79,7 +80,11 @@ export function modelOfFile (file: ScannedFile): FileModel {
 }
 
 /** Why a file with a valid header can't be used. */
-function unsupportedReason (relative: string, type: ModelType, { architecture }: Summary): string | undefined {
+function unsupportedReason (
+  relative: string, type: ModelType, { architecture, unsupported }: Summary
+): string | undefined {
+  if (unsupported !== undefined) return unsupported
+  if (type === 'upscaler' && architecture === null) return 'The engine loads upscalers of the kind ESRGAN only.'
   const split = /-0*(\d{1,5})-of-0*(\d{1,5})\.[^.]+$/.exec(relative)
   if (split !== null) {
     return `This is part ${split[1]} of ${split[2]} of a split model. Merge the parts, or download it in one file.`
@@ -104,8 +109,15 @@ export function modelOfBundle (
     if (reason !== undefined) return failedBundle(file, `Its ${name} can't be used: ${reason}`)
   }
   const { architecture, summary, limits, defaults } = listed((bundle.files.diffusion_model ?? bundle.files.model)!)!
+  for (const [name, path] of Object.entries(bundle.files)) {
+    const mismatch = mismatchReason(name, listed(path)!, architecture)
+    if (mismatch !== undefined) return failedBundle(file, `Its ${name} can't be used: it ${mismatch}`)
+  }
   const reason = bundle.files.model === undefined ? wholeOnlyReason(architecture) : undefined
   if (reason !== undefined) return failedBundle(file, `Its diffusion_model can't be used: ${reason}`)
+  if (summary?.lacks_vae === true && bundle.files.vae === undefined && bundle.files.taesd === undefined) {
+    return failedBundle(file, `Its model can't be used: ${noVaeReason}`)
+  }
   return {
     ...emptyBundle(file),
     ...bundle.name !== undefined && { name: bundle.name },
@@ -154,12 +166,19 @@ function nameOf (relative: string): string {
 export function wholeOnlyReason (architecture: string | null): string | undefined {
   const known = architectureOf(architecture)
   if (known === undefined || known.components.length > 0) return undefined
-  return `it holds the UNet alone, and the engine knows ${known.title} by its whole checkpoints only.`
+  return `it holds no text encoder, and the engine knows ${known.title} by its whole checkpoints only.`
 }
 
+export const noVaeReason =
+  'it holds no VAE. Name one as `components.vae` of the request, or in a NAME.model.yaml beside it.'
+
 /** Why a model can't be used as it is; undefined when it can. */
-export function unusableReason ({ blocked, error, type, components, architecture }: Model): string | undefined {
-  if (type !== 'diffusion' || components !== undefined) return blocked ?? error
+export function unusableReason (
+  { blocked, error, type, components, architecture, summary }: Model
+): string | undefined {
+  if (type !== 'diffusion' || components !== undefined) {
+    return blocked ?? error ?? (components === undefined && summary?.lacks_vae === true ? noVaeReason : undefined)
+  }
   const reason = blocked ?? error ?? wholeOnlyReason(architecture)
   if (reason !== undefined) return reason
   const needed = architectureOf(architecture)?.components.join(', ') ?? 'text encoders and VAE'

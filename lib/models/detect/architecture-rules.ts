@@ -1,4 +1,3 @@
-import type { ArchitectureName } from './architectures.ts'
 import type { ModelType } from '../types.ts'
 
 /**
@@ -17,7 +16,11 @@ export interface Rule {
   /** Names that must all exist; of an inner list one. */
   has: ReadonlyArray<string | readonly string[]>
   lacks?: readonly string[]
+  /** A name without a prefix that must exist. */
+  mark?: string
   lengths?: readonly Length[]
+  /** Why the engine can't use such a file. */
+  unsupported?: string
 }
 
 /** The first tensor of `of` that exists has the length `is` at `axis` (0 is the outermost). */
@@ -25,6 +28,8 @@ interface Length {
   of: readonly string[]
   axis: number
   is: number
+  /** Whether none of these tensors need exist. */
+  optional?: true
 }
 
 /** The cross attention of a UNet. Its second axis, the width of the text encoder, tells SD 1, 2 and XL apart. */
@@ -33,15 +38,18 @@ const crossAttention = [
 ].map(block => `${block}.transformer_blocks.0.attn2.to_k.weight`)
 const textWidth = { sd1: 768, sd2: 1024, sdxl: 2048 } as const
 type UnetName = keyof typeof textWidth
-const unetNames = Object.keys(textWidth) as UnetName[]
+export const unetNames = Object.keys(textWidth) as UnetName[]
 
 /** Stable Video Diffusion: a UNet of SD 2 with a further axis. */
 const videoUnet = ['input_blocks.1.0.time_mixer.mix_factor', 'down_blocks.0.resnets.0.time_mixer.mix_factor']
+/** Kolors: a UNet of SDXL behind a language model. */
+const languageUnet = ['encoder_hid_proj.weight']
+const otherUnets = [...videoUnet, ...languageUnet]
 
 function unets (rule: Omit<Rule, 'architecture'>): Rule[] {
   return unetNames.map(architecture => ({
     ...rule,
-    lacks: [...rule.lacks ?? [], ...videoUnet],
+    lacks: [...rule.lacks ?? [], ...otherUnets],
     architecture,
     has: [...rule.has, crossAttention],
     lengths: [...rule.lengths ?? [], { of: crossAttention, axis: 1, is: textWidth[architecture] }]
@@ -55,12 +63,38 @@ const middleAttention = [
 const lateAttention = ['output_blocks.7.1.norm.weight', 'output_blocks.7.1.proj_in.weight']
 
 const controlNets: Rule[] = (() => {
-  const prefixes = ['control_model.', '']
+  const type = 'controlnet'
+  const prefixes = ['control_model.', '', 'controlnet.', 'module.control_model.']
   const has = [['input_hint_block.0.weight', 'controlnet_cond_embedding.conv_in.weight']]
+  const unsupported = 'The engine loads ControlNets of SD 1, 2 and XL only.'
+  const ofTransformer = (architecture: string, ...marks: Rule['has']) => ({
+    type, architecture, has: ['controlnet_blocks.0.weight', ...marks], unsupported
+  } as const)
   return [
-    ...unets({ type: 'controlnet', prefixes, has }),
-    { type: 'controlnet', architecture: null, prefixes, has },
-    { type: 'controlnet', architecture: 'flux1', has: ['controlnet_x_embedder.weight'] }
+    { type, architecture: null, has: ['lora_controlnet'], unsupported: 'The engine loads no Control-LoRAs.' },
+    ...unets({
+      type,
+      prefixes,
+      has,
+      mark: 'difference',
+      unsupported: 'It is the difference to its base model, which the engine does not add. Take the whole ControlNet.'
+    }),
+    ...unets({ type, prefixes, has }),
+    ofTransformer('sd3', 'pos_embed_input.proj.weight'),
+    ofTransformer('qwen_image', [
+      'transformer_blocks.0.img_mlp.net.0.proj.weight', 'transformer_blocks.0.img_mod.1.weight'
+    ]),
+    ofTransformer('flux1', [
+      'controlnet_x_embedder.weight', 'double_blocks.0.img_attn.qkv.weight', 'double_blocks.0.img_attn.proj.weight'
+    ]),
+    { type, architecture: 'flux1', has: ['controlnet_x_embedder.weight'], unsupported },
+    {
+      type,
+      architecture: null,
+      has: [['controlnet_blocks.0.weight', 'controlnet_blocks.0.linear.weight']],
+      unsupported
+    },
+    { type, architecture: null, prefixes, has }
   ]
 })()
 
@@ -69,15 +103,19 @@ const fluxAttention = 'double_blocks.0.img_attn.qkv.weight'
 const fluxRelatives = [
   'txt_in.individual_token_refiner.blocks.0.adaLN_modulation.1.weight', 'double_blocks.0.img_mlp.gate_proj.weight'
 ]
+/** Its text encoder is T5; LongCat-Image has another one. */
+const fluxText = { of: ['txt_in.weight'], axis: 1, is: 4096, optional: true } as const
 const fluxInput = (variant: string, is: number) => ({
   architecture: 'flux1',
   variant,
   has: [fluxAttention],
   lacks: fluxRelatives,
-  lengths: [{ of: ['img_in.weight'], axis: 1, is }]
+  lengths: [{ of: ['img_in.weight'], axis: 1, is }, fluxText]
 })
 const flux2Modulation = 'double_stream_modulation_img.lin.weight'
 const miniPatch = 'net.img_embedder.proj2.weight'
+
+const layerAttention = ['layers.0.attention.qkv.weight', 'layers.0.attention.to_q.weight']
 
 const transformers: Array<Omit<Rule, 'type' | 'prefixes'>> = [
   { architecture: 'minit2i', variant: 'tiny', has: [miniPatch], lengths: [{ of: [miniPatch], axis: 0, is: 64 }] },
@@ -94,33 +132,45 @@ const transformers: Array<Omit<Rule, 'type' | 'prefixes'>> = [
   fluxInput('fill', 384),
   fluxInput('control', 128),
   fluxInput('flex2', 196),
-  { architecture: 'flux1', variant: 'dev', has: [fluxAttention, 'guidance_in.in_layer.weight'], lacks: fluxRelatives },
+  {
+    architecture: 'flux1',
+    variant: 'dev',
+    has: [fluxAttention, 'guidance_in.in_layer.weight'],
+    lacks: fluxRelatives,
+    lengths: [fluxText]
+  },
   {
     architecture: 'flux1',
     variant: 'schnell',
     has: [fluxAttention, 'img_in.weight', 'vector_in.in_layer.weight'],
-    lacks: fluxRelatives
+    lacks: fluxRelatives,
+    lengths: [fluxText]
   },
   {
     architecture: 'flux1',
     has: ['single_transformer_blocks.0.attn.to_q.weight', 'transformer_blocks.0.attn.add_q_proj.weight']
   },
-  { architecture: 'qwen_image', has: ['transformer_blocks.0.img_mod.1.weight'] },
   {
-    architecture: 'z_image',
-    has: ['cap_embedder.0.weight', ['layers.0.attention.qkv.weight', 'layers.0.attention.to_q.weight']]
+    architecture: 'qwen_image',
+    has: ['transformer_blocks.0.img_mod.1.weight'],
+    // Mage-Flow has 128 inputs.
+    lengths: [{ of: ['img_in.weight'], axis: 1, is: 64, optional: true }]
   },
+  // Its relatives (Lumina 2, Ideogram 4) have other widths.
+  { architecture: 'z_image', has: ['cap_embedder.0.weight'], lengths: [{ of: layerAttention, axis: 1, is: 3840 }] },
   { architecture: 'wan', has: ['blocks.0.cross_attn.norm_k.weight'] }
 ]
 
 const diffusionModels: Rule[] = (() => {
   const type = 'diffusion'
   const prefixes = [
-    'model.diffusion_model.', '', 'diffusion_model.', 'model.diffusion_model.model.', 'model.', 'unet.', 'transformer.'
+    'model.diffusion_model.', '', 'diffusion_model.', 'model.diffusion_model.model.', 'model.', 'unet.', 'transformer.',
+    'model.model.', 'module.', 'dit.'
   ]
   const has = [firstConvolution]
   // Models that edit an image take it in more channels, beside the four of the latent image.
   const channels = (is: number) => [{ of: firstConvolution, axis: 1, is }]
+  const other = { type, architecture: null, prefixes } as const
   return [
     ...transformers.map(rule => ({ ...rule, type, prefixes } as const)),
     {
@@ -131,12 +181,30 @@ const diffusionModels: Rule[] = (() => {
       lacks: [...middleAttention, ...lateAttention],
       lengths: [{ of: crossAttention, axis: 1, is: textWidth.sd1 }]
     },
+    ...unets({
+      type,
+      prefixes,
+      has,
+      mark: 'edm_mean',
+      unsupported: 'It predicts as EDM does (Playground 2.5), which the engine can\'t.'
+    }),
     ...unets({ type, prefixes, has, variant: 'inpaint', lengths: channels(9) }),
     ...unets({ type, prefixes, has, variant: 'pix2pix', lengths: channels(8) }),
-    ...unets({ type, prefixes, has })
+    ...unets({ type, prefixes, has, lengths: channels(4) }),
+    // SD 2 has such models, for depth and for enlarging.
+    ...unets({ type, prefixes, has, unsupported: 'It takes more inputs than a text and an image.' }),
+    { ...other, has: [firstConvolution, videoUnet], unsupported: 'It makes videos; this server makes images.' },
+    { ...other, has: [firstConvolution, languageUnet], unsupported: 'The engine knows no Kolors.' },
+    {
+      ...other,
+      has: [firstConvolution, crossAttention],
+      lengths: [{ of: crossAttention, axis: 1, is: 1280 }],
+      unsupported: 'It is the refiner of SDXL, which draws no images by itself. Take the base model.'
+    }
   ]
 })()
 
+/** Autoencoders are called by the family that is known for them: those of SDXL and SD 1 look the same. */
 const autoencoders: Rule[] = ([
   {
     type: 'taesd',
@@ -145,12 +213,44 @@ const autoencoders: Rule[] = ([
   },
   { type: 'taesd', architecture: 'wan', has: ['decoder.1.weight', 'decoder.3.conv.0.weight'] },
   { type: 'vae', architecture: 'wan', has: ['decoder.middle.0.residual.0.gamma'] },
+  ...([['sd', 4], ['flux1', 16], ['flux2', 32]] as const).map(([architecture, is]) => ({
+    type: 'vae' as const,
+    architecture,
+    has: ['decoder.conv_in.weight', 'decoder.conv_out.weight'],
+    lacks: ['decoder.time_conv_out.weight'],
+    lengths: [{ of: ['decoder.conv_in.weight'], axis: 1, is }]
+  })),
   { type: 'vae', architecture: null, has: ['decoder.conv_in.weight', 'decoder.conv_out.weight'] }
 ] satisfies Rule[]).map(rule => ({ ...rule, prefixes: ['', 'first_stage_model.', 'vae.'] }))
 
 const upscalers: Rule[] = [
-  { type: 'upscaler', architecture: 'esrgan', has: ['conv_first.weight', 'body.0.rdb1.conv1.weight'] },
-  { type: 'upscaler', architecture: 'esrgan', has: ['model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight'] }
+  ...([
+    ['conv_first.weight', 'body.0.rdb1.conv1.weight'], ['model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight']
+  ] as const).flatMap(([first, body]): Rule[] => [
+    { type: 'upscaler', architecture: 'esrgan', has: [first, body], lengths: [{ of: [first], axis: 1, is: 3 }] },
+    {
+      type: 'upscaler',
+      architecture: 'esrgan',
+      has: [first, body],
+      unsupported: 'The engine loads no ESRGAN that takes its image apart first (×2plus, ×1 with unshuffle).'
+    }
+  ]),
+  ...([
+    ['SRVGGNet (compact)', ['body.0.weight', 'body.2.weight'], 'body.0.weight'],
+    ['SPAN', [['block_1.c1_r.sk.weight', 'conv_1.sk.weight']], 'conv_1.sk.weight'],
+    // SwinIR, DAT, HAT and others.
+    ['transformer', ['conv_first.weight', [
+      'layers.0.blocks.0.attn.qkv.weight', 'layers.0.residual_group.blocks.0.attn.qkv.weight',
+      'layers.0.residual_group.blocks.0.norm1.weight', 'before_RG.1.weight'
+    ]], 'conv_first.weight']
+  ] as const).map(([kind, has, first]): Rule => ({
+    type: 'upscaler',
+    architecture: null,
+    prefixes: ['', 'params.', 'params_ema.'],
+    has,
+    lengths: [{ of: [first], axis: 1, is: 3 }],
+    unsupported: `It is an upscaler of the kind ${kind}; the engine loads ESRGAN only.`
+  }))
 ]
 
 function embedding (architecture: UnetName): Rule {
@@ -160,8 +260,18 @@ function embedding (architecture: UnetName): Rule {
 const embeddings: Rule[] = [
   embedding('sd1'),
   embedding('sd2'),
-  { type: 'embedding', architecture: 'sdxl', has: ['clip_l', 'clip_g'] },
-  { type: 'embedding', architecture: null, has: [['emb_params', 'clip_l', 'clip_g', 'string_to_param.*']] }
+  { type: 'embedding', architecture: 'sdxl', has: ['clip_l', 'clip_g'], lacks: ['t5xxl'] },
+  {
+    type: 'embedding',
+    architecture: 'sdxl',
+    has: ['text_encoders_0', 'text_encoders_1'],
+    lengths: [{ of: ['text_encoders_0'], axis: 1, is: 768 }, { of: ['text_encoders_1'], axis: 1, is: 1280 }]
+  },
+  {
+    type: 'embedding',
+    architecture: null,
+    has: [['emb_params', 'clip_l', 'clip_g', 'string_to_param.*', 'text_encoders_0', 'text_encoders_1']]
+  }
 ]
 
 function clip (architecture: string, is: number): Rule {
@@ -169,17 +279,50 @@ function clip (architecture: string, is: number): Rule {
     'text_model.embeddings.token_embedding.weight', 'transformer.text_model.embeddings.token_embedding.weight',
     'token_embedding.weight'
   ]
-  return { type: 'text_encoder', architecture, has: [of], lengths: [{ of, axis: 1, is }] }
+  const positions = [
+    'text_model.embeddings.position_embedding.weight', 'transformer.text_model.embeddings.position_embedding.weight',
+    'positional_embedding'
+  ]
+  return {
+    type: 'text_encoder',
+    architecture,
+    has: [of],
+    lengths: [{ of, axis: 1, is }, { of: positions, axis: 0, is: 77, optional: true }]
+  }
 }
+
+/** The attention of T5, as diffusers and as llama.cpp name it. */
+const t5Attention = ['encoder.block.0.layer.0.SelfAttention.q.weight', 'enc.blk.0.attn_q.weight']
+/** uMT5 has a bias in each block, T5 in the first one. */
+const manyBiases = [
+  'encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight', 'enc.blk.1.attn_rel_b.weight'
+]
 const textEncoders: Rule[] = ([
   clip('clip_l', 768),
   clip('clip_h', 1024),
   clip('clip_g', 1280),
+  // With other positions: LongCLIP.
+  {
+    type: 'text_encoder',
+    architecture: 'long_clip',
+    has: ['text_model.embeddings.token_embedding.weight'],
+    lengths: [{ of: ['text_model.embeddings.position_embedding.weight'], axis: 0, is: 248 }]
+  },
+  { type: 'text_encoder', architecture: 'umt5', has: [t5Attention, manyBiases] },
+  {
+    type: 'text_encoder',
+    architecture: 'umt5',
+    has: [t5Attention],
+    lengths: [{ of: ['shared.weight', 'encoder.embed_tokens.weight', 'token_embd.weight'], axis: 0, is: 256_384 }]
+  },
   {
     type: 'text_encoder',
     architecture: 't5xxl',
-    has: [['encoder.block.0.layer.0.SelfAttention.q.weight', 'enc.blk.0.attn_q.weight']]
+    has: [t5Attention],
+    lengths: [{ of: t5Attention, axis: 1, is: 4096 }]
   },
+  // Of another size, such as T5 base and ByT5.
+  { type: 'text_encoder', architecture: 't5', has: [t5Attention] },
   {
     type: 'text_encoder',
     architecture: 'llm',
@@ -218,39 +361,14 @@ export const subjectRules: readonly Rule[] = [
   }
 ]
 
-export const rules: readonly Rule[] = [
-  ...controlNets, ...diffusionModels, ...upscalers, ...autoencoders, ...embeddings, ...textEncoders, ...visionEncoders
+/** Of networks, which may have other parts of a model beside them in one file. */
+export const networkRules: readonly Rule[] = [...controlNets, ...diffusionModels]
+
+export const partRules: readonly Rule[] = [
+  ...upscalers, ...autoencoders, ...embeddings, ...textEncoders, ...visionEncoders
 ]
-
-/** Endings of tensor names in adapters only: LoRA, LoHa, LoKr, and full differences. */
-export const adapterName = new RegExp([
-  '[._]lora[._](?:up|down|mid|A|B|linear)(?:$|\\.)', '\\.lora_[AB]$', '\\.hada_[wt]\\d', '\\.lokr_[wt]\\d',
-  '\\.(?:diff|diff_b|dora_scale)$'
-].join('|'))
-
-/** The base model of an adapter by the names of its modules: the first rule that matches any name wins. */
-export const adapterRules: ReadonlyArray<readonly [architecture: ArchitectureName, name: RegExp]> = [
-  ['qwen_image', /(?:^|[._])transformer_blocks[._]\d+[._](?:img_mod|txt_mod|img_mlp|txt_mlp)[._]/],
-  ['sd3', /(?:^|[._])joint_blocks[._]\d/],
-  ['flux2', /double_stream_modulation_img/],
-  ['chroma', /distilled_guidance_layer/],
-  ['flux1', /(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d/],
-  ['wan', /(?:^|[._])blocks[._]\d+[._]cross_attn[._]/],
-  ['z_image', /(?:^|[._])(?:layers|noise_refiner|context_refiner)[._]\d+[._](?:attention|feed_forward)[._]/],
-  ['sdxl', /^lora_te2_|(?:^|[._])text_encoder_2[._]|transformer_blocks[._][2-9][._].*attn/]
-]
-
-/** The module of an adapter whose input is as wide as the text encoder. */
-export const adapterTextModule = /attn2[._](?:processor[._])?to_k[._](?:lora[._])?(?:lora_down|down|lora_A|A)/
 
 /** The UNet whose text encoder has this width. */
 export function unetOfTextWidth (width: number | undefined): UnetName | undefined {
   return unetNames.find(name => textWidth[name] === width)
 }
-
-/** Names of the base model in the metadata of trainers; tried in order. */
-export const baseModelNames: ReadonlyArray<readonly [name: RegExp, architecture: ArchitectureName]> = [
-  [/flux[-_. ]?2/i, 'flux2'], [/flux/i, 'flux1'], [/chroma/i, 'chroma'], [/qwen[-_ ]?image/i, 'qwen_image'],
-  [/z[-_ ]?image|lumina2/i, 'z_image'], [/wan/i, 'wan'], [/stable-diffusion-v?3|sd_?v?3/i, 'sd3'],
-  [/sdxl|diffusion-xl/i, 'sdxl'], [/stable-diffusion-v2|sd_?v?2/i, 'sd2'], [/stable-diffusion-v1|sd_?v?1/i, 'sd1']
-]

@@ -39,6 +39,8 @@ interface Architecture {
   components: readonly Component[]
   /** Those of `components` that the engine can do without; the image then follows the prompt less. */
   optional?: readonly Component[]
+  /** The family of its VAE; absent where it has none. */
+  vae?: 'sd' | 'flux1' | 'flux2' | 'wan'
   /** The engine makes no single images with a model for videos. */
   video?: true
 }
@@ -57,12 +59,14 @@ export const architectures = {
     defaults: { ...square(512), steps: 20, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
     prediction: 'eps',
+    vae: 'sd',
     components: []
   },
   sd2: {
     title: 'Stable Diffusion 2.x',
     defaults: { ...square(768), steps: 20, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
+    vae: 'sd',
     components: []
   },
   sdxs: {
@@ -70,6 +74,7 @@ export const architectures = {
     defaults: { ...square(512), steps: 1, cfg_scale: 1, sampler: 'euler_a', scheduler: 'discrete' },
     limits: unetLimits,
     prediction: 'eps',
+    vae: 'sd',
     components: []
   },
   sdxl: {
@@ -77,6 +82,7 @@ export const architectures = {
     defaults: { ...square(1024), steps: 25, cfg_scale: 7, sampler: 'euler_a', scheduler: 'discrete' },
     limits: { ...unetLimits, max_side: 4096 },
     prediction: 'eps',
+    vae: 'sd',
     components: []
   },
   sd3: {
@@ -84,6 +90,7 @@ export const architectures = {
     defaults: { ...square(1024), steps: 28, cfg_scale: 4.5, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
+    vae: 'flux1',
     components: ['clip_l', 'clip_g', 't5xxl', 'vae'],
     optional: ['clip_l', 'clip_g', 't5xxl']
   },
@@ -93,6 +100,7 @@ export const architectures = {
     variants: { schnell: { steps: 4 }, fill: { guidance: 30 } },
     limits: transformerLimits,
     prediction: 'flow',
+    vae: 'flux1',
     components: ['clip_l', 't5xxl', 'vae'],
     optional: ['clip_l', 't5xxl']
   },
@@ -102,6 +110,7 @@ export const architectures = {
     variants: { klein: { steps: 4, guidance: undefined } },
     limits: transformerLimits,
     prediction: 'flow',
+    vae: 'flux2',
     components: ['llm', 'vae']
   },
   chroma: {
@@ -109,6 +118,7 @@ export const architectures = {
     defaults: { ...square(1024), steps: 26, cfg_scale: 4, sampler: 'euler' },
     limits: transformerLimits,
     prediction: 'flow',
+    vae: 'flux1',
     components: ['t5xxl', 'vae']
   },
   chroma_radiance: {
@@ -123,6 +133,7 @@ export const architectures = {
     defaults: { ...square(1024), steps: 20, cfg_scale: 2.5, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
+    vae: 'wan',
     components: ['llm', 'vae']
   },
   z_image: {
@@ -130,6 +141,7 @@ export const architectures = {
     defaults: { ...square(1024), steps: 8, cfg_scale: 1, sampler: 'euler', scheduler: 'discrete' },
     limits: transformerLimits,
     prediction: 'flow',
+    vae: 'flux1',
     components: ['llm', 'vae']
   },
   wan: {

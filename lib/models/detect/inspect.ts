@@ -1,9 +1,8 @@
 import { architectureOf } from './architectures.ts'
 import { unprintable } from '../../util/text.ts'
 import { type Header, elementCount } from '../headers/header.ts'
-import {
-  type Rule, adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules, unetOfTextWidth
-} from './architecture-rules.ts'
+import { type Rule, networkRules, partRules, subjectRules, unetOfTextWidth } from './architecture-rules.ts'
+import { baseByNames, inspectAdapter, isAdapter } from './adapters.ts'
 import type { ModelType } from '../types.ts'
 
 /** What the server keeps of a header. Plain data, to be cached as JSON. */
@@ -13,6 +12,12 @@ export interface Summary {
   type: ModelType
   architecture: string | null
   variant?: string
+  /** Why the engine can't use the file. */
+  unsupported?: string
+  /** Whether a checkpoint has no VAE, though its architecture needs one. */
+  lacks_vae?: true
+  /** Channels of the latent image that a VAE decodes. */
+  latent_channels?: number
   /** Number of weights. */
   parameters: number
   /** The data type of most weights, or `mixed`. */
@@ -26,81 +31,171 @@ export interface Summary {
 }
 
 export function inspectHeader (header: Header): Summary {
-  const kind = detect(header, subjectRules) ?? detectAdapter(header) ?? detect(header, rules) ?? unknown
+  const { byType, ...weights } = countWeights(header)
+  const foreign = foreignWeights(header, byType)
+  const kind = detect(header, subjectRules) ?? detectAdapter(header) ?? detect(header, networkRules) ??
+    detectUnknownCheckpoint(header) ?? detect(header, partRules) ?? detectEmbedding(header) ?? foreign?.kind ?? unknown
   const architecture = architectureOf(kind.architecture)
   return {
     format: header.format,
     ...kind,
-    ...countWeights(header),
-    ...optional('prediction', predictionOf(header) ?? (kind.type === 'lora' ? undefined : architecture?.prediction)),
+    ...weights,
+    ...foreign?.quantization !== undefined && { quantization: foreign.quantization },
+    ...optional('unsupported', kind.unsupported ?? foreign?.unsupported),
+    ...optional('latent_channels', kind.type === 'vae' ? latentChannels(header) : undefined),
+    ...optional('prediction', predictionOf(header) ??
+      (withPrediction.includes(kind.type) ? architecture?.prediction : undefined)),
     ...optional('resolution', resolutionOf(header)),
     ...optional('trigger_words', triggerWords(header)),
     ...optional('metadata', describeMetadata(header))
   }
 }
 
-type Kind = Pick<Summary, 'type' | 'architecture' | 'variant'>
+type Kind = Pick<Summary, 'type' | 'architecture' | 'variant' | 'unsupported' | 'lacks_vae'>
+const withPrediction: readonly ModelType[] = ['checkpoint', 'diffusion', 'controlnet']
 const unknown: Kind = { type: 'unknown', architecture: null }
 
-/** All tensors of an adapter have similar names, so the first ones suffice, which saves time on checkpoints. */
-const namesToLookAt = 64
-
 function detectAdapter (header: Header): Kind | undefined {
-  let seen = 0
-  for (const name of header.tensors.keys()) {
-    if (adapterName.test(name)) return { type: 'lora', architecture: adapterArchitecture(header) }
-    if (++seen === namesToLookAt) return undefined
-  }
-}
-
-/** Bounds of names for regular expressions; known adapters have 3,000 names of 130 characters. */
-const namesToMatch = 4096
-const nameToMatch = 256
-
-function adapterArchitecture (header: Header): string | null {
-  const names = [...header.tensors.keys()].slice(0, namesToMatch).filter(({ length }) => length <= nameToMatch)
-  const textModule = names.find(name => adapterTextModule.test(name))
-  const byWidth = textModule === undefined ? undefined : unetOfTextWidth(header.tensors.get(textModule)!.shape[1])
-  if (byWidth !== undefined) return byWidth
-  const byName = adapterRules.find(([, pattern]) => names.some(name => pattern.test(name)))
-  if (byName !== undefined) return byName[0]
-  const claimed = header.metadata.get('modelspec.architecture') ?? header.metadata.get('ss_base_model_version') ?? ''
-  return baseModelNames.find(([pattern]) => pattern.test(String(claimed)))?.[1] ?? null
+  return isAdapter(header) ? { type: 'lora', ...inspectAdapter(header) } : undefined
 }
 
 function detect (header: Header, rules: readonly Rule[]): Kind | undefined {
   for (const rule of rules) {
     if (!(rule.prefixes ?? ['']).some(prefix => fits(rule, prefix, header))) continue
-    const { type, architecture, variant } = rule
+    const { type, architecture, variant, unsupported } = rule
     return {
-      type: type === 'diffusion' && holdsMoreThanDiffusion(header) ? 'checkpoint' : type,
+      type,
       architecture,
-      ...optional('variant', variant)
+      ...optional('variant', variant),
+      ...optional('unsupported', unsupported),
+      ...type === 'diffusion' && partsBeside(header, architecture)
     }
   }
 }
 
 function fits (rule: Rule, prefix: string, { tensors }: Header): boolean {
+  if (rule.mark !== undefined && !tensors.has(rule.mark)) return false
   const has = (name: string): boolean => tensors.has(prefix + name)
   if (!rule.has.every(names => typeof names === 'string' ? has(names) : names.some(has))) return false
   if (rule.lacks?.some(has) === true) return false
-  return (rule.lengths ?? []).every(({ of, axis, is }) => {
+  return (rule.lengths ?? []).every(({ of, axis, is, optional = false }) => {
     const measured = of.find(has)
-    return measured !== undefined && tensors.get(prefix + measured)!.shape[axis] === is
+    return measured === undefined ? optional : tensors.get(prefix + measured)!.shape[axis] === is
   })
 }
 
-const otherParts = /^(?:cond_stage_model|conditioner|text_encoders?|te|first_stage_model|vae)\./
+const encoderName = /^(?:cond_stage_model|conditioner|text_encoders?(?:_\d)?|te\d?)\./
+const vaeName = /^(?:first_stage_model|vae)\./
 
-function holdsMoreThanDiffusion (header: Header): boolean {
-  for (const name of header.tensors.keys()) if (otherParts.test(name)) return true
-  return false
+/**
+ * What a file is that has a network in it: a whole checkpoint only if it has a text encoder, because the engine may
+ * crash without one.
+ */
+function partsBeside (header: Header, architecture: string | null): Pick<Summary, 'type' | 'lacks_vae'> {
+  const { hasEncoder, hasVae } = partsOf(header)
+  if (!hasEncoder && (architecture !== null || !hasVae)) return { type: 'diffusion' }
+  const needed = architectureOf(architecture)?.components ?? []
+  const needsVae = architecture !== null && (needed.length === 0 || needed.includes('vae'))
+  return { type: 'checkpoint', ...needsVae && !hasVae && { lacks_vae: true } }
+}
+
+function partsOf ({ tensors }: Header): { hasEncoder: boolean, hasVae: boolean } {
+  const found = { hasEncoder: false, hasVae: false }
+  for (const name of tensors.keys()) {
+    found.hasEncoder ||= encoderName.test(name)
+    found.hasVae ||= vaeName.test(name)
+    if (found.hasEncoder && found.hasVae) break
+  }
+  return found
+}
+
+const networkName = /^(?:model\.diffusion_model|diffusion_model|model|unet|transformer|dit|net)\./
+/** Left over from training. */
+const restName = /^(?:loss|model_ema|denoiser|discriminator)\./
+
+/** A network that no rule knows, with a VAE or text encoders beside it. */
+function detectUnknownCheckpoint (header: Header): Kind | undefined {
+  const { hasEncoder, hasVae } = partsOf(header)
+  if (!hasEncoder && !hasVae) return undefined
+  for (const name of header.tensors.keys()) {
+    const isOther = hasVae
+      ? name.includes('.') && !vaeName.test(name) && !encoderName.test(name) && !restName.test(name)
+      : networkName.test(name)
+    if (!isOther) continue
+    const unsupported = 'It is a checkpoint of an architecture that this server does not know.'
+    return { type: 'checkpoint', architecture: null, unsupported }
+  }
+}
+
+/** Vectors of one word; other small files have other widths. */
+const mostVectors = 256
+
+/** An embedding of diffusers: one tensor, whose name is the word. */
+function detectEmbedding ({ tensors }: Header): Kind | undefined {
+  const [{ shape }] = tensors.size === 1 ? tensors.values() as unknown as [{ shape: number[] }] : [{ shape: [] }]
+  const [width = 0, vectors = 1, ...more] = shape.toReversed()
+  if (vectors > mostVectors || more.length > 0) return undefined
+  const architecture = unetOfTextWidth(width)
+  if (architecture === 'sd1' || architecture === 'sd2') return { type: 'embedding', architecture }
+  if (width === 1280) return { type: 'embedding', architecture: null }
+}
+
+/** Of the first convolution, which other VAEs call otherwise. */
+function latentChannels ({ tensors }: Header): number | undefined {
+  for (const prefix of ['', 'first_stage_model.', 'vae.']) {
+    const first = tensors.get(`${prefix}decoder.conv_in.weight`) ?? tensors.get(`${prefix}decoder.conv1.weight`)
+    if (first !== undefined) return first.shape[1]
+  }
+}
+
+const fp8 = /^F8_E[45]/
+const scaleName = /\.(?:scale_weight|weight_scale\w{0,16}|comfy_quant)$|(?:^|\.)scaled_fp8$/
+const packedName = /\.qweight$/
+const bitsandbytesName = /\.quant_state\.bitsandbytes__(?:nf4|fp4)$/
+
+interface Foreign { unsupported: string, quantization?: string, kind?: Kind }
+
+/** Weights in a form that the engine reads wrongly or not at all; only certain data types hide one. */
+function foreignWeights (header: Header, byType: ReadonlyMap<string, number>): Foreign | undefined {
+  const scaled = [...byType.keys()].find(dtype => fp8.test(dtype))
+  if (scaled === undefined && !['U8', 'I8', 'I32', 'U32'].some(dtype => byType.has(dtype))) return undefined
+  for (const name of header.tensors.keys()) {
+    if (name.endsWith('.weight') || name.endsWith('.bias')) continue
+    if (scaled !== undefined && scaleName.test(name)) {
+      return {
+        unsupported: 'It is scaled fp8, which this engine reads without its scales: take another version.',
+        quantization: `${scaled} scaled`
+      }
+    }
+    if (bitsandbytesName.test(name)) {
+      const unsupported = 'It is quantized with bitsandbytes (NF4), which the engine can\'t read: take a GGUF version.'
+      return { unsupported }
+    }
+    if (packedName.test(name)) {
+      return {
+        unsupported: 'It is quantized for another engine (SVDQuant, AWQ or GPTQ): take a GGUF version.',
+        kind: kindOfPacked(header)
+      }
+    }
+  }
+}
+
+function kindOfPacked (header: Header): Kind {
+  for (const name of header.tensors.keys()) {
+    if (/(?:^|\.)(?:single_)?transformer_blocks\.\d/.test(name)) {
+      return { type: 'diffusion', architecture: baseByNames(header) }
+    }
+    if (/(?:^|\.)(?:encoder\.block|model\.layers)\.\d/.test(name)) return { type: 'text_encoder', architecture: null }
+  }
+  return unknown
 }
 
 /** Share of the weights that one data type must have; the others are norms and biases, with finer types. */
 const dominantShare = 0.8
 
-function countWeights (header: Header): Pick<Summary, 'parameters' | 'quantization'> {
+function countWeights (
+  header: Header
+): Pick<Summary, 'parameters' | 'quantization'> & { byType: ReadonlyMap<string, number> } {
   const byType = new Map<string, number>()
   let parameters = 0
   for (const [name, { dtype, shape }] of header.tensors) {
@@ -109,13 +204,14 @@ function countWeights (header: Header): Pick<Summary, 'parameters' | 'quantizati
     byType.set(dtype, (byType.get(dtype) ?? 0) + count)
   }
   const [dtype, count] = [...byType].sort((a, b) => b[1] - a[1])[0] ?? ['', 0]
-  if (count === 0) return { parameters, quantization: null }
-  return { parameters, quantization: count >= parameters * dominantShare ? dtype : 'mixed' }
+  if (count === 0) return { byType, parameters, quantization: null }
+  return { byType, parameters, quantization: count >= parameters * dominantShare ? dtype : 'mixed' }
 }
 
 function predictionOf ({ tensors, metadata }: Header): string | undefined {
   if (tensors.has('edm_vpred.sigma_max')) return 'edm_v'
   if (tensors.has('v_pred')) return 'v'
+  if (tensors.has('edm_mean')) return 'edm'
   const claimed = metadata.get('modelspec.prediction_type')
   if (claimed === 'epsilon') return 'eps'
   if (claimed === 'v') return 'v'

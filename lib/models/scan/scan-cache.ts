@@ -3,9 +3,7 @@ import { lstat, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises
 import { dirname } from 'node:path'
 import { type Static, Type, Validator } from '../../http/type.ts'
 import { architectures } from '../detect/architectures.ts'
-import {
-  adapterName, adapterRules, adapterTextModule, baseModelNames, rules, subjectRules
-} from '../detect/architecture-rules.ts'
+import { networkRules, partRules, subjectRules } from '../detect/architecture-rules.ts'
 import type { Summary } from '../detect/inspect.ts'
 import { modelTypes } from '../types.ts'
 
@@ -25,13 +23,11 @@ export interface CachedFile {
 export type ScanCache = Map<string, CachedFile>
 
 /** Increase it when the meaning of `FileContent` changes; headers are then read again. */
-const version = 2
+const version = 3
 
 /** A cache from other rules is useless. */
 const fingerprint = createHash('sha256')
-  .update(JSON.stringify([
-    version, subjectRules, rules, architectures, adapterRules, adapterTextModule, adapterName, baseModelNames
-  ], (_key, value: unknown) => value instanceof RegExp ? value.source : value))
+  .update(JSON.stringify([version, subjectRules, networkRules, partRules, architectures]))
   .digest('base64url')
 
 /** Bytes; enough for a hundred thousand files with long metadata. */
@@ -42,6 +38,9 @@ const SummarySchema = Type.Object({
   type: Type.Enum([...modelTypes]),
   architecture: Type.Union([Type.String(), Type.Null()]),
   variant: Type.Optional(Type.String()),
+  unsupported: Type.Optional(Type.String()),
+  lacks_vae: Type.Optional(Type.Literal(true)),
+  latent_channels: Type.Optional(Type.Number()),
   parameters: Type.Number(),
   quantization: Type.Union([Type.String(), Type.Null()]),
   prediction: Type.Optional(Type.String()),

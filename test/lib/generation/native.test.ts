@@ -78,7 +78,8 @@ const models: Record<string, Buffer> = {
   'controlnet/lines.safetensors': safetensors({ 'control_model.input_hint_block.0.weight': { shape: [16, 3, 3, 3] } }),
   'unet/flux.safetensors': safetensors(Object.fromEntries(
     Object.entries(typical.flux).map(([name, tensor]) => [`diffusion_model.${name}`, tensor]))),
-  'vae/ae.safetensors': safetensors(typical.vae),
+  'vae/ae.safetensors': safetensors(typical.flux_vae),
+  'vae/kl.safetensors': safetensors(typical.vae),
   'vae/taef1.safetensors': safetensors({ 'decoder.layers.0.weight': { shape: [64, 16, 3, 3] } }),
   'clip/clip_l.safetensors': safetensors(typical.clip_l),
   'clip/t5xxl.safetensors': safetensors(typical.t5xxl),
@@ -451,10 +452,10 @@ t.test('the features of the native engine', { skip: noCompiler }, async t => {
     t.match(control.calls.generate_image, { control_image: { width: 128 } })
 
     const replaced = await run('txt2img', {
-      ...base, prompt: 'a fox', model: 'sd', components: { clip_l: 'clip_l', vae: 'ae' }
+      ...base, prompt: 'a fox', model: 'sd', components: { clip_l: 'clip_l', vae: 'kl' }
     })
     t.match(replaced.calls.new_sd_ctx, {
-      model_path: path('checkpoints/sd.safetensors'), clip_l_path: files.clip_l_path, vae_path: files.vae_path
+      model_path: path('checkpoints/sd.safetensors'), clip_l_path: files.clip_l_path, vae_path: path('vae/kl.safetensors')
     }, 'in the place of what a checkpoint has')
     const described = await run('txt2img', { ...unhurried, prompt: 'a fox', model: 'whole-flux.model.yaml', components: { t5xxl: 't5xxl' } })
     t.match(described.calls.new_sd_ctx, files, 'and beside what a description names')

@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import t from 'tap'
 import { namedOrFirst } from '../../../lib/generation/model.ts'
 import { modelRoots } from '../../../lib/options/folders.ts'
+import { compose, requireFit } from '../../../lib/models/components.ts'
 import { ModelCatalog } from '../../../lib/models/catalog.ts'
 import { totalsByType } from '../../../lib/models/listing.ts'
 import { describeModel } from '../../../lib/models/model.ts'
@@ -71,7 +72,7 @@ const files = {
   'Stable-diffusion/sd15.safetensors': safetensors(typical.sd1),
   'Stable-diffusion/old.ckpt': 'not opened',
   'Lora/style/ink.safetensors': safetensors(typical.lora),
-  'vae/ink.safetensors': safetensors(typical.vae),
+  'vae/ink.safetensors': safetensors(typical.flux_vae),
   'unet/flux.safetensors': safetensors(typical.flux),
   'text_encoders/t5.safetensors': safetensors(typical.t5xxl),
   'clip/clip_l.safetensors': safetensors(typical.clip_l),
@@ -132,6 +133,38 @@ t.test('finds a model by id and by name', async t => {
   t.throws(() => catalog.resolve('flux'), { code: 'SDR_UNSUPPORTED_MODEL', message: /clip_l, t5xxl, vae/ })
   t.throws(() => catalog.find('x'.repeat(100_000)), { code: 'SDR_MODEL_NOT_FOUND', message: /^.{1,700}$/ })
   t.throws(() => catalog.resolve('old'), { code: 'SDR_UNSUPPORTED_MODEL', message: /pickle/ })
+})
+
+t.test('refuses what lacks a part, and parts that do not fit', async t => {
+  const { 'first_stage_model.decoder.conv_in.weight': _, ...withoutVae } = typical.sd1
+  const withoutEncoders = {
+    'model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight': { shape: [32, 32] },
+    'first_stage_model.decoder.conv_in.weight': { shape: [32, 16, 3, 3] }
+  }
+  const catalog = await catalogOf(collection(t, {
+    'checkpoints/pruned.safetensors': safetensors(withoutVae),
+    'checkpoints/with-vae.model.yaml': 'model: pruned.safetensors\nvae: ../vae/kl.safetensors\n',
+    'checkpoints/with-other-vae.model.yaml': 'model: pruned.safetensors\nvae: ../vae/ae.safetensors\n',
+    'checkpoints/without.model.yaml': 'model: pruned.safetensors\n',
+    'checkpoints/sd3.safetensors': safetensors(withoutEncoders),
+    'vae/kl.safetensors': safetensors(typical.vae),
+    'vae/ae.safetensors': safetensors(typical.flux_vae),
+    'upscale_models/span.safetensors': safetensors({ 'upsampler.0.weight': { shape: [48, 48, 3, 3] } }),
+    'upscale_models/x4.safetensors': safetensors(typical.esrgan)
+  }))
+  t.throws(() => catalog.resolve('pruned'), { code: 'SDR_UNSUPPORTED_MODEL', message: /no VAE.*components\.vae/ })
+  t.throws(() => catalog.resolve('sd3'), { code: 'SDR_UNSUPPORTED_MODEL', message: /needs clip_l, clip_g, t5xxl, vae/ })
+  t.equal(catalog.firstUsable('checkpoint')?.name, 'with-vae', 'neither is a default')
+  t.match(catalog.find('without').error, /no VAE/)
+  t.match(catalog.find('with-other-vae').error, /vae can't be used: it is flux1 of 16 latent channels; sd1 needs/)
+  const [pruned, sd3] = [catalog.find('pruned'), catalog.find('sd3')]
+  const [kl, ae] = [catalog.find('kl'), catalog.find('ae')]
+  t.match(compose(pruned, { vae: kl }).components, { model: pruned.path, vae: kl.path })
+  t.throws(() => compose(pruned, {}), { code: 'SDR_UNSUPPORTED_MODEL', message: /no VAE/ })
+  t.throws(() => requireFit('vae', ae, pruned), { code: 'SDR_UNSUPPORTED_MODEL', message: /4 channels/ })
+  t.throws(() => compose(sd3, { vae: ae }), { message: /at least one of clip_l, clip_g, t5xxl/ })
+  t.match(catalog.find('span').error, /ESRGAN only/)
+  t.equal(catalog.firstUsable('upscaler')?.name, 'x4')
 })
 
 t.test('prefers the usable one of several files with one name', async t => {

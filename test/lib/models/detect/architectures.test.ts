@@ -5,7 +5,7 @@ import { architectures, defaultsOf } from '../../../../lib/models/detect/archite
 import { type Summary, inspectHeader } from '../../../../lib/models/detect/inspect.ts'
 import { modelOfFile } from '../../../../lib/models/model.ts'
 import { readModelHeader, parseModelHeader } from '../../../../lib/models/headers/read-header.ts'
-import { rules } from '../../../../lib/models/detect/architecture-rules.ts'
+import { networkRules, partRules } from '../../../../lib/models/detect/architecture-rules.ts'
 import { modelTypes, typeOfFolder } from '../../../../lib/models/types.ts'
 import { packageRoot } from '../../../../lib/util/package-root.ts'
 import { type CheckpointKind, writeCheckpoint } from '../../../../bin/support/demo-model/checkpoints.ts'
@@ -35,7 +35,8 @@ const unet = (width: number, channels = 4): Record<string, FixtureTensor> => ten
   ...width === 2048 ? ['label_emb.0.0.weight'] : [])
 
 /** What each kind of file looks like, by the names that its makers use. */
-const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: Partial<Summary>]> = [
+type Kind = [what: string, of: Record<string, FixtureTensor>, expected: Partial<Summary>]
+const kinds: Kind[] = [
   ['SD 1 checkpoint', typical.sd1, { type: 'checkpoint', architecture: 'sd1', prediction: 'eps' }],
   ['SD 1 UNet alone', unet(768), { type: 'diffusion', architecture: 'sd1' }],
   [
@@ -59,12 +60,13 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   [
     'SDXL with v prediction',
-    { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('v_pred', 'first_stage_model.quant_conv.weight') },
+    { ...prefixed('model.diffusion_model.', unet(2048)), ...tensors('v_pred', 'conditioner.embedders.1.model.ln_final.weight') },
     { type: 'checkpoint', architecture: 'sdxl', prediction: 'v' }
   ],
   [
     'SD 3 checkpoint',
-    tensors('model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight', 'first_stage_model.decoder.conv_in.weight'),
+    tensors('model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight', 'text_encoders.clip_g.logit_scale',
+      'first_stage_model.decoder.conv_in.weight'),
     { type: 'checkpoint', architecture: 'sd3' }
   ],
   ['FLUX.1 schnell', typical.flux, { type: 'diffusion', architecture: 'flux1', variant: 'schnell' }],
@@ -99,7 +101,7 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   [
     'Stable Video Diffusion, named like SD 2',
     prefixed('model.diffusion_model.', { ...unet(1024, 8), ...tensors('input_blocks.1.0.time_mixer.mix_factor') }),
-    { type: 'unknown', architecture: null }
+    { type: 'diffusion', architecture: null, unsupported: 'It makes videos; this server makes images.' }
   ],
   [
     'FLUX.1 with everything',
@@ -136,7 +138,8 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   [
     'Z-Image',
-    tensors('model.diffusion_model.cap_embedder.0.weight', 'model.diffusion_model.layers.0.attention.qkv.weight'),
+    tensors('model.diffusion_model.cap_embedder.0.weight',
+      ['model.diffusion_model.layers.0.attention.qkv.weight', [32, 3840]]),
     { type: 'diffusion', architecture: 'z_image' }
   ],
   [
@@ -148,7 +151,8 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
     tensors('net.img_embedder.proj1.weight', ['net.img_embedder.proj2.weight', [768, 16, 1, 1]]),
     { type: 'diffusion', architecture: 'minit2i', variant: undefined }
   ],
-  ['VAE', typical.vae, { type: 'vae', architecture: null }],
+  ['VAE', typical.vae, { type: 'vae', architecture: 'sd', latent_channels: 4 }],
+  ['VAE of FLUX.1', typical.flux_vae, { type: 'vae', architecture: 'flux1', latent_channels: 16 }],
   ['VAE of Wan', tensors('decoder.middle.0.residual.0.gamma', 'conv1.weight'), { type: 'vae', architecture: 'wan' }],
   ['TAESD', tensors('encoder.layers.0.weight', 'decoder.layers.0.weight'), { type: 'taesd' }],
   [
@@ -164,7 +168,7 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   ['ESRGAN', typical.esrgan, { type: 'upscaler', architecture: 'esrgan' }],
   [
-    'ESRGAN, older', tensors('model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight'),
+    'ESRGAN, older', tensors(['model.0.weight', [8, 3, 3, 3]], 'model.1.sub.0.RDB1.conv1.0.weight'),
     { type: 'upscaler', architecture: 'esrgan' }
   ],
   ['embedding for SD 1', tensors(['emb_params', [4, 768]]), { type: 'embedding', architecture: 'sd1' }],
@@ -229,6 +233,203 @@ const kinds: Array<[what: string, of: Record<string, FixtureTensor>, expected: P
   ],
   ['LoHa', tensors('lora_unet_mid_block_attentions_0_proj_in.hada_w1_a'), { type: 'lora', architecture: null }],
   ['LoKr', tensors('lycoris_blocks_0_attn.lokr_w1'), { type: 'lora', architecture: null }],
+  [
+    'LoHa by width', tensors(['lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.hada_w1_b', [8, 768]]),
+    { type: 'lora', architecture: 'sd1' }
+  ],
+  [
+    'LoKr by the product of its widths',
+    tensors(['lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lokr_w1', [16, 16]],
+      ['lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lokr_w2', [80, 64]]),
+    { type: 'lora', architecture: 'sd2' }
+  ],
+  [
+    'slider without text attention',
+    tensors(...[0, 1].map(n => `lora_unet_down_blocks_1_attentions_0_transformer_blocks_${n}_attn1_to_k.lora_down.weight`)),
+    { type: 'lora', architecture: 'sdxl' }
+  ],
+  ...([
+    ['SD 3 medium, diffusers', 'transformer.transformer_blocks.5.attn.to_q.lora_A.weight', 1536, 'sd3'],
+    ['SD 3.5 large, diffusers', 'transformer.transformer_blocks.37.attn.to_q.lora_A.weight', 2432, 'sd3'],
+    ['SD 3.5 large, kohya', 'lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight', 2432, 'sd3'],
+    ['Qwen-Image by its depth', 'diffusion_model.transformer_blocks.59.attn.to_k.lora_A.default.weight', 3072, 'qwen_image'],
+    ['one of many', 'transformer_blocks.3.attn.to_k.lora_A.weight', 3072, null],
+    ['FLUX.1, OneTrainer', 'lora_transformer_single_transformer_blocks_3_attn_to_k.lora_down.weight', 3072, 'flux1'],
+    ['FLUX.1 of PEFT', 'base_model.model.double_blocks.0.img_attn.qkv.lora_A.default.weight', 3072, 'flux1'],
+    ['FLUX.2 dev', 'diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight', 6144, 'flux2'],
+    ['FLUX.2 klein 9B', 'lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight', 4096, 'flux2'],
+    ['HunyuanImage', 'diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight', 3584, null],
+    ['HunyuanVideo by its depth', 'diffusion_model.double_blocks.19.img_attn.qkv.lora_A.weight', 3072, null],
+    ['HunyuanVideo by its names', 'lora_unet_double_blocks_0_img_mlp_fc1.lora_down.weight', 3072, null],
+    ['LTX', 'diffusion_model.transformer_blocks.0.attn2.to_k.lora_A.weight', 2048, null],
+    ['Cosmos', 'transformer.transformer_blocks.0.attn2.to_k.lora_A.weight', 1024, null],
+    ['PixArt', 'transformer.transformer_blocks.0.attn2.to_k.lora_A.weight', 1152, null],
+    ['AuraFlow', 'transformer.joint_transformer_blocks.0.attn.to_q.lora_A.weight', 3072, null],
+    ['Anima', 'lora_unet_blocks_0_cross_attn_k_proj.lora_down.weight', 2048, null],
+    ['Wan, kohya', 'lora_unet_blocks_0_cross_attn_k.lora_down.weight', 5120, 'wan'],
+    ['Wan 1.3B, diffusers', 'transformer.blocks.0.attn2.to_k.lora_A.weight', 1536, 'wan'],
+    ['Lumina 2', 'lora_unet_layers_0_attention_qkv.lora_down.weight', 2304, null],
+    ['Ideogram', 'diffusion_model.layers.0.attention.qkv.lora_A.weight', 4608, null],
+    ['Z-Image', 'lora_unet_layers_0_attention_to_q.lora_down.weight', 3840, 'z_image'],
+    ['the refiner', 'lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight', 1280, null],
+    ['AnimateDiff', 'down_blocks.0.motion_modules.0.transformer_blocks.0.attn2.to_k.lora_A.weight', 768, null]
+  ] as const).map(([what, name, width, architecture]): Kind =>
+    [`LoRA for ${what}`, tensors([name, [16, width]]), { type: 'lora', architecture }]),
+  [
+    'LoRA for FLUX.2 klein 4B',
+    tensors(['diffusion_model.double_blocks.0.img_mlp.0.lora_A.weight', [16, 3072]],
+      ['diffusion_model.double_blocks.0.img_mlp.0.lora_B.weight', [18_432, 16]]),
+    { type: 'lora', architecture: 'flux2' }
+  ],
+  [
+    'LoRA whose factors come first',
+    {
+      ...Object.fromEntries(Array.from({ length: 100 }, (_, n) => [`blocks.${n}.attn.alpha`, { dtype: 'I64', shape: [] }])),
+      ...tensors(['unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight', [4, 768]])
+    },
+    { type: 'lora', architecture: 'sd1', unsupported: undefined }
+  ],
+  ...([
+    ['XLabs', 'double_blocks.0.processor.qkv_lora1.down.weight', 'flux1', 'an XLabs LoRA'],
+    ['OFT of PEFT', 'unet.mid_block.attentions.0.proj_in.oft_R.weight', null, 'an OFT adapter'],
+    ['OFT of LyCORIS', 'lora_unet_mid_block_attentions_0_proj_in.oft_blocks', null, 'an OFT adapter'],
+    ['IA3', 'lora_unet_mid_block_attentions_0_proj_in.on_input', null, 'an IA3 adapter'],
+    ['GLoRA', 'lycoris_unet_mid_block_attentions_0_proj_in.a1.weight', null, 'a GLoRA']
+  ] as const).map(([what, name, architecture, kind]): Kind => [what, tensors(name), {
+    type: 'lora',
+    architecture,
+    unsupported: `This is ${kind}; the engine applies LoRA, LoHa, LoKr and full differences only.`
+  }]),
+  ...([
+    ['PixArt', 'model.diffusion_model.t_block.1.weight', 'first_stage_model'],
+    ['HunyuanDiT', 'model.diffusion_model.blocks.0.attn1.Wqkv.weight', 'vae'],
+    ['AuraFlow under another prefix', 'model.double_layers.0.attn.w1q.weight', 'vae'],
+    ['a network without a prefix', 'blocks.0.attn.qkv.weight', 'first_stage_model']
+  ] as const).map(([what, name, prefix]): Kind => [
+    `${what} with its VAE`, { ...tensors(name), ...prefixed(`${prefix}.`, typical.vae) },
+    {
+      type: 'checkpoint',
+      architecture: null,
+      unsupported: 'It is a checkpoint of an architecture that this server does not know.'
+    }
+  ]),
+  [
+    'VAE with what its training left', { ...prefixed('first_stage_model.', typical.vae), ...tensors('model_ema.decay', 'global_step') },
+    { type: 'vae', architecture: 'sd', unsupported: undefined }
+  ],
+  [
+    'refiner of SDXL',
+    prefixed('model.diffusion_model.', { ...unet(1280), ...tensors('time_embed.0.weight') }),
+    {
+      type: 'diffusion',
+      architecture: null,
+      unsupported: 'It is the refiner of SDXL, which draws no images by itself. Take the base model.'
+    }
+  ],
+  ...[5, 7].map((channels): Kind => [`SD 2 of ${channels} channels`, unet(1024, channels), {
+    type: 'diffusion',
+    architecture: 'sd2',
+    unsupported: 'It takes more inputs than a text and an image.'
+  }]),
+  [
+    'Kolors', { ...tensors(['conv_in.weight', [32, 4, 3, 3]], [`down_blocks.1.attentions.0.${attention}`, [32, 2048]], 'encoder_hid_proj.weight') },
+    { type: 'diffusion', architecture: null, unsupported: 'The engine knows no Kolors.' }
+  ],
+  [
+    'Lumina 2',
+    tensors(['cap_embedder.0.weight', [2304]], ['layers.0.attention.qkv.weight', [3840, 2304]]),
+    { type: 'unknown', architecture: null }
+  ],
+  [
+    'Mage-Flow', tensors('transformer_blocks.0.img_mod.1.weight', ['img_in.weight', [3072, 128]]),
+    { type: 'unknown', architecture: null }
+  ],
+  [
+    'FLUX.1 of nunchaku',
+    {
+      'single_transformer_blocks.0.mlp_fc1.qweight': { dtype: 'U8', shape: [4, 4] },
+      ...tensors('single_transformer_blocks.0.mlp_fc1.lora_down', 'single_transformer_blocks.0.mlp_fc1.lora_up')
+    },
+    {
+      type: 'diffusion',
+      architecture: 'flux1',
+      unsupported: 'It is quantized for another engine (SVDQuant, AWQ or GPTQ): take a GGUF version.'
+    }
+  ],
+  [
+    'FLUX.1 NF4',
+    { ...typical.flux, 'double_blocks.0.img_attn.proj.weight.quant_state.bitsandbytes__nf4': { dtype: 'U8', shape: [9] } },
+    {
+      type: 'diffusion',
+      architecture: 'flux1',
+      unsupported: 'It is quantized with bitsandbytes (NF4), which the engine can\'t read: take a GGUF version.'
+    }
+  ],
+  ...['encoder.block.0.layer.0.SelfAttention.q.scale_weight', 'encoder.block.0.layer.0.SelfAttention.q.weight_scale',
+    'scaled_fp8', 'encoder.block.0.layer.0.SelfAttention.q.comfy_quant'].map((name): Kind => [
+    `scaled fp8 by ${name}`,
+    {
+      'encoder.block.0.layer.0.SelfAttention.q.weight': { dtype: 'F8_E4M3', shape: [32, 4096] },
+      [name]: { dtype: 'F32', shape: [] }
+    },
+    {
+      type: 'text_encoder',
+      architecture: 't5xxl',
+      quantization: 'F8_E4M3 scaled',
+      unsupported: 'It is scaled fp8, which this engine reads without its scales: take another version.'
+    }
+  ]),
+  [
+    'fp8 without scales', { 'encoder.block.0.layer.0.SelfAttention.q.weight': { dtype: 'F8_E4M3', shape: [32, 4096] } },
+    { type: 'text_encoder', architecture: 't5xxl', quantization: 'F8_E4M3', unsupported: undefined }
+  ],
+  ...([
+    ['SD 3', 'pos_embed_input.proj.weight', 'sd3'],
+    ['Qwen-Image', 'transformer_blocks.0.img_mlp.net.0.proj.weight', 'qwen_image'],
+    ['FLUX.1', 'controlnet_x_embedder.weight', 'flux1'],
+    ['FLUX.1 of XLabs', 'double_blocks.0.img_attn.qkv.weight', 'flux1'],
+    ['something else', 'blocks.0.weight', null]
+  ] as const).map(([what, name, architecture]): Kind => [
+    `ControlNet for ${what}`, tensors('controlnet_blocks.0.weight', name),
+    { type: 'controlnet', architecture, unsupported: 'The engine loads ControlNets of SD 1, 2 and XL only.' }
+  ]),
+  [
+    'Control-LoRA', tensors('lora_controlnet', 'input_hint_block.0.weight', 'input_blocks.1.0.in_layers.2.down'),
+    { type: 'controlnet', architecture: null, unsupported: 'The engine loads no Control-LoRAs.' }
+  ],
+  [
+    'uMT5 by its words', tensors(['encoder.block.0.layer.0.SelfAttention.q.weight', [8, 4096]], ['shared.weight', [256_384, 2]]),
+    { type: 'text_encoder', architecture: 'umt5' }
+  ],
+  [
+    'uMT5 by its biases',
+    tensors(['encoder.block.0.layer.0.SelfAttention.q.weight', [8, 4096]],
+      'encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight'),
+    { type: 'text_encoder', architecture: 'umt5' }
+  ],
+  ['T5 base', tensors(['encoder.block.0.layer.0.SelfAttention.q.weight', [8, 768]]), { type: 'text_encoder', architecture: 't5' }],
+  [
+    'LongCLIP',
+    { ...typical.clip_l, ...tensors(['text_model.embeddings.position_embedding.weight', [248, 768]]) },
+    { type: 'text_encoder', architecture: 'long_clip' }
+  ],
+  ['embedding of diffusers', tensors(['<my-style>', [1, 768]]), { type: 'embedding', architecture: 'sd1' }],
+  ['embedding of diffusers, flat', tensors(['*', [1024]]), { type: 'embedding', architecture: 'sd2' }],
+  ['one vector of something', tensors(['x', [4, 640]]), { type: 'unknown', architecture: null }],
+  [
+    'embedding of diffusers for SDXL', tensors(['text_encoders_0', [2, 768]], ['text_encoders_1', [2, 1280]]),
+    { type: 'embedding', architecture: 'sdxl' }
+  ],
+  ['VAE of FLUX.2', tensors(['decoder.conv_in.weight', [8, 32, 3, 3]], 'decoder.conv_out.weight'), { type: 'vae', architecture: 'flux2' }],
+  ['another VAE', tensors(['decoder.conv_in.weight', [8, 64, 3, 3]], 'decoder.conv_out.weight'), { type: 'vae', architecture: null, latent_channels: 64 }],
+  [
+    'ESRGAN ×2plus', tensors(['conv_first.weight', [8, 12, 3, 3]], 'body.0.rdb1.conv1.weight'),
+    {
+      type: 'upscaler',
+      architecture: 'esrgan',
+      unsupported: 'The engine loads no ESRGAN that takes its image apart first (×2plus, ×1 with unshuffle).'
+    }
+  ],
   ['something else', tensors('fc.weight'), { type: 'unknown', architecture: null, parameters: 4 }],
   ['nothing', {}, { type: 'unknown', architecture: null, parameters: 0, quantization: null }]
 ]
@@ -241,7 +442,7 @@ t.test('recognises every kind of file by its tensor names', async t => {
   }
   const found = new Set(kinds.map(([, , { architecture }]) => architecture))
   for (const name of Object.keys(architectures)) if (name !== 'sdxs') t.ok(found.has(name), `${name} is tested`)
-  for (const { architecture, type } of rules) {
+  for (const { architecture, type } of [...networkRules, ...partRules]) {
     t.ok(architecture === null || type !== 'diffusion' || Object.hasOwn(architectures, architecture),
       `the rules for ${String(architecture)} lead somewhere`)
   }
@@ -277,8 +478,8 @@ t.test('recognises GGUF files', async t => {
     metadata: { title: 'Flux', architecture: 'flux' }
   })
   const t5 = gguf({
-    'enc.blk.0.attn_q.weight': { dimensions: [32, 2], type: 8 },
-    'enc.blk.0.attn_norm.weight': { dimensions: [64], type: 0 }
+    'enc.blk.0.attn_q.weight': { dimensions: [4096, 2], type: 8 },
+    'enc.blk.0.attn_norm.weight': { dimensions: [4096], type: 0 }
   })
   t.match(await inspect(t5), { type: 'text_encoder', architecture: 't5xxl', quantization: 'mixed' })
   t.match(await inspect(gguf({ 'blk.0.attn_q.weight': { dimensions: [32, 2], type: 8 } })),
@@ -308,10 +509,19 @@ t.test('shows bounded metadata of trainers', async t => {
   for (const [key, value, architecture] of [
     ['ss_base_model_version', 'sdxl_base_v1-0', 'sdxl'],
     ['modelspec.architecture', 'flux-1-dev/lora', 'flux1'],
-    ['modelspec.architecture', 'stable-diffusion-v1/lora', 'sd1']
+    ['modelspec.architecture', 'stable-diffusion-v1/lora', 'sd1'],
+    ['modelspec.architecture', 'lumina-2/lora', null],
+    ['ss_base_model_version', 'chroma', 'chroma']
   ] as const) {
     const silent = tensors('lora_unet_x.lora_down.weight')
-    t.match(await inspect(safetensors(silent, { [key]: value })), { architecture }, value)
+    t.equal((await inspect(safetensors(silent, { [key]: value }))).architecture, architecture, value)
+  }
+  const looksLikeFlux = tensors(['lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight', [4, 3072]])
+  for (const [claim, architecture] of [
+    ['chroma/lora', 'chroma'], ['Flux.2-klein-4B', 'flux2'], ['hunyuan-video', null], ['my own', 'flux1']
+  ] as const) {
+    const { architecture: told } = await inspect(safetensors(looksLikeFlux, { 'modelspec.architecture': claim }))
+    t.equal(told, architecture, `FLUX names, ${claim}`)
   }
 })
 
