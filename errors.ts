@@ -25,7 +25,6 @@ export const errorTable = {
   SDR_KEY_NOT_FOUND: [404, 'There is no such API key.'],
   SDR_SESSION_NOT_FOUND: [404, 'There is no such session.'],
   SDR_METHOD_NOT_ALLOWED: [405, 'This URL does not take this method; Allow names those that it takes.'],
-  SDR_NOT_ACCEPTABLE: [406, 'None of the accepted media types can be produced.'],
   SDR_REQUEST_TIMEOUT: [408, 'The request did not come to its end in time.'],
   SDR_CONFLICT: [409, 'The state of the resource does not allow that.'],
   SDR_JOB_NOT_CANCELLABLE: [409, 'The job has already ended.'],

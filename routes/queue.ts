@@ -233,7 +233,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       summary: 'Get an image of a finished job',
       description: 'As PNG, or as JPEG or WebP by Accept or format, with the generation data in its text. It never ' +
         'changes: If-None-Match with its ETag answers 304.',
-      errors: [...errors, 'SDR_IMAGE_NOT_FOUND', 'SDR_NOT_ACCEPTABLE'],
+      errors: [...errors, 'SDR_IMAGE_NOT_FOUND'],
       params: ImageName,
       querystring: ImageVariant,
       response: {

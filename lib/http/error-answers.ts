@@ -39,7 +39,6 @@ const statusCodes: Readonly<Record<number, ErrorCode>> = {
   403: 'SDR_FORBIDDEN',
   404: 'SDR_NOT_FOUND',
   405: 'SDR_METHOD_NOT_ALLOWED',
-  406: 'SDR_NOT_ACCEPTABLE',
   413: 'SDR_BODY_TOO_LARGE',
   414: 'SDR_URI_TOO_LONG',
   415: 'SDR_UNSUPPORTED_MEDIA_TYPE',

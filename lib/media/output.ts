@@ -33,18 +33,15 @@ const defaultQuality = 90
 const mostPixels = 16_384 ** 2
 
 /**
- * The requested format, else the one that `accept` prefers, PNG if it prefers several.
+ * The requested format, else the one that `accept` prefers, PNG if it prefers several or none: generated clients ask for
+ * JSON, because the errors of the route are (RFC 9110, 12.5.1 leaves that to the server).
  * @param image the image as stored.
- * @throws {ApiError} SDR_NOT_ACCEPTABLE, SDR_INVALID_REQUEST
+ * @throws {ApiError} SDR_INVALID_REQUEST
  */
 export function chooseVariant (
   { format: wanted, quality, width }: Wanted, accept: string | undefined, image: { width: number }
 ): Variant {
-  const format = wanted ?? acceptedFormat(accept)
-  if (format === undefined) {
-    const types = outputFormats.map(mediaType).join(', ')
-    throw apiError('SDR_NOT_ACCEPTABLE', `Images come as ${types}; Accept allows none of these.`)
-  }
+  const format = wanted ?? preferredFormat(accept)
   if (format === 'png' && quality !== undefined) {
     throw apiError('SDR_INVALID_REQUEST', 'Expected no quality for a PNG image; ask for format=jpeg or format=webp.', {
       details: [{ field: 'quality', expected: 'nothing', received: String(quality) }]
@@ -105,15 +102,15 @@ export async function convertImage (
 
 interface Range { type: string, weight: number }
 
-/** The format that an Accept header prefers; undefined when it allows none. */
-function acceptedFormat (accept = ''): OutputFormat | undefined {
+/** The format that an Accept header prefers. */
+function preferredFormat (accept = ''): OutputFormat {
   const ranges = (accept.trim() === '' ? '*/*' : accept).split(',').map(readRange)
   const weightOf = (format: OutputFormat) => {
     const fitting = [mediaType(format), 'image/*', '*/*'].map(type => ranges.find(range => range.type === type))
     return fitting.find(range => range !== undefined)?.weight ?? 0
   }
   const best = Math.max(...outputFormats.map(weightOf))
-  return best > 0 ? outputFormats.find(format => weightOf(format) === best) : undefined
+  return outputFormats.find(format => best > 0 && weightOf(format) === best) ?? 'png'
 }
 
 function readRange (range: string): Range {

@@ -112,21 +112,13 @@ t.test('images in every format and size', async t => {
       ['image/jpeg;q=0.5, image/webp;q=0.4', 'jpeg'],
       ['IMAGE/WEBP', 'webp'],
       ['image/png;q=0, image/*', 'jpeg'],
-      ['text/html, image/webp;q=0.2, */*;q=0.1', 'webp']
+      ['text/html, image/webp;q=0.2, */*;q=0.1', 'webp'],
+      // None fits: generated clients ask for JSON, because the errors are.
+      ...['application/json', 'text/html', 'image/avif', 'image/png;q=0', 'nonsense', ';;;,,,', '*/*;q=0', 'image/png;q=none']
+        .map(accept => [accept, 'png'] as const)
     ] as const) {
       const { headers } = await app.inject({ url, headers: { accept } })
       t.equal(headers['content-type'], `image/${format}`, accept)
-    }
-    for (const accept of [
-      'text/html',
-      'image/avif',
-      'image/png;q=0',
-      'nonsense',
-      ';;;,,,',
-      '*/*;q=0',
-      'image/png;q=none'
-    ]) {
-      expectError(t, await app.inject({ url, headers: { accept } }), 406, 'SDR_NOT_ACCEPTABLE', /image\/webp/)
     }
   })
 
