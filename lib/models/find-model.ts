@@ -1,6 +1,6 @@
 import { apiError } from '../../errors.ts'
 import { nearest } from '../util/nearest.ts'
-import { type Model, unusableReason } from './model.ts'
+import { type Model, unusableReason, withoutEnding } from './model.ts'
 import { type ModelType } from './types.ts'
 import { quoted } from '../util/text.ts'
 
@@ -9,7 +9,8 @@ const longestName = 512
 const candidatesShown = 10
 
 /**
- * Finds a model by its id, or by a file name, with or without its ending, that is unique. Models of `types` come before
+ * Finds a model by its id, by its path below the folder of its type, or by a file name, each with or without its
+ * ending, with `\\` for `/`, and in any case of letters, when that is unique. Models of `types` come before
  * others of the same name, and usable models before those that aren't, because an old pickle often lies beside its
  * safetensors version.
  * @param options.skipped is appended to the message that there is no such model.
@@ -22,11 +23,13 @@ export function findModel (
 ): Model {
   const exact = models.get(idOrName)
   if (exact !== undefined) return exact
-  const named = [...models.values()].filter(model => isCalled(model, idOrName))
+  const wanted = slashed(idOrName)
+  const folded = wanted.toLowerCase()
+  const named = [...models.values()].filter(model => isCalled(model, folded, text => slashed(text).toLowerCase()))
   const [found, ...others] = [
     (model: Model) => types.includes(model.type),
     (model: Model) => unusableReason(model) === undefined,
-    (model: Model) => isSpelledLike(model, idOrName)
+    (model: Model) => isCalled(model, wanted, slashed)
   ].reduce(prefer, named)
   if (found === undefined) throw notFound(idOrName, [...models.values()], { types, skipped })
   if (others.length > 0) throw ambiguous(idOrName, [found, ...others])
@@ -39,17 +42,21 @@ function prefer (models: Model[], fits: (model: Model) => boolean): Model[] {
   return preferred.length > 0 ? preferred : models
 }
 
-function isCalled (model: Model, name: string): boolean {
-  const wanted = name.toLowerCase()
-  return model.name.toLowerCase() === wanted || fileName(model).toLowerCase() === wanted
+/** One form for what looks the same: file systems and keyboards decompose letters differently. */
+function slashed (text: string): string {
+  return text.normalize().replaceAll('\\', '/')
 }
 
-function isSpelledLike (model: Model, name: string): boolean {
-  return model.name === name || fileName(model) === name
+/** @param fold is applied to the names of the model, and was applied to the wanted one. */
+function isCalled ({ id, type, name }: Model, wanted: string, fold: (text: string) => string): boolean {
+  const path = fold(id)
+  return endsWithName(path, type, wanted) || endsWithName(withoutEnding(path), type, wanted) || fold(name) === wanted
 }
 
-function fileName ({ id }: Model): string {
-  return id.slice(id.lastIndexOf('/') + 1)
+/** Whether the wanted name is an id, the path of an id without its type, or the file name at its end. */
+function endsWithName (id: string, type: ModelType, wanted: string): boolean {
+  const start = id.length - wanted.length
+  return id.endsWith(wanted) && [0, type.length + 1, id.lastIndexOf('/') + 1].includes(start)
 }
 
 function ambiguous (name: string, models: readonly Model[]): Error {

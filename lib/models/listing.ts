@@ -21,11 +21,11 @@ const cursorShape = /^(.+)$/s
 export function pageOfModels (
   models: readonly Model[], { type, architecture, search, limit, cursor }: ModelQuery
 ): ModelPage {
-  const text = search?.toLowerCase()
+  const text = search === undefined ? undefined : search.normalize().toLowerCase()
   const found = models.filter(model =>
     (type === undefined || model.type === type) &&
     (architecture === undefined || model.architecture === architecture) &&
-    (text === undefined || textsOf(model).some(value => value?.toLowerCase().includes(text))))
+    (text === undefined || textsOf(model).some(value => value?.normalize().toLowerCase().includes(text))))
   const [after] = cursor === undefined ? [] : decodeCursor(cursor, cursorShape)
   const rest = after === undefined ? found : found.filter(({ id }) => id > after)
   const { rows, next_cursor } = pageOf(rest, boundedLimit(limit), ({ id }) => encodeCursor(id))

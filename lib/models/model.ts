@@ -159,7 +159,12 @@ function ownSize (
 }
 
 function nameOf (relative: string): string {
-  return relative.slice(relative.lastIndexOf('/') + 1).replace(/(?:\.model\.(?:ya?ml|json)|\.[^.]+)$/i, '')
+  return withoutEnding(relative.slice(relative.lastIndexOf('/') + 1))
+}
+
+/** A path of a model without the ending of its file. */
+export function withoutEnding (path: string): string {
+  return path.replace(/(?:\.model\.(?:ya?ml|json)|\.[^./]+)$/i, '')
 }
 
 /** Why a diffusion model of this architecture can't be loaded with separate components; undefined when it can. */

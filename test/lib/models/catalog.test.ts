@@ -167,6 +167,31 @@ t.test('refuses what lacks a part, and parts that do not fit', async t => {
   t.equal(catalog.firstUsable('upscaler')?.name, 'x4')
 })
 
+t.test('finds a model by its path, and however its letters are composed', async t => {
+  const decomposed = 'Übermodell'.normalize('NFD')
+  const catalog = await catalogOf(collection(t, {
+    'Lora/style/ink.safetensors': safetensors(typical.lora),
+    'Lora/a/dup.safetensors': safetensors(typical.lora),
+    'Lora/b/dup.v2.safetensors': safetensors(typical.lora),
+    'Lora/b/dup.safetensors': safetensors(typical.lora),
+    [`checkpoints/${decomposed}.safetensors`]: safetensors(typical.sd1)
+  }))
+  const lora = (name: string) => catalog.resolve(name, { types: ['lora'] }).id
+  for (const name of [
+    'style/ink', 'style/ink.safetensors', 'lora/style/ink', 'lora/style/ink.safetensors', 'style\\ink', 'STYLE/Ink', 'ink'
+  ]) t.equal(lora(name), 'lora/style/ink.safetensors', name)
+  t.equal(lora('a/dup'), 'lora/a/dup.safetensors')
+  t.equal(lora('lora\\b\\dup'), 'lora/b/dup.safetensors')
+  t.equal(lora('dup.v2'), 'lora/b/dup.v2.safetensors')
+  t.throws(() => lora('dup'), { code: 'SDR_INVALID_REQUEST', details: { candidates: { length: 2 } } })
+  for (const name of ['tyle/ink', 'other/ink', 'vae/style/ink', '/ink', 'style/', '']) {
+    t.throws(() => lora(name), { code: 'SDR_MODEL_NOT_FOUND' }, name)
+  }
+  t.equal(catalog.resolve('Übermodell'.normalize('NFC')).name, decomposed)
+  t.equal(catalog.resolve('checkpoint/übermodell.safetensors').name, decomposed)
+  t.equal(catalog.list({ search: 'übermodell' }).total, 1)
+})
+
 t.test('prefers the usable one of several files with one name', async t => {
   const catalog = await catalogOf(collection(t, {
     'checkpoints/v1-5.ckpt': 'x',
