@@ -63,7 +63,7 @@ export interface LoadOptions {
 }
 
 /** Every engine takes the seeds 0…this. */
-export const maximumSeed = 2 ** 31 - 1
+export const maximumSeed = Number.MAX_SAFE_INTEGER
 
 /** Values of `cache.mode` that every engine with the capability `cache` takes. */
 export const cacheModes = ['disabled', 'easycache', 'ucache', 'dbcache', 'taylorseer', 'cache_dit']
@@ -93,12 +93,18 @@ export interface ImageParameters {
   [parameter: string]: unknown
 }
 
+interface Drawn {
+  generate_ms: number
+  /** Sentences about what had an effect only in part. */
+  notices?: string[]
+}
+
 /** Operations of a host, with parameters and result. */
 export interface Operations {
   load: { parameters: { files: ModelFiles, options: LoadOptions }, result: { load_ms: number } }
   unload: { parameters: Record<string, never>, result: Record<string, never> }
-  generate: { parameters: ImageParameters, result: { generate_ms: number } }
-  upscale: { parameters: { repeats?: number }, result: { generate_ms: number } }
+  generate: { parameters: ImageParameters, result: Drawn }
+  upscale: { parameters: { repeats?: number }, result: Drawn }
   convert: { parameters: { input: string, output: string, weight_type: string }, result: Record<string, never> }
   canny: { parameters: Record<string, unknown>, result: Record<string, never> }
 }

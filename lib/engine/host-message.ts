@@ -26,6 +26,8 @@ const longestSide = 65_536
 const longestText = 2000
 const longestName = 200
 const mostNames = 1000
+/** More than a job has LoRAs. */
+const mostNotices = 64
 /** The field name of a whole message. */
 const message = 'a message'
 
@@ -50,9 +52,9 @@ const oneOf = <Name extends string>(names: readonly Name[]): Read<Name> => (valu
   throw invalid(field, `one of ${names.join(', ')}`, value)
 }
 
-const list = <Type>(read: Read<Type>): Read<Type[]> => (value, field) => {
-  if (!Array.isArray(value) || value.length > mostNames) {
-    throw invalid(field, `a list of at most ${mostNames} entries`, value)
+const list = <Type>(read: Read<Type>, most = mostNames): Read<Type[]> => (value, field) => {
+  if (!Array.isArray(value) || value.length > most) {
+    throw invalid(field, `a list of at most ${most} entries`, value)
   }
   return value.map((entry, index) => read(entry, `${field}[${index}]`))
 }
@@ -100,8 +102,8 @@ const progress = record<Progress>({
 })
 const image = record<Omit<EngineImage, 'png'>>({ index, width: side, height: side, seed: whole(0, maximumSeed) })
 const preview = record<Omit<Preview, 'png'>>({ step: whole(0, mostSteps), index, width: side, height: side })
-const result = record<{ load_ms?: number, generate_ms?: number }>({
-  load_ms: optional(milliseconds), generate_ms: optional(milliseconds)
+const result = record<{ load_ms?: number, generate_ms?: number, notices?: string[] }>({
+  load_ms: optional(milliseconds), generate_ms: optional(milliseconds), notices: optional(list(text(), mostNotices))
 })
 const id = whole(1, Number.MAX_SAFE_INTEGER)
 const kind = oneOf(['hello', 'info', 'progress', 'preview', 'image', 'log', 'done', 'error'])

@@ -22,7 +22,7 @@ export interface Hires {
 /** @throws {ApiError} SDR_INVALID_REQUEST naming the limit and the value received. */
 export function checkBounds ({ seed = -1, batch_count: images, ...work }: Bounded, model: Model, limits: Limits): void {
   const { width, height, steps, hires } = work
-  if (seed + images - 1 > maximumSeed) {
+  if (seed > maximumSeed - images + 1) {
     throw badValue('seed', `at most ${maximumSeed - images + 1} with batch_count ${images}`, seed)
   }
   checkModelLimits(work, model)

@@ -132,7 +132,7 @@ export async function readForm (
     if (hasHalfCharacter(value)) throw badValue(name, 'text of whole characters', 'half of one')
   }
   return {
-    fields: Object.fromEntries(Object.entries(all).filter(([, value]) => value !== '')),
+    fields: Object.fromEntries(Object.entries(all).filter(([name, value]) => value !== '' || name === 'prompt')),
     files: Object.fromEntries([...files].map(([name, [first, ...more]]) =>
       [name, isImageList(name) ? [first!, ...more] : first!]))
   }

@@ -79,7 +79,7 @@ async function prepareDrawing (
 ): Promise<Prepared> {
   const { limits, decoder } = setting
   const { model, components, defaults } = chooseModel(request, attachments, setting)
-  const prompts = resolvePrompts(request, setting)
+  const prompts = resolvePrompts(request, model, setting)
   const { images, imageModels } = resolveImages(request, attachments, model, setting)
   const size = chooseSize(request, model, defaults, images.init_image ?? images.control_image, limits)
   const filled = { ...request, components, ...prompts, ...imageModels, ...size }

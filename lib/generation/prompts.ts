@@ -1,5 +1,7 @@
+import { apiError } from '../../errors.ts'
 import { aboutField, badValue, requireFeature } from '../http/request-errors.ts'
-import { loraTag, takeLoraTags, type LoraRequest } from './lora-tags.ts'
+import { loraTag, refuseOtherTags, takeLoraTags, type LoraRequest } from './lora-tags.ts'
+import type { Model } from '../models/model.ts'
 import type { ImageRequest, Setting } from './request.ts'
 
 interface Prompts {
@@ -17,11 +19,11 @@ const embeddingReference = /\bembedding:((?:[\p{L}\p{N}_./-]*[\p{L}\p{N}_-]))/gu
  * The prompts as an engine reads them, and the LoRAs of the list and of the prompt.
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL, SDR_UNSUPPORTED_FEATURE
  */
-export function resolvePrompts (request: ImageRequest, setting: Setting): Prompts {
+export function resolvePrompts (request: ImageRequest, model: Model, setting: Setting): Prompts {
   const { prompt = '', negative_prompt: negative = '', loras: listed = [] } = request
   const { text, loras: inPrompt } = readPrompt(prompt, setting.limits)
   checkNegativePrompt(negative)
-  const loras = resolveLoras([...listed.map(({ name, weight = 1 }) => ({ name, weight })), ...inPrompt], setting)
+  const loras = resolveLoras([...listed.map(({ name, weight = 1 }) => ({ name, weight })), ...inPrompt], model, setting)
   return {
     prompt: replaceEmbeddings(text, name => embeddingName('prompt', name, setting)),
     negative_prompt: replaceEmbeddings(negative, name => embeddingName('negative_prompt', name, setting)),
@@ -38,8 +40,8 @@ export function readPrompt (
 ): { text: string, loras: LoraRequest[] } {
   refuseNul('prompt', prompt)
   const { text, loras } = takeLoraTags(prompt, maxLoras)
+  refuseOtherTags('prompt', text)
   refuseForeignArguments('prompt', text)
-  if (text === '') throw badValue('prompt', 'some words beside the LoRAs', prompt)
   return { text, loras }
 }
 
@@ -48,6 +50,7 @@ export function checkNegativePrompt (prompt: string): void {
   refuseNul('negative_prompt', prompt)
   const [tag] = loraTag.exec(prompt) ?? []
   if (tag !== undefined) throw badValue('negative_prompt', 'no LoRA, which belongs in prompt or loras,', tag)
+  refuseOtherTags('negative_prompt', prompt)
   refuseForeignArguments('negative_prompt', prompt)
 }
 
@@ -69,7 +72,7 @@ function refuseForeignArguments (field: string, prompt: string): void {
 
 /** Adds the weights of LoRAs that are named twice, and leaves out those of weight 0. */
 function resolveLoras (
-  wanted: readonly LoraRequest[], { catalog, engine, limits: { maxLoras } }: Setting
+  wanted: readonly LoraRequest[], model: Model, { catalog, engine, limits: { maxLoras } }: Setting
 ): LoraRequest[] {
   if (wanted.length > 0) requireFeature('lora', engine, 'loras')
   if (wanted.length > maxLoras) {
@@ -77,13 +80,24 @@ function resolveLoras (
   }
   const weights = new Map<string, number>()
   for (const { name, weight } of wanted) {
-    const { id } = aboutField('loras', () => catalog.resolve(name, { types: ['lora'] }))
+    const { id } = aboutField('loras', () => loraFor(model, catalog.resolve(name, { types: ['lora'] })))
     weights.set(id, rounded((weights.get(id) ?? 0) + weight))
   }
   const loras = [...weights].map(([name, weight]) => ({ name, weight })).filter(({ weight }) => weight !== 0)
   if (loras.length > 1) requireFeature('multiple_loras', engine, 'loras')
   if (loras.some(({ weight }) => weight !== 1)) requireFeature('lora_weight', engine, 'loras.weight')
   return loras
+}
+
+/** Architectures that share names and widths, so that the LoRAs of one have an effect on another. */
+const relatives = [['sd1', 'sdxs'], ['flux1', 'chroma', 'chroma_radiance']]
+
+/** @throws {ApiError} SDR_UNSUPPORTED_MODEL for a LoRA that would have no effect on the model. */
+function loraFor (model: Model, lora: Model): Model {
+  const [its, wanted] = [model.architecture, lora.architecture]
+  if (its === null || wanted === null || its === wanted) return lora
+  if (relatives.some(family => family.includes(its) && family.includes(wanted))) return lora
+  throw apiError('SDR_UNSUPPORTED_MODEL', `${lora.id} is made for ${wanted}, and ${model.id} is ${its}.`)
 }
 
 /** 0.1 + 0.2 is 0.3. */

@@ -163,9 +163,8 @@ function drawingSchemas (limits: Limits, { samplers, schedulers }: EngineInfo): 
   const { maxSteps, maxBatch, maxLoras: maxItems, maxPromptLength: maxLength } = limits
   return {
     prompt: Type.String({
-      minLength: 1,
       maxLength,
-      description: 'What to draw; <lora:name:weight> adds a LoRA, embedding:name an embedding',
+      description: 'What to draw, may be empty; <lora:name:weight> adds a LoRA, embedding:name an embedding',
       examples: ['a red fox in the snow']
     }),
     negative_prompt: Type.String({ maxLength, default: '', description: 'What not to draw' }),

@@ -15,7 +15,7 @@ export type LaneKind = 'engine' | 'files'
 export interface Outcome {
   /** Lie in the folder of outputs already. */
   images?: readonly StoredImage[]
-  /** Of a job that makes none: becomes its `result`. */
+  /** Becomes the `result` of the job. */
   result?: Record<string, unknown>
 }
 

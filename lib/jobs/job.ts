@@ -57,7 +57,7 @@ export interface Job {
   /** Everything needed to repeat it: the request with all defaults and the seed filled in. */
   parameters: Record<string, unknown>
   images: JobImage[]
-  /** What came of a job that makes no images: the id of a new model, the SHA-256 of a file. */
+  /** The id of a new model, the SHA-256 of a file; of an image job `notices` about what had an effect only in part. */
   result: Record<string, unknown> | null
   error: JobError | null
   /** How often it was begun. */

@@ -1,6 +1,5 @@
 import { createHash, randomInt } from 'node:crypto'
 import { apiError } from '../../errors.ts'
-import { maximumSeed } from '../engine/engine.ts'
 import { imageTypes, jobTypes, type Attachments, type NewJob } from './job.ts'
 import { quoted } from '../util/text.ts'
 
@@ -44,6 +43,9 @@ export function bytesOf (attachments: Attachments): number {
   return Object.values(attachments).reduce((sum, { byteLength }) => sum + byteLength, 0)
 }
 
+/** Chosen seeds stay below this, because some programs that read them know no larger ones. */
+const mostChosenSeed = 2 ** 31
+
 /**
  * The parameters with a seed: chosen here when it is missing or −1, for the types of jobs that draw. Image n of a batch
  * has seed + n.
@@ -53,7 +55,7 @@ export function withSeed ({ type, parameters }: NewJob): Record<string, unknown>
   const isGiven = seed !== undefined && seed !== null && seed !== -1
   return type === 'upscale' || !imageTypes.some(drawn => drawn === type) || isGiven
     ? parameters
-    : { ...parameters, seed: randomInt(maximumSeed - Number(images)) }
+    : { ...parameters, seed: randomInt(mostChosenSeed - Number(images)) }
 }
 
 export function toIdempotency (job: NewJob, attachments: Attachments): Idempotency | undefined {

@@ -38,7 +38,8 @@ export const Job = named('Job', Type.Object({
     seed: Type.Integer()
   })),
   result: Nullable(Type.Record(Type.String(), Type.Unknown(), {
-    description: 'What came of a job that makes no images: model, size and sha256 of hash, pull and convert'
+    description: 'Of hash, pull and convert: model, size and sha256; of an image job `notices`, a list of sentences ' +
+      'about what had an effect only in part, or null'
   })),
   error: Nullable(Type.Object({ code: Type.String(), message: Type.String() })),
   attempts: Type.Integer({ description: 'How often it was begun' }),

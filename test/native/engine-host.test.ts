@@ -30,7 +30,12 @@ async function start (t: Test): Promise<{
   load: (files?: ModelFiles, options?: LoadOptions) => Promise<unknown>
   calls: () => Call[]
   generate: (parameters?: Partial<ImageParameters>, attachments?: Record<string, Uint8Array>) =>
-  Promise<{ images: EngineImage[], progress: Progress[], previews: Array<{ step: number, png: Uint8Array }> }>
+  Promise<{
+    notices?: string[]
+    images: EngineImage[]
+    progress: Progress[]
+    previews: Array<{ step: number, png: Uint8Array }>
+  }>
 }> {
   const folder = t.testdir({ calls: '' })
   const file = (name: string, words = ''): string => {
@@ -57,13 +62,13 @@ async function start (t: Test): Promise<{
       const images: EngineImage[] = []
       const progress: Progress[] = []
       const previews: Array<{ step: number, png: Uint8Array }> = []
-      await engine.run('generate', { prompt: 'a cat', width: 64, height: 64, steps: 3, seed: 5, ...parameters }, {
+      const { notices } = await engine.run('generate', { prompt: 'a cat', width: 64, height: 64, steps: 3, seed: 5, ...parameters }, {
         attachments,
         image: image => { images.push(image) },
         progress: value => { progress.push(value) },
         preview: value => { previews.push(value) }
       })
-      return { images, progress, previews }
+      return { notices, images, progress, previews }
     }
   }
 }
@@ -266,7 +271,11 @@ t.test('refuses what a model is known to die of, and what it would leave out', {
   t.strictSame(calls(), [])
   const misfit = { path: file('misfit', 'fits=nothing'), weight: 1 }
   await t.rejects(generate({ loras: [misfit] }), { code: 'invalid_parameters', message: 'The LoRA misfit does not fit the model.' })
+  await t.rejects(generate({ loras: [{ path: file('wide', 'fits=names'), weight: 1 }] }),
+    { code: 'generation_failed', message: 'The LoRA wide does not fit the model: 0 / 6 of its tensors were applied.' })
   t.equal((await generate({ loras: [{ path: file('fit'), weight: 1 }] })).images.length, 1)
+  t.strictSame((await generate({ loras: [{ path: file('partly', 'fits=part'), weight: 1 }] })).notices,
+    ['The LoRA partly fits the model only in part: 3 of its 63 tensors were applied.'])
   await t.rejects(load({ model: file('model'), vae: file('misfit', 'fits=nothing') }),
     { code: 'model_load_failed', message: 'The vae misfit cannot be read.' })
   await t.rejects(generate(), { code: 'generation_failed', message: 'No model is loaded.' })

@@ -122,7 +122,7 @@ t.test('forms', async t => {
       ['JSON that is none', 'txt2img', [field('parameters', '{')], 400, /an object in JSON for parameters/],
       ['half a character', 'txt2img', [field('parameters', '{"prompt":"\\ud83d"}')], 400, /whole characters for prompt/],
       ['a part that says it is JSON', 'txt2img', [{ name: 'parameters', value: '{', type: 'application/json' }], 400, /JSON where a part says/],
-      ['nothing that is needed', 'txt2img', all({ prompt: '' }), 400, /prompt is missing/],
+      ['nothing that is needed', 'txt2img', [], 400, /prompt is missing/],
       ['an empty file', 'img2img', [...all(), { ...image, value: '' }], 400, /PNG, JPEG or WebP image for init_image but received nothing/],
       ['many files', 'img2img', Array.from({ length: 120 }, (_, n) => ({ ...image, name: `f${n}` })), 413, /too many (files|parts)/],
       ['many fields', 'txt2img', Array.from({ length: 300 }, (_, n) => field(`f${n}`, '')), 413, /too many fields/]

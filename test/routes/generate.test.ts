@@ -533,7 +533,7 @@ t.test('bounds are options, and seen', async t => {
     ['txt2img', { ...given, prompt: 'x'.repeat(21) }, 400, /to 20 characters for prompt/],
     ['txt2img', { ...given, loras: [{ name: 'a' }, { name: 'b' }] }, 400, /at most 1 entry for loras/],
     ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4 }, 202, undefined],
-    ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4, seed: 2 ** 31 - 1 }, 400, /for seed/],
+    ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4, seed: 2 ** 53 - 1 }, 400, /for seed/],
     [
       'upscale',
       { init_image: await base64(plain(65, 64)) },

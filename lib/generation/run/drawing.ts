@@ -45,20 +45,21 @@ class Drawing {
     await loadedModel.load(residentOf(job), { files, options }, { signal, progress: now => progress(jobProgress(now)) })
     signal.throwIfAborted()
     const kept = outputs.keep(job)
+    let notices: string[]
     try {
-      await this.#draw(job, parameters, attachments, attempt, image => kept.add(toNewImage(job, image)))
+      notices = await this.#draw(job, parameters, attachments, attempt, image => kept.add(toNewImage(job, image)))
     } catch (error) {
       await kept.settled()
       throw error
     }
     progress(jobProgress({ phase: 'saving', step: 0, steps: 0 }))
-    return { images: await kept.finish() }
+    return { images: await kept.finish(), ...notices.length > 0 && { result: { notices } } }
   }
 
   async #draw (
     job: Job, parameters: ResolvedJob['parameters'], attachments: Attachments,
     { signal, progress, preview, device: { name, engine } }: EngineAttempt, keep: (image: EngineImage) => void
-  ): Promise<void> {
+  ): Promise<string[]> {
     let images = 0
     const watch = this.#stepTimes.watch(job, name)
     const options = {
@@ -71,13 +72,15 @@ class Drawing {
         keep(image)
       }
     }
-    if (job.type === 'upscale') await engine.run('upscale', parameters as { repeats?: number }, options)
-    else await engine.run('generate', parameters as ImageParameters, options)
+    const { notices = [] } = job.type === 'upscale'
+      ? await engine.run('upscale', parameters as { repeats?: number }, options)
+      : await engine.run('generate', parameters as ImageParameters, options)
     const expected = (parameters as Partial<ImageParameters>).batch_count ?? 1
     if (images !== expected) {
       throw new EngineError('generation_failed', `The engine made ${images} of ${expected} images and gave no error.`)
     }
     watch.finish()
+    return notices
   }
 }
 

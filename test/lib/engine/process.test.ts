@@ -96,7 +96,7 @@ const info = { engine: 'portable', version: '1', device: 'x', capabilities: [], 
 t.test('loses one operation to one wrong message', async (t) => {
   const done: [object] = [{ type: 'done', id: 1, result: {} }]
   const cases: Array<[frames: Array<[object, string?]>, reason: RegExp]> = [
-    [[image({ seed: 1.5 })], /whole number from 0 to 2147483647 for image\.seed but received 1\.5/],
+    [[image({ seed: 1.5 })], /whole number from 0 to 9007199254740991 for image\.seed but received 1\.5/],
     [[image({ seed: {} })], /image\.seed but received an object/],
     [[image({ seed: undefined })], /image\.seed but received nothing/],
     [[image({ index: null })], /image\.index but received null/],

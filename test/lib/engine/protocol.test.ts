@@ -152,7 +152,7 @@ t.test('checks type and bounds of each field of an engine, and names the wrong o
       'progress.index': [...wrong, 64]
     },
     preview: { id: wrong, preview: wrong, ...prefixed('preview', numbers) },
-    image: { id: wrong, image: wrong, ...prefixed('image', { ...numbers, seed: [...wrong, 2 ** 31] }), 'image.step': [] },
+    image: { id: wrong, image: wrong, ...prefixed('image', { ...numbers, seed: [...wrong, 2 ** 53] }), 'image.step': [] },
     log: { level: [...wrong, 'fatal'], text: notText },
     done: { id: wrong, result: wrong.filter(value => value === null || typeof value !== 'object'), 'result.load_ms': [null, -1, '1', 1e13], 'result.generate_ms': [{}] },
     error: { id: wrong, code: [...wrong, 'engine_unavailable', 'engine_busy', 'engine_crashed'], message: notText }

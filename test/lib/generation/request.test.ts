@@ -47,8 +47,12 @@ t.test('LoRAs are taken out of the prompt', async t => {
     ['fox <lora:some/folder/my lora v1.5:1>', 'fox', { name: 'some/folder/my lora v1.5', weight: 1 }],
     ['<lo<lora:a:1>ra:b:0.5> fox', 'fox', a, b],
     ['a < b and c > d', 'a < b and c > d'],
-    ['an unfinished <lora:a:1', 'an unfinished <lora:a:1'],
-    ['<hypernet:x:1> (fox:1.2)', '<hypernet:x:1> (fox:1.2)']
+    ['', ''],
+    [' <lora:a:1> ', '', a],
+    ['(<lora:a:1>:1.2), a fox', ', a fox', a],
+    ['(<lora:a:1>) a fox (:3)', 'a fox (:3)', a],
+    ['(snow <lora:a:1>:1.2)', '(snow :1.2)', a],
+    ['a < lora and a <3 lyco: fox', 'a < lora and a <3 lyco: fox']
   ] as const) { t.same(read(prompt), { text, loras }, prompt) }
 
   for (const tag of [
@@ -56,7 +60,6 @@ t.test('LoRAs are taken out of the prompt', async t => {
     '<lora::1>',
     '<lora:a:>',
     '<lora:a:x>',
-    '<lora:a:1:2>',
     '<lora:a:11>',
     '<lora:a:1e1>',
     '<lora:a:NaN>',
@@ -73,7 +76,14 @@ t.test('LoRAs are taken out of the prompt', async t => {
     () => read(`fox ${'<lora:a:1>'.repeat(9)}`),
     refusal('SDR_INVALID_REQUEST', /at most 8 LoRAs \(--max-loras\) for prompt/)
   )
-  t.throws(() => read(' <lora:a:1> '), refusal('SDR_INVALID_REQUEST', /some words/))
+  for (const tag of ['<lora:a:1:2>', '<lora:a:0.8:lbw=IN01>', '<lora:a:te=1:unet=0.5>']) {
+    t.throws(() => read(tag), refusal('SDR_INVALID_REQUEST', /with one weight \(a second one.* is not supported\)/), tag)
+  }
+  for (const tag of ['<lyco:a:1>', '< lora:a:1>', '<lora :a:1>', 'an unfinished <lora:a:1', '<LoCon:a>', '<hypernet:x:1>']) {
+    const reason = tag.startsWith('<hyper') ? /no hypernetwork/ : /Expected <lora:name:weight>, also for LyCORIS/
+    t.throws(() => read(`a fox, ${tag}`), refusal('SDR_INVALID_REQUEST', reason), tag)
+    t.throws(() => checkNegativePrompt(tag), refusal('SDR_INVALID_REQUEST', / for negative_prompt/), tag)
+  }
   t.throws(() => checkNegativePrompt('ugly <lora:a:1>'), refusal('SDR_INVALID_REQUEST', /negative_prompt.*<lora:a:1>/))
   checkNegativePrompt('ugly')
 })
@@ -233,7 +243,7 @@ t.test('the work of a job is bounded, and the refusal says by what', async t => 
       { width: 2048, height: 2048, steps: 150, batch_count: 8 },
       /at most 1000 megapixel steps \(--max-work\) for width × height × steps × batch_count but received 5034/
     ],
-    [{ seed: 2 ** 31 - 1, batch_count: 2 }, /at most 2147483646 with batch_count 2 for seed/],
+    [{ seed: 2 ** 53 - 1, batch_count: 2 }, /at most 9007199254740990 with batch_count 2 for seed/],
     [{ hires: { scale: 8 } }, /at most 4194304 pixels \(--max-pixels\) for hires but received 4096 × 4096 = 16777216/],
     [{ hires: { target_width: 2048, target_height: 2048, steps: 150 }, batch_count: 2 }, /--max-work/]
   ] as const) { t.throws(check(changes), refusal('SDR_INVALID_REQUEST', message), JSON.stringify(changes)) }
@@ -245,7 +255,7 @@ t.test('the work of a job is bounded, and the refusal says by what', async t => 
     check({ width: 1024 }, model({ square_only: true })),
     refusal('SDR_INVALID_REQUEST', /1024, because checkpoint\/x draws squares only, for height/)
   )
-  t.doesNotThrow(check({ seed: 2 ** 31 - 1 }))
+  t.doesNotThrow(check({ seed: 2 ** 53 - 1 }))
   t.doesNotThrow(check({ width: 8192, height: 64 }, { id: 'x' } as Model))
 })
 

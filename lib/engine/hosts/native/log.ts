@@ -1,10 +1,9 @@
 import { EngineError, type ImageParameters, type LoadOptions } from '../../engine.ts'
+import { LoraReport } from '../lora-report.ts'
 
 /** Inputs that the library skips when it can't use them, by the line that it then logs. */
 const skips: ReadonlyArray<readonly [line: RegExp, reason: (what: string[], before: string) => string]> = [
   [/^load lora tensors from (.+) failed$/, ([lora]) => `The LoRA ${lora} does not fit the model.`],
-  [/^Only \(0 \/ \d+\) LoRA tensors have been applied, lora_file_path = (.+)$/,
-    ([lora]) => `The LoRA ${lora} does not fit the model.`],
   [/^loading (.+) from '(.+)' failed$/, ([what, file]) => `The ${what} ${file} cannot be read.`],
   [/^Turn off PhotoMaker for this request$/, (_, before) => `PhotoMaker cannot use the pictures: ${before}.`],
   [/^(IP-Adapter .+ failed)$/, ([what]) => `The picture for the IP-Adapter cannot be used: ${what}.`]
@@ -18,11 +17,13 @@ export class NativeLog {
   #architecture: string | undefined
   #skipped: string | undefined
   #before = ''
+  readonly loras = new LoraReport()
 
   /** @returns the line without its place in the sources. */
   add (message: string): string {
     const text = message.replace(/^[\w.-]+:\d+\s+- /, '').trim()
     this.#architecture = /^Version: (.+)$/.exec(text)?.[1] ?? this.#architecture
+    this.loras.add(text)
     for (const [line, reason] of skips) {
       const [, ...words] = line.exec(text) ?? []
       if (line.test(text)) this.#skipped = reason(words, this.#before)
@@ -39,6 +40,7 @@ export class NativeLog {
   begin (): void {
     this.#skipped = undefined
     this.#before = ''
+    this.loras.begin()
   }
 
   /** A sentence about the input that the library skipped; the result is then not what was requested. */

@@ -178,8 +178,13 @@ class NativeHost implements HostEngine {
     if (outcome === undefined || this.#log.skipped !== undefined) {
       throw new EngineError('invalid_parameters', this.#log.skipped!)
     }
+    const { failure, notices } = this.#log.loras
+    if (failure !== undefined) throw new EngineError('generation_failed', failure)
     await sendImages(outcome.images, parameters.seed, report)
-    return { generate_ms: outcome.milliseconds }
+    return {
+      generate_ms: outcome.milliseconds,
+      ...notices.length > 0 && { notices: notices.map(notice => withoutFolders(notice, parameters)) }
+    }
   }
 
   async #upscale (
@@ -340,8 +345,11 @@ async function decodeAttachment (
 function engineErrorOf (error: unknown, parameters: object): unknown {
   if (!(error instanceof Error)) return error
   const code = 'code' in error ? error.code as EngineErrorCode : 'generation_failed'
-  const message = pathsIn(parameters).reduce((text, path) => text.replaceAll(path, basename(path)), error.message)
-  return new EngineError(code, message, { cause: error })
+  return new EngineError(code, withoutFolders(error.message, parameters), { cause: error })
+}
+
+function withoutFolders (message: string, parameters: object): string {
+  return pathsIn(parameters).reduce((text, path) => text.replaceAll(path, basename(path)), message)
 }
 
 function pathsIn (value: unknown): string[] {

@@ -1,4 +1,5 @@
 import type { LogLevel } from '../../protocol.ts'
+import { LoraReport } from '../lora-report.ts'
 
 const levels: LogLevel[] = ['error', 'warn', 'info', 'debug']
 /** The first errors and warnings of an operation that are kept. */
@@ -17,6 +18,8 @@ export class PortableLog {
   #architecture: string | undefined
   #backends: string[] = []
   #warnings: Warning[] = []
+  #refusedLoras: string | undefined
+  readonly #loras = new LoraReport()
   #forward: ((level: LogLevel, text: string) => void) | undefined
 
   /** Call it before an operation; `forward` gets its log. */
@@ -25,6 +28,8 @@ export class PortableLog {
     this.#architecture = undefined
     this.#backends = []
     this.#warnings = []
+    this.#refusedLoras = undefined
+    this.#loras.begin()
   }
 
   /** @param priority 0 error, 1 warning, 2 information, 3 debugging. */
@@ -37,6 +42,9 @@ export class PortableLog {
     if (backend !== undefined) this.#backends.push(backend)
     const device = /^GGML backend device\[\d+\]: name='([^']*)', desc='([^']*)'/.exec(text)
     if (device !== null) this.#addDevice(device[1]!, device[2]!)
+    // Apart from the warnings, of which there is one for each tensor before these.
+    this.#loras.add(text)
+    if (/requested LoRAs failed validation/.test(text)) this.#refusedLoras ??= text
     const isWarning = level === 'error' || level === 'warn'
     if (isWarning && this.#warnings.length < mostWarnings) this.#warnings.push({ level, text })
     this.#forward?.(level, text)
@@ -58,10 +66,15 @@ export class PortableLog {
     return shown.length === 0 ? undefined : shown.map(({ text }) => text).join('; ')
   }
 
-  /** The line about a LoRA that the addon skipped, wholly or in part. */
+  /** Why a LoRA had no effect; undefined when each had one. */
   get skippedLora (): string | undefined {
-    return this.#warnings.find(({ text }) =>
-      /requested LoRAs failed validation/.test(text) || /^Only \(0 \/ \d+\) LoRA tensors/.test(text))?.text
+    if (this.#refusedLoras === undefined) return this.#loras.failure
+    return `The LoRA does not fit the model: ${this.#refusedLoras}`
+  }
+
+  /** Sentences about LoRAs that had an effect only in part. */
+  get notices (): string[] {
+    return this.#loras.notices
   }
 
   #addDevice (name: string, description: string): void {

@@ -135,10 +135,9 @@ class PortableHost implements HostEngine {
       expected: batch
     })
     const skipped = this.#log.skippedLora
-    if (skipped !== undefined) {
-      throw new EngineError('generation_failed', `The LoRA does not fit the model: ${withoutFolders(skipped, files)}`)
-    }
-    return result
+    if (skipped !== undefined) throw new EngineError('generation_failed', withoutFolders(skipped, files))
+    const notices = this.#log.notices.map((notice) => withoutFolders(notice, files))
+    return notices.length === 0 ? result : { ...result, notices }
   }
 
   async #upscale (

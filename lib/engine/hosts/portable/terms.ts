@@ -70,7 +70,7 @@ const loras: Check = (name, value) => {
 const lorasEntry = group({ path: text(1), weight: number(-100, 100) }, unknown)
 
 const imageChecks: Checks = {
-  prompt: text(1),
+  prompt: text(0),
   negative_prompt: text(0),
   width: integer(64, 8192, 8),
   height: integer(64, 8192, 8),
@@ -126,6 +126,8 @@ export function toAddonRun (parameters: ImageParameters, attachments: Attachment
     files,
     parameters: {
       ...others,
+      // It refuses a text without characters.
+      prompt: parameters.prompt || ' ',
       ...attachments,
       ...(sampler === undefined ? {} : { sampling_method: sampler }),
       ...(files[0] === undefined ? {} : { lora: files[0] }),
