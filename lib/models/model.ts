@@ -75,8 +75,20 @@ export function modelOfFile (file: ScannedFile): FileModel {
   const proven = summary === undefined || summary.type === 'unknown' ? undefined : summary.type
   const type = proven ?? file.folderType ?? 'unknown'
   const known = { name: nameOf(relative), format, size, modified, path, link, sha256 }
-  if (summary === undefined) return { type, architecture: null, ...known, ...content }
-  return { type, ...known, ...knowledgeOf(type, summary), error: unsupportedReason(relative, type, summary) }
+  if (summary === undefined) {
+    const unfinished = unfinishedReason(file)
+    return { type, architecture: null, ...known, ...content, ...unfinished !== undefined && { error: unfinished } }
+  }
+  return {
+    type,
+    ...known,
+    ...knowledgeOf(type, summary),
+    error: unfinishedReason(file) ?? unsupportedReason(relative, type, summary)
+  }
+}
+
+function unfinishedReason ({ unfinished }: ScannedFile): string | undefined {
+  if (unfinished !== undefined) return `It is still being downloaded: ${unfinished} lies beside it.`
 }
 
 /** Why a file with a valid header can't be used. */
@@ -86,7 +98,7 @@ function unsupportedReason (
   if (unsupported !== undefined) return unsupported
   if (type === 'upscaler' && architecture === null) return 'The engine loads upscalers of the kind ESRGAN only.'
   const split = /-0*(\d{1,5})-of-0*(\d{1,5})\.[^.]+$/.exec(relative)
-  if (split !== null) {
+  if (split !== null && Number(split[2]) > 1) {
     return `This is part ${split[1]} of ${split[2]} of a split model. Merge the parts, or download it in one file.`
   }
   const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined

@@ -16,6 +16,8 @@ const tensorTypes: ReadonlyMap<number, readonly [name: string, elements: number,
   [34, ['TQ1_0', 256, 54]], [35, ['TQ2_0', 256, 66]], [39, ['MXFP4', 32, 17]], [40, ['NVFP4', 64, 36]]
 ] as const)
 
+const removedTypes = [4, 5, 31, 32, 33, 36, 37, 38]
+
 /** Bytes of a metadata value by its type number; texts (8) and arrays (9) store their length. */
 const valueBytes: ReadonlyMap<number, number> = new Map(
   [[0, 1], [1, 1], [2, 2], [3, 2], [4, 4], [5, 4], [6, 4], [7, 1], [10, 8], [11, 8], [12, 8]]
@@ -133,7 +135,9 @@ async function readTensor (reader: Reader, alignment: number): Promise<TensorInf
   const offset = reader.u64('an offset')
   const known = tensorTypes.get(type)
   if (known === undefined) {
-    throw new ModelFileError(`Tensor ${quoted(name)} has the unknown type ${type}; it may be newer than this server.`)
+    throw new ModelFileError(removedTypes.includes(type)
+      ? `Tensor ${quoted(name)} has the type ${type}, which ggml removed. Download a newer version of the file.`
+      : `Tensor ${quoted(name)} has the unknown type ${type}; it may be newer than this server.`)
   }
   const [dtype, elements, bytes] = known
   const rowLength = shape[0] ?? 1

@@ -23,6 +23,7 @@ const lengthBytes = 8
  */
 export async function readSafetensorsHeader (source: Source, start: Buffer): Promise<Header> {
   const { size } = source
+  refuseOtherContent(start)
   if (size < lengthBytes + 2) throw new ModelFileError(`The file is too short for a model: ${size} bytes.`)
   const length = start.readBigUInt64LE(0)
   if (start[lengthBytes] !== Char.openBrace || length < 2n) {
@@ -34,6 +35,25 @@ export async function readSafetensorsHeader (source: Source, start: Buffer): Pro
   const rest = end <= start.length ? [] : [await source.read(start.length, end - start.length)]
   const text = decode(Buffer.concat([start, ...rest]).subarray(lengthBytes, end))
   return await new HeaderParser(text, end, size).parse()
+}
+
+/** What downloads leave behind in the place of a model. */
+const otherContents: ReadonlyArray<readonly [start: RegExp, reason: string]> = [
+  [/^version https:\/\/git-lfs/, 'This is a pointer of Git LFS and not the file itself. Run `git lfs pull`, or download the file.'],
+  [/^\s{0,64}</, 'This is a web page that was saved as a model, perhaps because the download needs a login. Download it again.'],
+  [/^\s{0,64}[[{]/, 'This is JSON that was saved as a model, perhaps the error of a download. Download it again.'],
+
+  [/^\0{16}/, 'The file begins with zeros: its download was not written to the end. Download it again.']
+]
+
+/** The length of a header leaves the last bytes of its number 0, and texts have no such bytes. */
+function refuseOtherContent (start: Buffer): void {
+  const isText = !start.subarray(0, lengthBytes).includes(0)
+  const isEmpty = start.subarray(0, lengthBytes).every(byte => byte === 0)
+  if (!isText && !isEmpty) return
+  const text = start.toString('latin1', 0, 128)
+  const reason = otherContents.find(([pattern]) => pattern.test(text))?.[1]
+  if (reason !== undefined) throw new ModelFileError(reason)
 }
 
 /** As a whole: a conversion for each name takes longer than the rest of the parser. */

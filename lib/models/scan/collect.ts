@@ -21,9 +21,14 @@ export async function collectModels (scan: FoundFiles): Promise<Map<string, Mode
   }
 
   const models = new Map<string, Model>()
+  const seen = new Set<string>()
   const pacer = new Pacer()
   for (const { file, model } of [...files, ...bundles]) {
     if (models.size % 512 === 0) await pacer.pause()
+    // Snapshots of a hub cache are folders of links that lead to the same files.
+    const key = `${file.path}\0${model.type}\0${model.name}`
+    if (seen.has(key)) continue
+    seen.add(key)
     const id = idsOf(model.type, file).find(id => !models.has(id))
     if (id !== undefined) models.set(id, Object.assign(model, { id }))
     else addWarning(scan.warnings, file.path, 'Not listed: a file in another root has the same id.')

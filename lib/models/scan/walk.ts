@@ -24,6 +24,8 @@ export interface ScannedFile {
   size: number
   modified: number
   content?: FileContent
+  /** The name of a file beside it, which says that it is still being downloaded. */
+  unfinished?: string
   /** Known once it was asked for, until the file changes. */
   sha256?: string
 }
@@ -56,6 +58,9 @@ export const scanLimits = {
 
 /** Endings of the descriptions of models of several files. */
 const bundleEndings = ['.model.yaml', '.model.yml', '.model.json'] as const
+
+/** What programs put beside a file, or in its place, until it is there. */
+const unfinishedEnding = /\.(?:aria2|part|crdownload|incomplete|download)$/i
 
 const foldersAtOnce = 8
 const linksAtOnce = 8
@@ -145,16 +150,26 @@ class Walk {
     try {
       const entries = await opendir(folder.path, { bufferSize: 256 })
       this.#found.folders.push(folder.path)
+      const files = new Map<string, ScannedFile>()
+      const unfinished: string[] = []
       for await (const entry of entries) {
         if (++this.#entries > scanLimits.entries) return this.#warnOnce('entries', folder.path)
-        if (!entry.name.startsWith('.')) this.#visit(folder, entry)
+        if (unfinishedEnding.test(entry.name)) unfinished.push(entry.name)
+        if (entry.name.startsWith('.')) continue
+        const file = this.#visit(folder, entry)
+        if (file !== undefined) files.set(entry.name, file)
+      }
+      for (const name of unfinished) {
+        const file = files.get(name.replace(unfinishedEnding, ''))
+        if (file !== undefined) file.unfinished = name
       }
     } catch (error) {
       if (!isGone(error)) this.#warn(folder.path, `The folder can't be read: ${reasonOf(error)}.`)
     }
   }
 
-  #visit (folder: Folder, entry: Dirent): void {
+  /** @returns the model file, if it is one. */
+  #visit (folder: Folder, entry: Dirent): ScannedFile | undefined {
     const { name } = entry
     const path = folder.path + sep + name
     const relative = folder.relative === '' ? name : `${folder.relative}/${name}`
@@ -162,7 +177,10 @@ class Walk {
     const link = entry.isSymbolicLink()
     if (!link && !entry.isDirectory() && format === undefined) return
     const reason = nameError(name, relative)
-    if (reason !== undefined) return this.#warn(path, reason)
+    if (reason !== undefined) {
+      this.#warn(path, reason)
+      return
+    }
 
     if (format !== undefined && !entry.isDirectory()) {
       const { root, folderType, folderDepth } = folder
@@ -170,6 +188,7 @@ class Walk {
       const files = link ? this.#fileLinks : this.#found.files
       if (++this.#files <= scanLimits.files) files.push(file)
       else this.#warnOnce('files', path)
+      return file
     } else if (folder.depth === scanLimits.depth) {
       this.#warn(path, `The folder lies more than ${scanLimits.depth} levels deep and is not searched.`)
     } else {

@@ -157,7 +157,7 @@ t.test('reads GGUF headers and refuses damaged ones', async t => {
     ['a long name', gguf({ ['n'.repeat(limits.name + 1)]: { dimensions: [1] } }), /more than 1024/],
     ['nine dimensions', one({ dimensions: [1, 1, 1, 1, 1, 1, 1, 1, 1] }), /more than 8 dimensions/],
     ['a shape that overflows', one({ dimensions: [2 ** 52, 2 ** 52] }), /impossible shape/],
-    ['a removed type', one({ dimensions: [32], type: 4 }), /unknown type 4/],
+    ['a removed type', one({ dimensions: [32], type: 4 }), /type 4, which ggml removed/],
     [
       'a row that blocks do not fill', one({ dimensions: [33], type: 8 }),
       /rows of 33, no multiple of the 32 of Q8_0/
@@ -280,6 +280,31 @@ t.test('judges a file by its content, and refuses pickles and links', async t =>
   await t.rejects(readModelHeader(join(folder, 'pipe.safetensors')),
     { message: /regular file/ }, 'a named pipe does not block')
   await t.rejects(readModelHeader(folder), { name: 'ModelFileError' })
+})
+
+t.test('names what is no model as what it is', async t => {
+  const pointer = `version https://git-lfs.github.com/spec/v1\noid sha256:${'a'.repeat(64)}\nsize 4265146304\n`
+  for (const [content, reason] of [
+    [pointer, /pointer of Git LFS/],
+    ['<!DOCTYPE html>\n<html><head><title>Sign in', /web page/],
+    ['\n\n <html lang="en">'.padEnd(500), /web page/],
+    ['<?xml version="1.0"?><Error><Code>AccessDenied', /web page/],
+    ['{"error":"Access to model is restricted"}', /JSON/],
+    ['{"errs":{"a":"the brace is where a header has one"}}', /JSON/],
+    ['{}', /JSON/],
+    [Buffer.alloc(4096), /begins with zeros/],
+    ['not a model at all', /neither a safetensors nor a GGUF/],
+    ['xx', /too short/]
+  ] as const) {
+    for (const named of ['safetensors', 'gguf'] as const) {
+      const source = sourceOf(Buffer.from(content as string))
+      await t.rejects(parseModelHeader(source, named), { message: reason }, String(reason))
+    }
+  }
+  t.ok(await parseModelHeader(sourceOf(safetensorsText('{"__metadata__":{"a":"b"}}'.padEnd(0x7b)))), 'a length that begins with a brace')
+  for (const type of [4, 36]) {
+    await t.rejects(parseModelHeader(sourceOf(gguf({ a: { dimensions: [32], type } }))), { message: /ggml removed/ })
+  }
 })
 
 t.test('does not read a pickle beyond its first bytes', async t => {

@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import t from 'tap'
 import type { ModelRoot } from '../../../../lib/models/roots.ts'
 import type { ScanCache } from '../../../../lib/models/scan/scan-cache.ts'
+import { collectModels } from '../../../../lib/models/scan/collect.ts'
 import { type ScanResult, scanModels } from '../../../../lib/models/scan/scan.ts'
 import { scanLimits } from '../../../../lib/models/scan/walk.ts'
 import { packageRoot } from '../../../../lib/util/package-root.ts'
@@ -64,6 +65,45 @@ t.test('follows links inside the roots and refuses those outside', async t => {
 
   const both = await scan(root, join(folder, 'outside'))
   t.ok(listed(both).includes('vae/escape.safetensors'), 'a link into another root is fine')
+})
+
+t.test('knows what is still being downloaded', async t => {
+  const root = temporaryFolder(t)
+  for (const ending of ['aria2', 'part', 'crdownload', 'incomplete']) {
+    write(root, `${ending}.safetensors`)
+    writeFileSync(join(root, `${ending}.safetensors.${ending}`), '')
+  }
+  write(root, 'whole.safetensors')
+  write(root, 'other.gguf.part')
+  writeFileSync(join(root, 'cut.safetensors'), 'cut')
+  writeFileSync(join(root, 'cut.safetensors.aria2'), '')
+  const models = [...(await collectModels(await scan(root))).values()]
+  t.strictSame(models.map(({ name, error }) => [name, error]), [
+    ['cut', 'It is still being downloaded: cut.safetensors.aria2 lies beside it.'],
+    ...['aria2', 'crdownload', 'incomplete', 'part'].map(ending =>
+      [ending, `It is still being downloaded: ${ending}.safetensors.${ending} lies beside it.`]),
+    ['whole', undefined]
+  ])
+})
+
+t.test('lists a file once that snapshots of a hub cache link to', async t => {
+  const root = temporaryFolder(t)
+  const hub = join(root, 'models--a--b')
+  write(hub, 'blobs', 'c0ffee')
+  for (const snapshot of ['1', '2']) {
+    mkdirSync(join(hub, 'snapshots', snapshot), { recursive: true })
+    symlinkSync('../../blobs/c0ffee', join(hub, 'snapshots', snapshot, 'ae.safetensors'))
+  }
+  symlinkSync('blobs/c0ffee', join(hub, 'alias.safetensors'))
+  t.strictSame([...(await collectModels(await scan(root))).keys()],
+    ['vae/models--a--b/alias.safetensors', 'vae/models--a--b/snapshots/1/ae.safetensors'])
+})
+
+t.test('takes a model in one part for whole', async t => {
+  const root = temporaryFolder(t)
+  for (const part of ['00001-of-00001', '00002-of-00003']) write(root, `model-${part}.safetensors`)
+  const models = [...(await collectModels(await scan(root))).values()]
+  t.match(models.map(({ error }) => error), [undefined, /^This is part 2 of 3/])
 })
 
 t.test('ends loops of links', async t => {
