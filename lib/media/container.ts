@@ -15,6 +15,8 @@ export interface CleanImage {
   height: number
   /** Of EXIF, 1…8; from 5 on the sides are swapped. The only metadata in `bytes`. */
   orientation: number
+  /** The file had no end: only a warning of the decoder tells whether pixels are missing. */
+  isEnded?: false
   bytes: Buffer
 }
 
@@ -87,11 +89,17 @@ function cleanJpeg (bytes: Buffer): CleanImage {
   let size: { width: number, height: number } | undefined
   let orientation: number | undefined
   let [parts, scans, profile] = [0, 0, 0]
+  let ending: Pick<CleanImage, 'isEnded'> = {}
   for (let at = 2; ;) {
     while (at < bytes.length && bytes[at] !== 0xff) at++
     while (at < bytes.length && bytes[at] === 0xff) at++
     const marker = bytes[at]
-    if (marker === undefined) break // without an end, which is left to the decoder
+    if (marker === undefined) {
+      // As some cameras write it.
+      pieces.push(Buffer.from([0xff, endOfImage]))
+      ending = { isEnded: false }
+      break
+    }
     const start = at - 1
     at++
     if (marker === 0 || isRestart(marker) || marker === startOfImage || marker === temporary) continue
@@ -130,7 +138,9 @@ function cleanJpeg (bytes: Buffer): CleanImage {
     }
   }
   if (size === undefined || size.width === 0 || size.height === 0) throw new RangeError('it has no size')
-  return { format: 'jpeg', ...size, orientation: orientation ?? 1, bytes: Buffer.concat(pieces) }
+  return {
+    format: 'jpeg', ...size, orientation: orientation ?? 1, bytes: Buffer.concat(pieces), ...ending
+  }
 }
 
 function isRestart (marker: number): boolean {

@@ -17,7 +17,7 @@ interface PngOptions {
   /** Pixels of the result. */
   width: number
   height: number
-  /** 3 is colour, with transparency on white; 1 is grey, on black. */
+  /** 3 is colour, with transparency on white; 1 is a mask: white, or transparent beside colours, is drawn anew. */
   channels: 1 | 3
   /** The image that this one is stretched over and cropped with, as a mask is; itself by default. */
   over?: { width: number, height: number }
@@ -85,6 +85,7 @@ export class InputImage {
           part: this.#seenPart({ width, height }, over),
           resize: { width, height },
           background: channels === 1 ? 'black' : 'white',
+          isStrict: this.#image.isEnded === false,
           format: 'png',
           compressionLevel
         })
@@ -128,16 +129,36 @@ function fromText (field: string, text: string, maxBytes: number): Buffer {
     const received = 'an address (this server does not fetch images)'
     throw unexpected({ field, expected: 'the image itself', received })
   }
-  const [prefix = ''] = /^data:[^,]{0,200},?/i.exec(text) ?? []
-  if (prefix !== '' && !/;base64,$/i.test(prefix)) {
-    throw unexpected({ field, expected: 'a data URL with ;base64,', received: quoted(prefix) })
+  const [prefix = ''] = /^\s{0,64}data:[^,]{0,200},?/i.exec(text) ?? []
+  if (prefix !== '' && !prefix.endsWith(',')) {
+    throw unexpected({ field, expected: 'a data URL with a comma after its type', received: quoted(prefix) })
   }
-  const encoded = text.slice(prefix.length)
+  const isBytes = prefix !== '' && !/;base64\s{0,8},$/i.test(prefix)
+  const content = text.slice(prefix.length)
+  const isEscaped = isBytes || (prefix !== '' && content.includes('%'))
+  if (isEscaped) checkSize(field, Math.floor(content.length / 4), maxBytes)
+  if (isBytes) return percentDecoded(content)
+  const encoded = isEscaped ? percentDecoded(content).toString('latin1') : content
   checkSize(field, Math.floor(encoded.length * 3 / 4 / largestOverhead), maxBytes)
   // Node.js skips characters that are not base64, so it decodes any text.
   if (isBase64(encoded)) return Buffer.from(encoded, 'base64')
   const expected = 'base64, a data URL, or a file of a multipart form'
   throw unexpected({ field, expected, received: 'a text that is none of these' })
+}
+
+const percent = 0x25
+
+/** The bytes of a data URL; a `%` that begins no byte stands for itself. */
+function percentDecoded (text: string): Buffer {
+  const bytes = Buffer.from(text, 'latin1')
+  let length = 0
+  for (let at = 0; at < bytes.length; at++) {
+    const digits = bytes[at] === percent ? text.slice(at + 1, at + 3) : ''
+    const isByte = /^[\da-f]{2}$/i.test(digits)
+    bytes[length++] = isByte ? Number.parseInt(digits, 16) : bytes[at]!
+    if (isByte) at += 2
+  }
+  return bytes.subarray(0, length)
 }
 
 /** The text has megabytes: each expression looks at one character, or at a short text. */

@@ -1,3 +1,4 @@
+import type { Sharp } from 'sharp'
 import sharp from './sharp.ts'
 import { MessageReader, sendMessage } from './message.ts'
 import type { BoundedTask, TaskResult } from './task.ts'
@@ -14,16 +15,41 @@ const mostBytes = 512 * 1024 * 1024
 const watchInterval = 20
 
 async function make (
-  { part, resize, background, format, quality, compressionLevel, pixels }: BoundedTask, bytes: Buffer
+  { part, resize, background, isStrict, format, quality, compressionLevel, pixels }: BoundedTask, bytes: Buffer
 ): Promise<Buffer> {
-  const image = sharp(bytes, { failOn: 'error', limitInputPixels: pixels }).autoOrient()
+  const image = sharp(bytes, { failOn: isStrict === true ? 'warning' : 'error', limitInputPixels: pixels }).autoOrient()
   if (part !== undefined) image.extract(part)
   // With one side the other follows.
   if (resize !== undefined) {
     image.resize(resize.width, resize.height, { fit: resize.height === undefined ? 'cover' : 'fill' })
   }
+  const holes = background === 'black' ? await holesIn(image) : undefined
+  if (holes !== undefined) return await holes.toFormat(format, { quality, compressionLevel }).toBuffer()
   if (background !== undefined) image.flatten({ background }).toColourspace(background === 'black' ? 'b-w' : 'srgb')
   return await image.toFormat(format, { quality, compressionLevel }).toBuffer()
+}
+
+/** Samples that count as white, and as visible. */
+const [leastWhite, leastVisible] = [240, 16]
+
+/**
+ * A mask of what is transparent in an image; undefined for one without transparency, and for white strokes on
+ * transparent ground, which are a mask as they are.
+ */
+async function holesIn (image: Sharp): Promise<Sharp | undefined> {
+  const { hasAlpha } = await image.metadata()
+  if (!hasAlpha) return undefined
+  const { data, info: { width, height } } = await image.clone().toColourspace('srgb').ensureAlpha()
+    .raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true })
+  const holes = Buffer.alloc(width * height)
+  let [isWhole, isWhite] = [true, true]
+  for (let pixel = 0, at = 0; pixel < holes.length; pixel++, at += 4) {
+    const alpha = data[at + 3]!
+    holes[pixel] = 255 - alpha
+    if (alpha < 255) isWhole = false
+    if (alpha >= leastVisible && Math.min(data[at]!, data[at + 1]!, data[at + 2]!) < leastWhite) isWhite = false
+  }
+  return isWhole || isWhite ? undefined : sharp(holes, { raw: { width, height, channels: 1 } }).toColourspace('b-w')
 }
 
 function answer (result: TaskResult, bytes?: Buffer): void {

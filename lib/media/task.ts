@@ -4,8 +4,10 @@ export interface ImageTask {
   part?: { left: number, top: number, width: number, height: number }
   /** Pixels to scale to; without `height` in proportion. */
   resize?: { width: number, height?: number }
-  /** Replaces transparency; the result has colours on white and is grey on black. */
+  /** Replaces transparency; the result has colours on white, and on black it is a mask, which is grey. */
   background?: 'white' | 'black'
+  /** Whether to refuse what decoders only warn of. */
+  isStrict?: boolean
   format: 'png' | 'jpeg' | 'webp'
   /** 1…100, of JPEG and WebP. */
   quality?: number

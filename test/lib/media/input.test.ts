@@ -105,6 +105,9 @@ t.test('accepts every way to send an image', async t => {
       bytes.toString('base64url'),
       `data:image/${format};base64,${text}`,
       `DATA:;BASE64,${wrapped}`,
+      ` \n data:image/${format};base64,${text}`,
+      `data:image/${format};base64,${encodeURIComponent(text)}`,
+      `data:image/${format},${[...bytes].map(byte => `%${byte.toString(16).padStart(2, '0')}`).join('')}`,
       `data:text/html;charset=utf-8;base64,${text}`
     ]) {
       const image = await open(source)
@@ -143,9 +146,11 @@ t.test('refuses what is not an image before decoding, with the reason', async t 
     ['file:///etc/passwd', /base64/],
     ['/etc/passwd', /begin with/], // which are letters of base64
     ['not base64!', /base64/],
-    ['data:image/png,raw', /;base64,/],
-    ['data:image/png;base64', /;base64,/],
-    ['data:,', /;base64,/],
+    ['data:image/png,raw', /begin with "raw"/],
+    ['data:image/png,%zz%8', /begin with "%zz%8"/],
+    ['data:image/png;base64', /a comma after its type/],
+    ['data:image/png;base64,%zz', /base64/],
+    ['data:,', /received nothing/],
     ['data:image/png;base64,', /received nothing/],
     ['🦊', /base64/],
     ['iVBORw0KGgo=iVBORw0KGgo=', /base64|cannot/]
@@ -156,7 +161,7 @@ t.test('refuses megabytes of almost base64 in linear time', async t => {
   const many = 3_000_000
   for (const text of [
     `${'='.repeat(many)}A`, `${'= '.repeat(many / 2)}A`, `${' '.repeat(many)}!`, `A${'='.repeat(many)}`, `${'A='.repeat(many / 2)}`,
-    `data:${','.repeat(many)}`, `data:;base64,${'\n='.repeat(many / 2)}`
+    `data:;base64,${'%'.repeat(many)}`, `data:;base64,${'\n='.repeat(many / 2)}`
   ]) {
     const start = performance.now()
     await refused(t, text, /base64/)
@@ -217,6 +222,37 @@ t.test('refuses an image that is cut off anywhere', async t => {
     for (const part of [0.1, 0.3, 0.5, 0.7, 0.9]) {
       await refused(t, bytes.subarray(0, Math.floor(bytes.length * part)), /cannot/)
     }
+  }
+})
+
+t.test('takes a JPEG image that lacks its end, and none that lacks pixels', async t => {
+  const noise = sharp(Buffer.from(Array.from({ length: 64 * 64 * 3 }, (_, n) => (n * 7919) % 256)), {
+    raw: { width: 64, height: 64, channels: 3 }
+  })
+  for (const progressive of [false, true]) {
+    const bytes = await noise.clone().jpeg({ progressive }).toBuffer()
+    const size = { width: 64, height: 64, channels: 3 as const }
+    const whole = await (await open(bytes)).toPng(size, decoder)
+    t.same(await (await open(bytes.subarray(0, -2))).toPng(size, decoder), whole)
+    for (const missing of [30, bytes.length >> 1]) await refused(t, bytes.subarray(0, -missing), /cannot/)
+  }
+})
+
+t.test('draws anew what is transparent in a mask, unless the rest is white', async t => {
+  const dot = (left: string, right: string) => sharp(Buffer.from(
+    `<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="32" height="64" ${left}/>` +
+    `<rect x="32" width="32" height="64" ${right}/></svg>`)).png().toBuffer()
+  const photo = 'fill="#a06030"'
+  for (const [what, bytes, left, right] of [
+    ['a photograph with a hole', await dot(photo, 'fill-opacity="0"'), 0, 255],
+    ['black with a hole', await dot('fill="#000"', 'fill-opacity="0"'), 0, 255],
+    ['half a hole', await dot(photo, `${photo} fill-opacity="0.5"`), 0, 127],
+    ['white strokes on nothing', await dot('fill="#fff"', 'fill-opacity="0"'), 255, 0],
+    ['black and white without a hole', await dot('fill="#fff"', 'fill="#000"'), 255, 0]
+  ] as const) {
+    const { at } = await pixels(await (await open(bytes)).toPng({ width: 64, height: 64, channels: 1 }, decoder))
+    const roughly = (value: number) => Math.round(value / 4)
+    t.same([at(8, 32)[0]!, at(56, 32)[0]!].map(roughly), [left, right].map(roughly), what)
   }
 })
 
