@@ -24,11 +24,13 @@ import engine, { type EngineOptions } from './plugins/engine.ts'
 import errors, { sendError } from './plugins/errors.ts'
 import goneOwners from './plugins/gone-owners.ts'
 import guard from './plugins/guard.ts'
+import imageJobs from './plugins/image-jobs.ts'
 import images from './plugins/images.ts'
 import jobs from './plugins/jobs.ts'
 import json from './plugins/json.ts'
 import logins from './plugins/logins.ts'
 import metrics from './plugins/metrics.ts'
+import modelAliases from './plugins/model-aliases.ts'
 import models from './plugins/models.ts'
 import openapi from './plugins/openapi.ts'
 import publicRoutes from './plugins/public-routes.ts'
@@ -156,6 +158,8 @@ async function registerParts (
   await app.register(models)
   await app.register(engine, { engines })
   await app.register(jobs)
+  await app.register(imageJobs)
+  await app.register(modelAliases)
   await app.register(goneOwners)
   await app.register(readiness)
 

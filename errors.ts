@@ -28,6 +28,7 @@ export const errorTable = {
   SDR_REQUEST_TIMEOUT: [408, 'The request did not come to its end in time.'],
   SDR_CONFLICT: [409, 'The state of the resource does not allow that.'],
   SDR_JOB_NOT_CANCELLABLE: [409, 'The job has already ended.'],
+  SDR_JOB_CANCELLED: [409, 'The job was cancelled.'],
   SDR_IDEMPOTENCY_CONFLICT: [409, 'This Idempotency-Key was used with a different request.'],
   SDR_BODY_TOO_LARGE: [413, 'The body is too large.'],
   SDR_URI_TOO_LONG: [414, 'The URL is too long.'],
@@ -39,6 +40,7 @@ export const errorTable = {
   SDR_QUEUE_FULL: [429, 'The queue is full.'],
   SDR_HEADERS_TOO_LARGE: [431, 'The headers of the request are too large.'],
   SDR_INTERNAL: [500, 'The server failed to answer; its log says why.'],
+  SDR_JOB_FAILED: [502, 'The job failed.'],
   SDR_UNAVAILABLE: [503, 'The server cannot do this at the moment.'],
   SDR_DRAINING: [503, 'The server is shutting down.'],
   SDR_STORAGE_FULL: [507, 'The server has no room left to store this.']

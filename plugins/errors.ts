@@ -1,18 +1,34 @@
 import fp from 'fastify-plugin'
-import type { FastifyReply, FastifyRequest } from 'fastify'
-import { errorAnswer } from '../lib/http/error-answers.ts'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { errorAnswer, type ErrorShape } from '../lib/http/error-answers.ts'
 import { KnownRoutes } from '../lib/http/known-routes.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Gives the errors of a scope, and of the unknown URLs below its prefix, the shape of another API. */
+    shapeErrors: (scope: FastifyInstance, shape: ErrorShape) => void
+  }
+}
 
 /** One shape for every error, unknown URLs included. */
 export default fp(async (app) => {
-  app.setErrorHandler<Error>(sendError)
   const routes = new KnownRoutes()
+  const notFound = async (request: FastifyRequest) => { throw routes.errorFor(request) }
+  app.setErrorHandler<Error>(sendError)
   app.addHook('onRoute', route => routes.add(route))
-  app.setNotFoundHandler(async request => { throw routes.errorFor(request) })
+  app.setNotFoundHandler(notFound)
+  app.decorate('shapeErrors', (scope: FastifyInstance, shape: ErrorShape) => {
+    scope.setErrorHandler<Error>((error, request, reply) => answer(error, request, reply, shape))
+    scope.setNotFoundHandler(notFound)
+  })
 }, { name: 'errors' })
 
 /** Also for what the router refuses before any hook runs. */
 export function sendError (error: Error, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const { status, headers, body } = errorAnswer(error, request, reply.raw)
+  return answer(error, request, reply)
+}
+
+function answer (thrown: Error, request: FastifyRequest, reply: FastifyReply, shape?: ErrorShape): FastifyReply {
+  const { status, headers, body } = errorAnswer(thrown, request, reply.raw, shape)
   return reply.code(status).headers(headers).type('application/json; charset=utf-8').send(body)
 }

@@ -3,6 +3,7 @@ import fp from 'fastify-plugin'
 import type { FastifySchema, RouteOptions } from 'fastify'
 import type { ErrorCode } from '../errors.ts'
 import { about, errorResponses, securitySchemesOf, shareErrors, type Document } from '../lib/http/openapi.ts'
+import type { TSchema } from '../lib/http/type.ts'
 import { routeKey } from '../lib/http/public-paths.ts'
 import { permissionsOf } from '../lib/http/route-needs.ts'
 
@@ -10,6 +11,8 @@ declare module 'fastify' {
   interface FastifySchema {
     /** What this route can refuse with besides what any route can; only the OpenAPI document uses it. */
     errors?: readonly ErrorCode[]
+    /** The shape of its errors, where that is not ours: `shapeErrors` makes them. */
+    errorSchema?: TSchema & { $id: string }
   }
 }
 

@@ -21,6 +21,7 @@ const arrows: Record<string, string[]> = {
   'lib/jobs': ['lib/util', 'lib/storage', 'lib/options', 'lib/network', 'lib/http', 'lib/engine'],
   'lib/models': ['lib/util', 'lib/storage', 'lib/options (types)', 'lib/network', 'lib/http', 'lib/engine (types)', 'lib/jobs (types)'],
   'lib/generation': ['lib/util', 'lib/options (types)', 'lib/http', 'lib/media', 'lib/engine', 'lib/jobs', 'lib/models'],
+  'lib/compat': ['lib/util', 'lib/options (types)', 'lib/http', 'lib/media', 'lib/engine', 'lib/jobs', 'lib/models', 'lib/generation'],
   native: ['lib/util'],
   routes: ['lib'],
   plugins: ['lib'],

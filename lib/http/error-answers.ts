@@ -15,6 +15,25 @@ interface FailedRequest {
   raw: IncomingMessage
 }
 
+/** How the clients of an API want an error. */
+export interface ErrorShape {
+  body: (error: AnsweredError) => object
+  /** Headers besides those of every error, or in their place. */
+  headers?: (error: AnsweredError) => Record<string, string>
+}
+
+export interface AnsweredError {
+  code: ErrorCode
+  status: number
+  message: string
+  details?: unknown
+  requestId: string
+}
+
+const ownShape: ErrorShape = {
+  body: ({ code, message, details, requestId }) => ({ error: { code, message, details, request_id: requestId } })
+}
+
 interface ErrorAnswer {
   status: number
   headers: Record<string, string>
@@ -50,10 +69,13 @@ const statusCodes: Readonly<Record<number, ErrorCode>> = {
 const modelErrors: readonly EngineErrorCode[] = ['model_load_failed', 'invalid_parameters', 'unsupported']
 
 /**
- * What a request gets for an error: `{"error": {code, message, details?, request_id}}`. Logs errors of the server.
+ * What a request gets for an error: `{"error": {code, message, details?, request_id}}`, or what `shape` makes of it.
+ * Logs errors of the server.
  * @param response the body of a request that is still under way is read before its connection ends
  */
-export function errorAnswer (thrown: Error, request: FailedRequest, response: ServerResponse): ErrorAnswer {
+export function errorAnswer (
+  thrown: Error, request: FailedRequest, response: ServerResponse, shape: ErrorShape = ownShape
+): ErrorAnswer {
   const error = toApiError(thrown, request)
   const { code, message, details, retryAfter, scope } = error
   const status = errorTable[code as ErrorCode][0]
@@ -66,7 +88,9 @@ export function errorAnswer (thrown: Error, request: FailedRequest, response: Se
   if (error.allow !== undefined) headers.allow = error.allow
   if (retryAfter !== undefined) headers['retry-after'] = String(Math.ceil(retryAfter))
   if (status === 401 || scope !== undefined) headers['www-authenticate'] = challenge(request, error)
-  const body = { error: { code, message, details, request_id: request.id } }
+  const answered = { code: code as ErrorCode, status, message, details, requestId: request.id }
+  Object.assign(headers, shape.headers?.(answered))
+  const body = shape.body(answered)
   if (!isBodyUnderWay(request.raw)) return { status, headers, body }
   if (Number(request.headers['content-length'] ?? 0) > mostDiscarded) {
     return { status, headers: { ...headers, connection: 'close' }, body }

@@ -3,6 +3,7 @@ import type { AuthMethod } from '../options/permissions.ts'
 import { version } from '../util/version.ts'
 import type { Declaration } from './route-needs.ts'
 import { ErrorResponse, exampleId, Named } from './schemas.ts'
+import type { TSchema } from './type.ts'
 
 /** What any route can answer besides what it says itself. */
 const commonErrors: readonly ErrorCode[] = [
@@ -56,6 +57,7 @@ interface Route {
 interface Schema {
   body?: unknown
   errors?: readonly ErrorCode[]
+  errorSchema?: TSchema & { $id: string }
 }
 
 /**
@@ -76,8 +78,10 @@ export function securitySchemesOf (auth: AuthMethod): Record<string, SecuritySch
   }
 }
 
-/** The errors that a route can answer, by status; the description lists the codes. */
-export function errorResponses ({ method, config }: Route, { body, errors = [] }: Schema): Record<string, object> {
+/** The errors that a route can answer, by status; the description lists the codes, where our shape has them. */
+export function errorResponses (
+  { method, config }: Route, { body, errors = [], errorSchema }: Schema
+): Record<string, object> {
   const canBeForbidden = config?.permission !== undefined || config?.needsAccount === true ||
     ![method].flat().every(one => safeMethods.includes(one))
   const codes = new Set([
@@ -89,9 +93,11 @@ export function errorResponses ({ method, config }: Route, { body, errors = [] }
   const byStatus = new Map<number, string[]>()
   for (const code of codes) {
     const [status, message] = errorTable[code]
-    byStatus.set(status, [...byStatus.get(status) ?? [], `\`${code}\`: ${message}`])
+    const line = errorSchema === undefined ? `\`${code}\`: ${message}` : message
+    byStatus.set(status, [...byStatus.get(status) ?? [], line])
   }
-  return Object.fromEntries([...byStatus].map(([status, lines]) => [status, Named(ErrorResponse, lines.join('\n\n'))]))
+  const schema = errorSchema ?? ErrorResponse
+  return Object.fromEntries([...byStatus].map(([status, lines]) => [status, Named(schema, lines.join('\n\n'))]))
 }
 
 interface ErrorAnswer {
