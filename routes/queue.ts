@@ -6,7 +6,6 @@ import { apiError } from '../errors.ts'
 import {
   chooseVariant, convertImage, entityTag, isOriginal, matches, mediaType, outputFormats, thumbnailWidth
 } from '../lib/media/output.ts'
-import { generationText } from '../lib/generation/run/generation-text.ts'
 import { jobStatuses, jobTypes, type Job as JobDescription } from '../lib/jobs/job.ts'
 import { laneStates } from '../lib/jobs/schedule/lane.ts'
 import type { SchedulerStatus } from '../lib/jobs/schedule/scheduler.ts'
@@ -254,8 +253,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const open = async () => app.jobs.openImage(job, index)
     const file = isOriginal(variant) ? await open() : undefined
     const body = file === undefined
-      ? await convertImage(async () => (await open()).bytes(), variant, generationText(job, image),
-        app.decoderFor(request))
+      ? await convertImage(async () => (await open()).bytes(), variant, app.decoderFor(request))
       : file.size > mostWhole ? file.stream() : await file.bytes()
     return reply
       .type(mediaType(variant.format))

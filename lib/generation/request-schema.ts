@@ -100,8 +100,8 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
       strength: number(0, 1, `How much of the init image may change: 0 nothing, 1 all; ${defaultStrength} when absent`)
     }),
     ...ofTypes(['inpaint'], {
-      mask: image('What is white is drawn anew, what is black stays; laid over the init image. In a picture with holes the ' +
-        'transparent part is drawn anew', limits)
+      mask: image('What is white is drawn anew, what is black stays; laid over the init image. In a picture with ' +
+        'holes the transparent part is drawn anew', limits)
     }),
     ...ofTypes(['controlnet'], {
       control_image: image('What the ControlNet follows', limits),

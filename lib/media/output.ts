@@ -4,7 +4,7 @@ import { cleanImage } from './container.ts'
 import { addJpegText, addWebpText } from './exif.ts'
 import { ImageError } from './image-process.ts'
 import type { Decoder } from './input.ts'
-import { addText } from './png.ts'
+import { addText, readText } from './png.ts'
 
 /** Images for clients: as stored, or in another format or size. */
 
@@ -77,16 +77,18 @@ export function matches (ifNoneMatch: string | undefined, tag: string): boolean 
 }
 
 /**
- * @param read reads the image as it is kept.
- * @param text its generation data, which every variant carries.
+ * @param read reads the image as it is kept, with its generation data, which every variant carries.
  * @throws {ApiError} SDR_UNAVAILABLE when too many wait, or the image cannot be converted; SDR_RATE_LIMITED.
  */
 export async function convertImage (
-  read: () => Promise<Buffer>, { format, quality, width }: Variant, text: string, { processes, caller }: Decoder
+  read: () => Promise<Buffer>, { format, quality, width }: Variant, { processes, caller }: Decoder
 ): Promise<Buffer> {
+  let text = ''
   const image = await processes.conversions.run(caller, async () => {
     // From an engine, which a model may have taken over.
-    const kept = cleanImage(await read())
+    const bytes = await read()
+    text = readText(bytes, 'parameters') ?? ''
+    const kept = cleanImage(bytes)
     if (kept.width * kept.height > mostPixels) throw new RangeError(`it has ${kept.width} × ${kept.height} pixels`)
     return await processes.make(kept, { format, quality, ...(width !== undefined && { resize: { width } }) })
   }).catch((error: Error) => {

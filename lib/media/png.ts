@@ -58,6 +58,25 @@ export function addText (png: Uint8Array, keyword: string, text: string): Buffer
   return Buffer.concat([png.subarray(0, headerEnd), added, png.subarray(headerEnd)])
 }
 
+/** Chunks before the pixels in which a text is looked for. */
+const mostTexts = 16
+
+/** A text that `addText` has added; undefined without one. */
+export function readText (png: Uint8Array, keyword: string): string | undefined {
+  const bytes = Buffer.from(png.buffer, png.byteOffset, png.byteLength)
+  for (let [at, seen] = [headerEnd, 0]; at + 12 <= bytes.length && seen < mostTexts; seen++) {
+    const type = bytes.toString('latin1', at + 4, at + 8)
+    const end = at + 8 + bytes.readUInt32BE(at)
+    if (type === 'IDAT' || end + 4 > bytes.length) return undefined
+    const data = bytes.subarray(at + 8, end)
+    const before = type === 'tEXt' ? `${keyword}\0` : `${keyword}\0\0\0\0\0`
+    if ((type === 'tEXt' || type === 'iTXt') && data.toString('latin1', 0, before.length) === before) {
+      return data.toString(type === 'tEXt' ? 'latin1' : 'utf8', before.length)
+    }
+    at = end + 4
+  }
+}
+
 /** A part of a PNG file: length, type, data and checksum. */
 export function chunk (type: string, data: Uint8Array): Buffer {
   const result = Buffer.alloc(data.length + 12)

@@ -15,6 +15,8 @@ export interface ResolvedJob {
   /** Of the operation `generate`, or of `upscale` for a job of that type. */
   parameters: ImageParameters | { repeats?: number }
   attachments: Attachments
+  /** The SHA-256 of models that the job names, by their ids, as far as it is known. */
+  hashes?: Readonly<Record<string, string>>
 }
 
 /**
@@ -40,14 +42,16 @@ class Drawing {
   async execute (job: Job, attempt: EngineAttempt): Promise<Outcome> {
     const { inputs, outputs } = this.#parts
     const { signal, progress, device, loadedModel } = attempt
-    const { files, options, parameters, attachments } = await this.#resolve(job, await inputs.read(job.id), device)
+    const resolved = await this.#resolve(job, await inputs.read(job.id), device)
+    const { files, options, parameters, attachments, hashes } = resolved
     signal.throwIfAborted()
     await loadedModel.load(residentOf(job), { files, options }, { signal, progress: now => progress(jobProgress(now)) })
     signal.throwIfAborted()
     const kept = outputs.keep(job)
     let notices: string[]
     try {
-      notices = await this.#draw(job, parameters, attachments, attempt, image => kept.add(toNewImage(job, image)))
+      const keep = (image: EngineImage) => kept.add(toNewImage(job, image, hashes))
+      notices = await this.#draw(job, parameters, attachments, attempt, keep)
     } catch (error) {
       await kept.settled()
       throw error
@@ -96,11 +100,11 @@ function jobProgress ({ phase, step, steps }: Omit<Progress, 'index'>, eta: numb
 }
 
 /** The image with its generation data. */
-function toNewImage (job: Job, image: EngineImage): NewImage {
+function toNewImage (job: Job, image: EngineImage, hashes: ResolvedJob['hashes']): NewImage {
   try {
     const { width, height } = readPngHeader(image.png)
     const sized = { ...image, width, height }
-    return { ...sized, png: withGenerationText(job, sized) }
+    return { ...sized, png: withGenerationText(job, sized, hashes) }
   } catch (error) {
     const message = `The engine made a damaged image: ${(error as Error).message}`
     throw new EngineError('generation_failed', message, { cause: error })

@@ -89,8 +89,14 @@ async function toDrawing (job: Job, attachments: Attachments, parts: EngineTerms
       ...(previews && { preview: previews }),
       ...(hires && { hires: await hiresTerms(hires, id => pathOf(id, 'upscaler')) })
     },
-    attachments: canny === undefined ? attachments : await withEdges(attachments, canny, engine)
+    attachments: canny === undefined ? attachments : await withEdges(attachments, canny, engine),
+    hashes: hashesOf([id, ...loras.map(({ name }) => name)], catalog)
   }
+}
+
+function hashesOf (ids: readonly string[], catalog: ModelCatalog): Record<string, string> {
+  const known = ids.map(id => [id, catalog.get(id)?.sha256] as const)
+  return Object.fromEntries(known.filter((entry): entry is [string, string] => entry[1] !== undefined))
 }
 
 /** Models that a job names beside its own. */

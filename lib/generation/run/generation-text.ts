@@ -2,7 +2,7 @@ import type { EngineImage } from '../../engine/engine.ts'
 import { addText } from '../../media/png.ts'
 import type { Job } from '../../jobs/job.ts'
 
-/** Parameter → label of the line of settings, as the A1111 family of tools reads and writes it. */
+/** Parameter → label of the line of settings: those that tools of the A1111 family, Forge included, read. */
 const labels: ReadonlyArray<[parameter: string, label: string]> = [
   ['steps', 'Steps'],
   ['sampler', 'Sampler'],
@@ -11,14 +11,14 @@ const labels: ReadonlyArray<[parameter: string, label: string]> = [
   ['guidance', 'Distilled CFG Scale'],
   ['seed', 'Seed'],
   ['size', 'Size'],
+  ['model_hash', 'Model hash'],
   ['model', 'Model'],
+  ['vae', 'VAE'],
   ['strength', 'Denoising strength'],
   ['clip_skip', 'Clip skip'],
   ['eta', 'Eta'],
-  ['control_net', 'ControlNet'],
-  ['control_strength', 'ControlNet strength'],
-  ['loras', 'Loras'],
-  ['components', 'Components']
+  ['control', 'ControlNet 0'],
+  ['lora_hashes', 'Lora hashes']
 ]
 
 const samplers: Readonly<Record<string, string>> = {
@@ -33,10 +33,13 @@ const samplers: Readonly<Record<string, string>> = {
   ipndm_v: 'IPNDM_V',
   lcm: 'LCM',
   ddim_trailing: 'DDIM',
-  tcd: 'TCD'
+  tcd: 'TCD',
+  res_multistep: 'Res Multistep'
 }
 
+/** Schedules that have a name there. */
 const schedulers: Readonly<Record<string, string>> = {
+  discrete: 'Uniform',
   karras: 'Karras',
   exponential: 'Exponential',
   sgm_uniform: 'SGM Uniform',
@@ -45,35 +48,60 @@ const schedulers: Readonly<Record<string, string>> = {
   ays: 'Align Your Steps'
 }
 
-/** The generation data of one image as text: prompt, negative prompt, and a line of settings. */
-export function generationText (job: Job, image: Pick<EngineImage, 'width' | 'height' | 'seed'>): string {
-  const { prompt, negative_prompt: negativePrompt, sampler, scheduler, loras, components } = job.parameters
+type Hashes = Readonly<Record<string, string>>
+
+/** Digits of a SHA-256 by which model sites know a file. */
+const shownDigits = 10
+
+interface Named {
+  model: string
+  loras?: Array<{ name: string, weight?: number }>
+  components?: Record<string, string>
+  control_net?: string
+  control_strength?: number
+}
+
+/**
+ * The generation data of one image as text: prompt, negative prompt, and a line of settings.
+ * @param hashes the SHA-256 of models, by their ids.
+ */
+export function generationText (
+  job: Job, image: Pick<EngineImage, 'width' | 'height' | 'seed'>, hashes: Hashes = {}
+): string {
+  const { prompt, negative_prompt: negativePrompt, sampler, scheduler } = job.parameters
+  const { loras = [], components = {}, control_net: controlNet, control_strength: strength = 1 } =
+    job.parameters as unknown as Named
+  const shown = (id: string) => hashes[id]?.slice(0, shownDigits)
   const values: Record<string, unknown> = {
     ...job.parameters,
     sampler: samplers[String(sampler)] ?? sampler,
-    scheduler: schedulers[String(scheduler)] ?? scheduler,
+    scheduler: schedulers[String(scheduler)],
     seed: image.seed,
     size: `${image.width}x${image.height}`,
+    model_hash: shown(job.model),
     model: baseName(job.model),
-    loras: (loras as Array<{ name: string, weight?: number }> | undefined)
-      ?.map(({ name, weight = 1 }) => `${baseName(name)}: ${weight}`).join(', '),
-    components: components &&
-      Object.entries(components as Record<string, string>).map(([name, id]) => `${name}: ${baseName(id)}`).join(', ')
+    vae: components.vae && baseName(components.vae),
+    control: controlNet && `Module: none, Model: ${baseName(controlNet)}, Weight: ${strength}`,
+    lora_hashes: loras.filter(({ name }) => shown(name) !== undefined)
+      .map(({ name }) => `${baseName(name)}: ${shown(name)}`).join(', ')
   }
-  const settings = labels.flatMap(([parameter, label]) => {
-    const value = values[parameter]
-    return value === undefined || value === null || value === '' ? [] : [`${label}: ${quote(String(value))}`]
-  })
+  const encoders = Object.entries(components).filter(([name]) => name !== 'vae')
+  const settings = [
+    ...labels.map(([parameter, label]) => [label, values[parameter]] as const),
+    ...encoders.map(([, id], index) => [`Module ${index + 1}`, baseName(id)] as const)
+  ].flatMap(([label, value]) =>
+    value === undefined || value === null || value === '' ? [] : [`${label}: ${quote(String(value))}`])
+  const tags = loras.map(({ name, weight = 1 }) => `<lora:${baseName(name)}:${weight}>`)
   return [
-    String(prompt ?? ''),
+    [String(prompt ?? ''), ...tags].filter(text => text !== '').join(' '),
     ...(negativePrompt ? [`Negative prompt: ${negativePrompt}`] : []),
     settings.join(', ')
   ].join('\n')
 }
 
 /** The image as it is delivered: with its generation data in the text chunk `parameters`. */
-export function withGenerationText (job: Job, image: EngineImage): Buffer {
-  return addText(image.png, 'parameters', generationText(job, image).replaceAll('\0', ''))
+export function withGenerationText (job: Job, image: EngineImage, hashes?: Hashes): Buffer {
+  return addText(image.png, 'parameters', generationText(job, image, hashes).replaceAll('\0', ''))
 }
 
 /** Readers split the line at commas and colons: values that hold one are written as JSON strings. */

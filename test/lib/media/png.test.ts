@@ -1,7 +1,7 @@
 import { inflateSync, crc32 } from 'node:zlib'
 import sharp from 'sharp'
 import t from 'tap'
-import { addText, readPngHeader } from '../../../lib/media/png.ts'
+import { addText, readPngHeader, readText as readAddedText } from '../../../lib/media/png.ts'
 
 interface Chunk {
   type: string
@@ -85,6 +85,8 @@ t.test('keeps texts in any script, and the image', async t => {
     const all = chunks(marked)
     t.same(all.map(({ type }) => type).slice(0, 2), ['IHDR', type], text.slice(0, 40))
     t.same(readText(all[1]!), ['parameters', text])
+    t.equal(readAddedText(marked, 'parameters'), text)
+    t.equal(readAddedText(marked, 'parameter'), undefined)
     t.equal(all.at(-1)?.type, 'IEND')
     t.ok((await sharp(marked).raw().toBuffer()).equals(before))
   }

@@ -91,15 +91,48 @@ t.test('values that hold separators are quoted', async t => {
   }, 'checkpoint/odd: name, really.gguf'), image))
   t.same(settings, {
     Sampler: 'a sampler, with: separators "and" quotes',
-    'Schedule type': 'new_one',
     'Distilled CFG Scale': '3.5',
     Seed: '42',
     Size: '512x768',
     Model: 'odd: name, really',
     'Denoising strength': '0.6',
-    'Clip skip': '2',
-    Loras: 'pixel art: 0.8, b,c: 1'
+    'Clip skip': '2'
   })
+})
+
+t.test('models are named as other tools name them', async t => {
+  const parameters = {
+    prompt: 'a fox',
+    negative_prompt: 'ugly',
+    scheduler: 'discrete',
+    loras: [{ name: 'lora/style/pixel art.safetensors', weight: 0.8 }, { name: 'lora/b.safetensors' }],
+    components: { vae: 'vae/ae.safetensors', clip_l: 'text_encoder/clip_l.safetensors', t5xxl: 'text_encoder/t5.gguf' },
+    control_net: 'controlnet/lines.safetensors',
+    control_strength: 0.9
+  }
+  const hashes = {
+    'checkpoint/anime/some model v1.5.safetensors': `0123456789${'a'.repeat(54)}`,
+    'lora/b.safetensors': `9876543210${'b'.repeat(54)}`
+  }
+  t.strictSame(parse(generationText(job(parameters), image, hashes)), {
+    prompt: 'a fox <lora:pixel art:0.8> <lora:b:1>',
+    negativePrompt: 'ugly',
+    settings: {
+      'Schedule type': 'Uniform',
+      Seed: '42',
+      Size: '512x768',
+      'Model hash': '0123456789',
+      Model: 'some model v1.5',
+      VAE: 'ae',
+      'ControlNet 0': 'Module: none, Model: lines, Weight: 0.9',
+      'Lora hashes': 'b: 9876543210',
+      'Module 1': 'clip_l',
+      'Module 2': 't5'
+    }
+  })
+  const { prompt, settings } = parse(generationText(job({ prompt: '', loras: parameters.loras }), image))
+  t.equal(prompt, '<lora:pixel art:0.8> <lora:b:1>')
+  t.notOk('Model hash' in settings || 'Lora hashes' in settings)
 })
 
 t.test('an upscale has no prompt, and no prompt can break the file', async t => {
