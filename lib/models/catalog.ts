@@ -8,6 +8,7 @@ import { findModel } from './find-model.ts'
 import { checkedPath } from './files/checked-path.ts'
 import { type HashOptions, hashFile } from './files/hash.ts'
 import { type ModelPage, type ModelQuery, pageOfModels } from './listing.ts'
+import { isIndex } from './headers/sharded.ts'
 import { type Model, unusableReason } from './model.ts'
 import { type ModelRoot, isInside } from './roots.ts'
 import { SharedScanCache } from './scan/scan-cache.ts'
@@ -286,8 +287,9 @@ export class ModelCatalog extends EventEmitter<{ changed: [RefreshResult], error
 }
 
 /** @throws an API error SDR_UNSUPPORTED_MODEL */
-export function requireOneFile ({ id, format }: Model): void {
-  if (format === 'bundle') throw apiError('SDR_UNSUPPORTED_MODEL', `${id} is made of several files; name one of them.`)
+export function requireOneFile ({ id, format, path }: Model): void {
+  if (format !== 'bundle' && !isIndex(path)) return
+  throw apiError('SDR_UNSUPPORTED_MODEL', `${id} is made of several files; name one of them.`)
 }
 
 function requireUsable (model: Model): void {

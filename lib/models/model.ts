@@ -82,6 +82,7 @@ export function modelOfFile (file: ScannedFile): FileModel {
   return {
     type,
     ...known,
+    size: summary.size ?? size,
     ...knowledgeOf(type, summary),
     error: unfinishedReason(file) ?? unsupportedReason(relative, type, summary)
   }
@@ -99,7 +100,8 @@ function unsupportedReason (
   if (type === 'upscaler' && architecture === null) return 'The engine loads upscalers of the kind ESRGAN only.'
   const split = /-0*(\d{1,5})-of-0*(\d{1,5})\.[^.]+$/.exec(relative)
   if (split !== null && Number(split[2]) > 1) {
-    return `This is part ${split[1]} of ${split[2]} of a split model. Merge the parts, or download it in one file.`
+    return `This is part ${split[1]} of ${split[2]} of a split model, which is used by its index, ` +
+      'NAME.safetensors.index.json beside it. Without one, merge the parts, or download it in one file.'
   }
   const known = drawingTypes.includes(type) ? architectureOf(architecture) : undefined
   if (known?.video === true) return `${known.title} makes videos; this server makes images.`
@@ -176,7 +178,7 @@ function nameOf (relative: string): string {
 
 /** A path of a model without the ending of its file. */
 export function withoutEnding (path: string): string {
-  return path.replace(/(?:\.model\.(?:ya?ml|json)|\.[^./]+)$/i, '')
+  return path.replace(/(?:\.model\.(?:ya?ml|json)|\.safetensors\.index\.json|\.[^./]+)$/i, '')
 }
 
 /** Why a diffusion model of this architecture can't be loaded with separate components; undefined when it can. */

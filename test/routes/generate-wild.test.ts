@@ -1,14 +1,43 @@
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Job } from '../../lib/jobs/job.ts'
 import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
-import { safetensors, typical } from '../fixtures/headers.ts'
+import { safetensors, safetensorsText, typical } from '../fixtures/headers.ts'
 import { build, workspace } from '../helper.ts'
 
 /** Requests as people and programs send them to other servers. */
 
 t.setTimeout(300_000)
+
+interface Entry { dtype: string, shape: number[], data_offsets: [number, number] }
+
+/** Writes a checkpoint as two files and their index. */
+function writeSharded (folder: string): void {
+  mkdirSync(folder)
+  const whole = join(folder, 'whole.bin')
+  writeCheckpoint('minit2i', whole)
+  const bytes = readFileSync(whole)
+  const start = 8 + Number(bytes.readBigUInt64LE(0))
+  const { __metadata__: _, ...tensors } = JSON.parse(bytes.subarray(8, start).toString()) as Record<string, Entry>
+  const entries = Object.entries(tensors)
+  const half = entries.length >> 1
+  const weightMap: Record<string, string> = {}
+  for (const [index, part] of [entries.slice(0, half), entries.slice(half)].entries()) {
+    const name = `mini-0000${index + 1}-of-00002.safetensors`
+    const header: Record<string, Entry> = {}
+    const data: Buffer[] = []
+    let length = 0
+    for (const [tensor, { data_offsets: [begin, end], ...entry }] of part) {
+      header[tensor] = { ...entry, data_offsets: [length, length += end - begin] }
+      data.push(bytes.subarray(start + begin, start + end))
+      weightMap[tensor] = name
+    }
+    writeFileSync(join(folder, name), Buffer.concat([safetensorsText(JSON.stringify(header)), ...data]))
+  }
+  writeFileSync(join(folder, 'mini.safetensors.index.json'),
+    JSON.stringify({ metadata: { total_size: bytes.length }, weight_map: weightMap }))
+}
 
 const small = { prompt: 'a fox', width: 64, height: 64, steps: 1, seed: 5 }
 
@@ -26,6 +55,7 @@ t.test('requests in the wild', async t => {
   }))
   writeFileSync(join(models, 'Lora', 'nothing.safetensors'), safetensors(
     Object.fromEntries(Array.from({ length: 90 }, (_, n) => [fluxModule(n), { shape: [4, 64] }]))))
+  writeSharded(join(models, 'sharded'))
   const app = await build(t, { 'models-dir': [models], 'data-dir': data }, { models: false })
   const post = (body: object, type = 'txt2img') =>
     app.inject({ method: 'POST', url: `/api/generate/${type}?wait=120`, body: { ...small, ...body } })
@@ -46,6 +76,17 @@ t.test('requests in the wild', async t => {
     t.equal(pictures.size, seeds.length)
     const { job } = await draw({ model: 'minit2i', seed: -1 })
     t.ok(Number(job.parameters.seed) >= 0)
+  })
+
+  t.test('a model in several files is used by its index', async t => {
+    const [listed] = (await app.inject('/api/models?search=sharded/mini.')).json<{ models: object[] }>().models
+    t.match(listed, {
+      id: 'checkpoint/sharded/mini.safetensors.index.json', name: 'mini', architecture: 'minit2i', error: null
+    })
+    const whole = await draw({ model: 'checkpoint/minit2i.safetensors' })
+    const { job, bytes } = await draw({ model: 'mini' })
+    t.equal(job.status, 'completed')
+    t.ok(bytes!.subarray(bytes!.indexOf('IDAT')).equals(whole.bytes!.subarray(whole.bytes!.indexOf('IDAT'))))
   })
 
   t.test('an empty prompt is a prompt', async t => {

@@ -18,6 +18,8 @@ export interface Summary {
   lacks_vae?: true
   /** Channels of the latent image that a VAE decodes. */
   latent_channels?: number
+  /** Bytes of all files of a sharded model. */
+  size?: number
   /** Number of weights. */
   parameters: number
   /** The data type of most weights, or `mixed`. */

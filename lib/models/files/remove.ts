@@ -3,6 +3,7 @@ import { dirname } from 'node:path'
 import { apiError } from '../../../errors.ts'
 import { syncFolder } from '../../storage/files.ts'
 import type { ModelCatalog } from '../catalog.ts'
+import { isIndex } from '../headers/sharded.ts'
 import type { Model } from '../model.ts'
 import { isInside } from '../roots.ts'
 import { notWritable } from './target.ts'
@@ -60,6 +61,6 @@ async function checkIsStillThere (
   const stats = await lstat(path).catch(cause => { throw changed(cause) })
   const isSame = link !== undefined
     ? stats.isSymbolicLink()
-    : stats.isFile() && stats.mtimeMs === modified && (format === 'bundle' || stats.size === size)
+    : stats.isFile() && stats.mtimeMs === modified && (format === 'bundle' || isIndex(path) || stats.size === size)
   if (folder !== dirname(path) || !isInside(folder, roots) || !isSame) throw changed()
 }

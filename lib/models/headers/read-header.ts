@@ -1,6 +1,7 @@
 import { readGgufHeader } from './gguf.ts'
 import { type Header, ModelFileError } from './header.ts'
 import { readSafetensorsHeader } from './safetensors.ts'
+import { isIndex, readShardedHeader } from './sharded.ts'
 import { type Source, withFile } from './source.ts'
 
 const pickleReason = 'This file is a PyTorch pickle, which can run any code when it is opened. ' +
@@ -16,6 +17,7 @@ export type FileFormat = keyof typeof endings
 
 /** Format by the ending of a file name; undefined for other files. */
 export function formatOfName (name: string): FileFormat | undefined {
+  if (isIndex(name)) return 'safetensors'
   const lower = name.toLowerCase()
   return (Object.keys(endings) as FileFormat[]).find(format => endings[format].some(ending => lower.endsWith(ending)))
 }
@@ -30,7 +32,19 @@ const firstRead = 64 * 1024
  * @throws {ModelFileError} for a pickle, another format, a damaged file, or one over a limit.
  */
 export async function readModelHeader (path: string): Promise<Header> {
-  return await withFile(path, async source => await parseModelHeader(source, formatOfName(path)))
+  return (await readModel(path)).header
+}
+
+/** The same with the bytes of the file, or of all files that an index names. */
+export async function readModel (path: string): Promise<{ header: Header, size: number }> {
+  if (isIndex(path)) return await readShardedHeader(path, readFile)
+  return await readFile(path)
+}
+
+async function readFile (path: string): Promise<{ header: Header, size: number }> {
+  return await withFile(path, async source => ({
+    header: await parseModelHeader(source, formatOfName(path)), size: source.size
+  }))
 }
 
 /** The same for an open file; `named` is the format by its name. */

@@ -4,7 +4,8 @@ import { promisify } from 'node:util'
 import { forEachLimited } from '../../util/concurrency.ts'
 import { inspectHeader } from '../detect/inspect.ts'
 import { ModelFileError } from '../headers/header.ts'
-import { readModelHeader } from '../headers/read-header.ts'
+import { readModel } from '../headers/read-header.ts'
+import { isIndex } from '../headers/sharded.ts'
 import type { ModelRoot } from '../roots.ts'
 import type { FileContent, ScanCache } from './scan-cache.ts'
 import { type FoundFiles, type ScannedFile, addWarning, byRelative, findFiles, isGone, reasonOf } from './walk.ts'
@@ -100,10 +101,12 @@ class FileReader {
     const { path, modified, size } = file
     try {
       file.content = await contentOf(path)
-      this.#cache.set(path, { modified, size, inode, content: file.content })
       this.#result.headersRead++
-      this.#result.cacheChanged = true
       this.#result.files.push(file)
+      // Of an index the cache would not see that its parts have changed.
+      if (isIndex(path)) return
+      this.#cache.set(path, { modified, size, inode, content: file.content })
+      this.#result.cacheChanged = true
     } catch (error) {
       if (isForbidden(error)) this.#forbid(file, error)
       else this.#unreadable(file, error)
@@ -133,7 +136,9 @@ class FileReader {
 async function contentOf (path: string): Promise<FileContent> {
   try {
     // Through JSON, because a short text taken out of a header keeps the whole header in memory.
-    return JSON.parse(JSON.stringify(inspectHeader(await readModelHeader(path)))) as FileContent
+    const { header, size } = await readModel(path)
+    const summary = { ...inspectHeader(header), ...isIndex(path) && { size } }
+    return JSON.parse(JSON.stringify(summary)) as FileContent
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
     return error.blocked ? { blocked: error.message } : { error: error.message }

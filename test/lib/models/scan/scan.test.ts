@@ -106,6 +106,44 @@ t.test('takes a model in one part for whole', async t => {
   t.match(models.map(({ error }) => error), [undefined, /^This is part 2 of 3/])
 })
 
+t.test('reads a model of several files by its index, and follows it nowhere', async t => {
+  const root = temporaryFolder(t)
+  const index = (parts: unknown) => writeFileSync(join(root, 'm.safetensors.index.json'),
+    typeof parts === 'string' ? parts : JSON.stringify({ weight_map: parts }))
+  const found = async () => (await collectModels(await scan(root))).get('vae/m.safetensors.index.json') ??
+    (await collectModels(await scan(root))).get('unknown/m.safetensors.index.json')
+  const [first, second] = Object.entries(typical.vae)
+  writeFileSync(join(root, 'm-1.safetensors'), safetensors({ [first![0]]: first![1] }))
+  index({ [first![0]]: 'm-1.safetensors', [second![0]]: 'm-2.safetensors' })
+  t.match((await found())?.error, /^Its part "m-2.safetensors" is not a file beside it/)
+  writeFileSync(join(root, 'm-2.safetensors'), safetensors({ [second![0]]: second![1] }))
+  const whole = await found()
+  t.match(whole, { type: 'vae', name: 'm', architecture: 'sd', error: undefined })
+  t.ok(whole!.size > 1000, 'the bytes of both')
+  writeFileSync(join(root, 'm-2.safetensors'), safetensors({ [first![0]]: first![1] }))
+  t.match((await found())?.error, /^Two of its parts hold/)
+  for (const [parts, reason] of [
+    [{ a: '../m-1.safetensors' }, /other folders/],
+    [{ a: '/etc/passwd' }, /other folders/],
+    ['{"weight_map":{"a":"..\\u002fm-1.safetensors"}}', /other folders/],
+    [{ a: 'm.safetensors.index.json' }, /no safetensors file/],
+    [{ a: '.safetensors' }, /no safetensors file/],
+    [{ a: 5 }, /no safetensors file/],
+    [{}, /names no files/],
+    ['{"weight_map":[]}', /no weight_map/],
+    ['null', /not valid JSON|no weight_map/],
+    ['{', /not valid JSON/],
+    [Object.fromEntries(Array.from({ length: 300 }, (_, n) => [`${n}`, `${n}.safetensors`])), /more than 256 parts/]
+  ] as const) {
+    index(parts)
+    t.match((await found())?.error, reason, JSON.stringify(parts).slice(0, 60))
+  }
+  rmSync(join(root, 'm-1.safetensors'))
+  symlinkSync('/etc/hostname', join(root, 'm-1.safetensors'))
+  index({ a: 'm-1.safetensors' })
+  t.match((await found())?.error, /is not a file beside it/)
+})
+
 t.test('ends loops of links', async t => {
   const root = t.testdir()
   write(root, 'a/b/model.safetensors')
