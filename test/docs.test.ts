@@ -4,6 +4,8 @@ import t, { type Test } from 'tap'
 import { errorTable, exitCodes } from '../errors.ts'
 import { Metrics } from '../lib/metrics/metrics.ts'
 import { environmentName, optionTable, type OptionName } from '../lib/options/options.ts'
+import { architectureOf, architectures } from '../lib/models/detect/architectures.ts'
+import { folderNames } from '../lib/models/types.ts'
 import { packageRoot } from '../lib/util/package-root.ts'
 import { apiPage, type Document } from './api-page.ts'
 
@@ -29,6 +31,27 @@ t.test('docs/errors.md lists every error and exit code', async t => {
   ])
   checkTable(t, 'docs/errors.md', 'exit codes', [
     '| name | code |', '| --- | --- |', ...Object.entries(exitCodes).map(([name, code]) => `| ${name} | ${code} |`)
+  ])
+})
+
+t.test('docs/models.md lists folder names and architectures', async t => {
+  checkTable(t, 'docs/models.md', 'folder names', [
+    '| type | folder names |', '| --- | --- |',
+    ...Object.entries(folderNames).map(([type, names]) =>
+      `| \`${type}\` | ${names.map(name => `\`${name}\``).join(', ')} |`)
+  ])
+  checkTable(t, 'docs/models.md', 'architectures', [
+    '| `architecture` | | default size | steps | cfg_scale | VAE | parts that a bare diffusion model needs |',
+    '| --- | --- | --- | --- | --- | --- | --- |',
+    ...Object.keys(architectures).map(name => {
+      const { title, video, defaults: { width, height, steps, cfg_scale }, variants = {}, components, vae } =
+        architectureOf(name)!
+      if (video === true) return `| \`${name}\` | ${title} | | | | | recognised and refused: it makes videos |`
+      const others = Object.entries(variants).filter(([, changes]) => changes.steps !== undefined)
+      const allSteps = [`${steps}`, ...others.map(([variant, changes]) => `${variant} ${changes.steps}`)].join(', ')
+      const parts = components.length === 0 ? 'whole checkpoints only' : components.join(', ')
+      return `| \`${name}\` | ${title} | ${width}×${height} | ${allSteps} | ${cfg_scale} | ${vae ?? 'none'} | ${parts} |`
+    })
   ])
 })
 

@@ -9,7 +9,7 @@ export type ModelType = typeof modelTypes[number]
 export const drawingTypes: readonly ModelType[] = ['checkpoint', 'diffusion']
 
 /** Folder names of A1111, Forge, ComfyUI and this server, in lower case; new folders get the first one. */
-const folderNames: Partial<Record<ModelType, readonly string[]>> = {
+export const folderNames: Partial<Record<ModelType, readonly string[]>> = {
   checkpoint: ['checkpoints', 'checkpoint', 'stable-diffusion', 'stablediffusion'],
   diffusion: ['diffusion_models', 'diffusion', 'unet', 'unet_gguf'],
   lora: ['loras', 'lora', 'lycoris', 'locon'],

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { architectures, defaultsOf } from '../../../../lib/models/detect/architectures.ts'
@@ -6,8 +5,6 @@ import { type Summary, inspectHeader } from '../../../../lib/models/detect/inspe
 import { modelOfFile } from '../../../../lib/models/model.ts'
 import { readModelHeader, parseModelHeader } from '../../../../lib/models/headers/read-header.ts'
 import { networkRules, partRules } from '../../../../lib/models/detect/architecture-rules.ts'
-import { modelTypes, typeOfFolder } from '../../../../lib/models/types.ts'
-import { packageRoot } from '../../../../lib/util/package-root.ts'
 import { type CheckpointKind, writeCheckpoint } from '../../../../bin/support/demo-model/checkpoints.ts'
 import { type FixtureTensor, gguf, safetensors, sourceOf, typical } from '../../../fixtures/headers.ts'
 
@@ -548,26 +545,4 @@ t.test('prefers the size in a file to that of its family', async t => {
   }
   t.match(await sizeOf('768x768'), { width: 768, height: 768, steps: 20 })
   for (const resolution of ['770', '16384', '32', 'none']) t.match(await sizeOf(resolution), { width: 512, height: 512 })
-})
-
-t.test('docs/models.md matches the tables', async t => {
-  const text = readFileSync(join(packageRoot, 'docs', 'models.md'), 'utf8')
-  const lines = text.split('\n').filter(line => line.startsWith('| `'))
-  const rows = lines.map(line => line.split('|').map(cell => cell.trim()))
-  for (const [name, { defaults, components, ...rest }] of Object.entries(architectures)) {
-    const { width, height, steps, cfg_scale } = defaults
-    const row = rows.find(([, cell]) => cell?.startsWith(`\`${name}\` `)) ?? []
-    const [, , size, documentedSteps, cfg, documentedParts] = row
-    if ('video' in rest) {
-      t.match(documentedParts, /videos/, name)
-    } else {
-      const expected = [`${width}×${height}`, new RegExp(`^${steps}\\b`), `${cfg_scale}`, components.join(', ') || 'whole checkpoints only']
-      t.match([size, documentedSteps, cfg, documentedParts], expected, name)
-    }
-  }
-  for (const type of modelTypes.filter(type => type !== 'unknown')) {
-    const [, , folders = ''] = rows.find(([, cell]) => cell === `\`${type}\``) ?? []
-    const names = [...folders.matchAll(/`([^`]+)`/g)].map(([, name]) => name!)
-    t.ok(names.length > 0 && names.every(name => typeOfFolder(name) === type), `${type}: ${names.join()}`)
-  }
 })
