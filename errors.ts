@@ -12,6 +12,7 @@ export const errorTable = {
   SDR_INVALID_CREDENTIALS: [401, 'The user name or the password is wrong.'],
   SDR_INVALID_TOKEN: [401, 'The token is not valid.'],
   SDR_TOKEN_EXPIRED: [401, 'The token has expired.'],
+  SDR_WRONG_PASSWORD: [403, 'The current password is wrong.'],
   SDR_PASSWORD_EXPIRED: [403, 'The password has expired; change it on the system first.'],
   SDR_ACCOUNT_UNAVAILABLE: [403, 'The account is locked or has expired.'],
   SDR_SECOND_FACTOR_REQUIRED: [403,

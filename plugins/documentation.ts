@@ -1,5 +1,8 @@
 import swaggerUi from '@fastify/swagger-ui'
 import fp from 'fastify-plugin'
+import type { FastifyRequest } from 'fastify'
+import { toOpenApi30 } from '../lib/http/openapi-3.0.ts'
+import { serversAt } from '../lib/http/openapi.ts'
 
 /** Noise on the left becomes a picture on the right. */
 const logo = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 40" height="40">
@@ -32,7 +35,7 @@ const contentSecurityPolicy = [
   "frame-ancestors 'none'"
 ].join('; ')
 
-/** Swagger UI at /api/docs and the document at /api/openapi.json; like everything else they are behind the guard. */
+/** Swagger UI at /api/docs and the document, in two versions of OpenAPI; all of it behind the guard. */
 export default fp(async (app) => {
   await app.register(async (scope) => {
     // The page keeps credentials in the browser: no window that opened it may hold on to it.
@@ -46,6 +49,7 @@ export default fp(async (app) => {
     await scope.register(swaggerUi, {
       routePrefix: '/api/docs',
       staticCSP: contentSecurityPolicy,
+      transformSpecification: documentFor,
       logo: { type: 'image/svg+xml', content: Buffer.from(logo), href: '/api/docs' },
       theme: { title: 'stable-diffusion-rest', css: [{ filename: 'theme.css', content: css }] },
       uiConfig: {
@@ -56,6 +60,13 @@ export default fp(async (app) => {
         validatorUrl: null
       }
     })
-    scope.get('/api/openapi.json', { schema: { hide: true } }, async () => app.swagger())
+    scope.get('/api/openapi.json', { schema: { hide: true } }, async request => documentFor(app.swagger(), request))
+    scope.get('/api/openapi-3.0.json', { schema: { hide: true } }, async request =>
+      toOpenApi30(documentFor(app.swagger(), request)))
   })
 }, { name: 'documentation', dependencies: ['openapi'] })
+
+/** The document with the address that the request was sent to. */
+function documentFor<Document extends object> (document: Document, { protocol, host }: FastifyRequest): Document {
+  return { ...document, servers: serversAt(`${protocol}://${host}`) }
+}

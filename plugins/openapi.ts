@@ -2,15 +2,18 @@ import swagger from '@fastify/swagger'
 import fp from 'fastify-plugin'
 import type { FastifySchema, RouteOptions } from 'fastify'
 import type { ErrorCode } from '../errors.ts'
-import { about, errorResponses, securitySchemesOf, shareErrors, type Document } from '../lib/http/openapi.ts'
+import { about, errorResponses, finish, hasLogins, securitySchemesOf } from '../lib/http/openapi.ts'
 import type { TSchema } from '../lib/http/type.ts'
 import { routeKey } from '../lib/http/public-paths.ts'
 import { permissionsOf } from '../lib/http/route-needs.ts'
+import { typedJob } from '../lib/generation/request-schema.ts'
 
 declare module 'fastify' {
   interface FastifySchema {
     /** What this route can refuse with besides what any route can; only the OpenAPI document uses it. */
     errors?: readonly ErrorCode[]
+    /** It works on sessions, so under a method without logins the document leaves it out. */
+    needsLogins?: boolean
     /** The shape of its errors, where that is not ours: `shapeErrors` makes them. */
     errorSchema?: TSchema & { $id: string }
   }
@@ -34,7 +37,7 @@ export default fp(async (app) => {
 
   await app.register(swagger, {
     openapi: {
-      ...about,
+      ...about(auth),
       components: { securitySchemes },
       security
     },
@@ -54,13 +57,14 @@ export default fp(async (app) => {
         schema: {
           ...schema,
           description: description.filter(Boolean).join(' '),
+          ...((schema as FastifySchema).needsLogins === true && !hasLogins(auth) && { hide: true }),
           ...(security && { security })
         } as FastifySchema,
         url
       }
     },
     transformObject: document => 'openapiObject' in document
-      ? shareErrors(document.openapiObject as unknown as Document) as never
+      ? finish(document.openapiObject as never, typedJob(app.config, app.engineInfo)) as never
       : document.swaggerObject
   })
 

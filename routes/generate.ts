@@ -36,6 +36,8 @@ const operations: Record<ImageType, { name: string, summary: string, description
   upscale: { name: 'Upscale', summary: 'Enlarge an image', description: 'The model is an upscaler. ' }
 }
 
+const formAdvice = 'The images are files; lists and objects are JSON, and fields that are left empty are not there. '
+
 /** Why a request that is well formed does not become a job. */
 const submitErrors = [
   'SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_FEATURE', 'SDR_UNSUPPORTED_MODEL', 'SDR_IDEMPOTENCY_CONFLICT',
@@ -69,25 +71,27 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     return splitAttachments(body as object, attachments)
   }
 
-  for (const type of imageTypes) {
+  const bodies = imageTypes.flatMap(type => [{ type, isForm: false }, { type, isForm: true }])
+  for (const { type, isForm } of bodies) {
     const { name, summary, description } = operations[type]
 
-    app.post(`/${type}`, {
+    app.post(isForm ? `/${type}/form` : `/${type}`, {
       config: { permission: 'generate', json: bodyLimits.json },
       bodyLimit: bodyLimits.ofType(type),
       preParsing: [async () => requireFeature(type, engine), holdRoom], // before megabytes are read
       preValidation: takeBody,
       schema: {
-        operationId: `generate${name}`,
+        operationId: `generate${name}${isForm ? 'Form' : ''}`,
         tags: ['generate'],
-        summary,
-        description: `${description}Answers 202 with the job at once, or with ?wait= the finished job when it ends ` +
-          'in time. A job that was accepted survives a restart of the server.',
+        summary: isForm ? `${summary}, by a form` : summary,
+        description: `${description}${isForm ? formAdvice : ''}Answers 202 with the job at once, or with ?wait= the ` +
+          'finished job when it ends in time. A job that was accepted survives a restart of the server.',
         errors: submitErrors,
-        consumes: ['application/json', 'multipart/form-data'],
+        // Both addresses take both; generators expect one media type of an operation.
+        consumes: [isForm ? 'multipart/form-data' : 'application/json'],
         headers: Headers,
         querystring: Wait,
-        body: bodySchema(type, parameters),
+        body: bodySchema(type, parameters, { isForm }),
         response: jobResponses
       }
     }, async (request, reply) => {

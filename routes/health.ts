@@ -2,9 +2,9 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
 import type { LaneStatus } from '../lib/jobs/schedule/lane.ts'
-import { authMethods } from '../lib/options/permissions.ts'
 import { version } from '../lib/util/version.ts'
 import { Named, named, Nullable, OneOf, Time } from '../lib/http/schemas.ts'
+import { AuthMethod } from './schemas/values.ts'
 
 const Health = named('Health', Type.Object({
   status: Type.Literal('ok'),
@@ -22,13 +22,16 @@ const Ready = named('Ready', Type.Object({ status: Type.Literal('ready') }, {
 const Process = {
   pid: Type.Optional(Nullable(Type.Integer())),
   restarts: Type.Optional(Type.Integer()),
-  last_crash: Type.Optional(Nullable(Type.Object({ reason: Type.String(), at: Time('When') }))),
+  last_crash: Type.Optional(Nullable(Type.Object({
+    reason: Type.String(),
+    at: Time('When')
+  }, { title: 'EngineCrash' }))),
   model: Type.Optional(Nullable(Type.String({ description: 'Id of the model in memory' }))),
   residency: Type.Optional(Nullable(Type.Object({
     loaded_at: Time('When the model was loaded'),
     idle_since: Nullable(Time('When it was last needed; null while it is')),
     size: Nullable(Type.Integer({ description: 'Bytes of its files' }))
-  }, { description: 'Of the model in memory; --idle-unload frees it' })))
+  }, { title: 'ModelResidency', description: 'Of the model in memory; --idle-unload frees it' })))
 }
 
 const Status = named('Status', Type.Object({
@@ -47,9 +50,9 @@ const Status = named('Status', Type.Object({
     device: Type.String({ description: 'As --device or --devices names it' }),
     state: Type.String(),
     ...Process
-  }), { description: 'One for each device; absent for callers without credentials' })),
+  }, { title: 'DeviceEngine' }), { description: 'One for each device; absent for callers without credentials' })),
   models: Type.Object({ total: Type.Integer() }),
-  auth: OneOf(authMethods, { description: 'The authentication method' })
+  auth: AuthMethod({ description: 'The authentication method' })
 }, {
   description: 'What the server is doing',
   examples: [{
@@ -105,7 +108,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags: ['server'],
       summary: 'Should work be sent here?',
       description: 'For load balancers: 503 while the server drains, its engine is down or its data folder cannot be ' +
-        'written to; `error.code` and `error.details.reason` say which. Any valid credentials will do, or ' +
+        'written to; `error.code` and `error.details[0].reason` say which. Any valid credentials will do, or ' +
         '--public-paths /api/ready.',
       errors: ['SDR_DRAINING', 'SDR_UNAVAILABLE'],
       response: { 200: Named(Ready) }

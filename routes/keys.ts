@@ -4,9 +4,10 @@ import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
 import { keyNamePattern } from '../lib/accounts/api-keys.ts'
 import { permissions } from '../lib/options/permissions.ts'
-import { Named, named, None, OneOf } from '../lib/http/schemas.ts'
-import { Key } from './schemas/accounts.ts'
+import { Named, named, None } from '../lib/http/schemas.ts'
+import { Key, keyExample, NewKey } from './schemas/accounts.ts'
 import { NextCursor, PageQuery } from './schemas/paging.ts'
+import { Permission } from './schemas/values.ts'
 
 const tags = ['authentication']
 const config = { needsAccount: true } as const
@@ -14,7 +15,7 @@ const config = { needsAccount: true } as const
 const KeyPage = named('KeyPage', Type.Object({
   keys: Type.Array(Named(Key)),
   next_cursor: NextCursor
-}, { description: 'A page of API keys' }))
+}, { description: 'A page of API keys', examples: [{ keys: [keyExample], next_cursor: null }] }))
 
 /** Callers with users:manage may see and revoke every key, others only their own. */
 function keysOf ({ principal }: FastifyRequest): string | undefined {
@@ -49,7 +50,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
           description: 'What it is for',
           examples: ['laptop']
         }),
-        permissions: Type.Optional(Type.Array(OneOf(permissions), {
+        permissions: Type.Optional(Type.Array(Permission(), {
           maxItems: permissions.length,
           uniqueItems: true,
           description: 'All of the owner when absent'
@@ -61,9 +62,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         }))
       }, { additionalProperties: false, examples: [{ name: 'laptop' }] }),
       response: {
-        201: Type.Intersect([
-          Named(Key), Type.Object({ key: Type.String({ description: 'Shown this once' }) })
-        ], { description: 'The key was made' })
+        201: Named(NewKey, 'The key was made')
       }
     }
   }, async (request, reply) => {

@@ -6,10 +6,10 @@ import type { NewJob } from '../lib/jobs/job.ts'
 import { prepareConvert, prepareHash, preparePull } from '../lib/models/jobs.ts'
 import { longestSource } from '../lib/models/pull/source.ts'
 import { removeModel } from '../lib/models/files/remove.ts'
-import { modelTypes } from '../lib/models/types.ts'
-import { None, OneOf } from '../lib/http/schemas.ts'
+import { None } from '../lib/http/schemas.ts'
 import { jobResponses, Wait } from './schemas/jobs.ts'
 import { ModelId, ModelName, ModelPath } from './schemas/models.ts'
+import { ModelType } from './schemas/values.ts'
 
 const tags = ['models']
 const config = { permission: 'models:manage' } as const
@@ -34,7 +34,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         'until the file changes.',
       errors: ['SDR_MODEL_NOT_FOUND', 'SDR_UNSUPPORTED_MODEL', 'SDR_QUEUE_FULL', 'SDR_DRAINING', 'SDR_STORAGE_FULL'],
       querystring: Wait,
-      body: Type.Object({ model: ModelName }, { additionalProperties: false }),
+      body: Type.Object({ model: ModelName }, {
+        additionalProperties: false, examples: [{ model: 'checkpoint/sd15.safetensors' }]
+      }),
       response: jobResponses
     }
   }, async (request, reply) => submit(request, reply, prepareHash(request.body, app.models)))
@@ -67,7 +69,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
           examples: ['sd15-q8_0.gguf']
         })),
         overwrite
-      }, { additionalProperties: false }),
+      }, { additionalProperties: false, examples: [{ model: 'checkpoint/sd15.safetensors', weight_type: 'q8_0' }] }),
       response: jobResponses
     }
   }, async (request, reply) => {
@@ -93,7 +95,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
           description: 'An https URL, or hf:owner/repository[@revision]/path/file',
           examples: ['hf:madebyollin/taesd/taesd_decoder.safetensors']
         }),
-        type: Type.Optional(OneOf(modelTypes, {
+        type: Type.Optional(ModelType({
           description: 'Chooses the folder; without it the file goes into the first --models-dir',
           examples: ['taesd']
         })),

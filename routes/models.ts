@@ -5,12 +5,12 @@ import { apiError } from '../errors.ts'
 import { toLoad } from '../lib/generation/run/engine-terms.ts'
 import { totalsByType } from '../lib/models/listing.ts'
 import { describeModel, type Model } from '../lib/models/model.ts'
-import { modelTypes } from '../lib/models/types.ts'
 import { Remembered } from '../lib/util/remembered.ts'
-import { Named, named, None, Nullable, OneOf } from '../lib/http/schemas.ts'
+import { Named, named, None, Nullable } from '../lib/http/schemas.ts'
 import { waitBounds } from './schemas/jobs.ts'
-import { Model as ModelSchema, ModelId, ModelName, ModelPath } from './schemas/models.ts'
+import { Model as ModelSchema, modelExample, ModelId, ModelName, ModelPath } from './schemas/models.ts'
 import { NextCursor, PageQuery } from './schemas/paging.ts'
+import { ModelType } from './schemas/values.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
@@ -28,21 +28,21 @@ const Turn = Type.Object({
 const turn = 'Waits for the running job to end, up to `wait` seconds. After these, or when the caller goes, ' +
   'nothing is done and the answer is 503. '
 
-const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.String() })
+const Warning = Type.Object({ path: Type.Optional(Type.String()), message: Type.String() }, { title: 'ScanWarning' })
 
 const ModelPage = named('ModelPage', Type.Object({
   models: Type.Array(Named(ModelSchema)),
   total: Type.Integer({ description: 'Of all pages' }),
   next_cursor: NextCursor
-}, { description: 'A page of models' }))
+}, { description: 'A page of models', examples: [{ models: [modelExample], total: 1, next_cursor: null }] }))
 
 const ModelTypes = named('ModelTypes', Type.Object({
   types: Type.Array(Type.Object({
-    type: OneOf(modelTypes),
+    type: ModelType(),
     count: Type.Integer(),
     size: Type.Integer({ description: 'Bytes' }),
     unusable: Type.Integer({ description: 'Blocked or damaged' })
-  }))
+  }, { title: 'ModelTypeTotal' }))
 }, {
   description: 'Number and size of the models of each type',
   examples: [{ types: [{ type: 'checkpoint', count: 3, size: 6398090286, unusable: 1 }] }]
@@ -52,12 +52,12 @@ const ModelDirectories = named('ModelDirectories', Type.Object({
   directories: Type.Array(Type.Object({
     name: Type.String(),
     path: Type.Optional(Type.String({ description: 'For those who may manage models' })),
-    type: Nullable(OneOf(modelTypes)),
+    type: Nullable(ModelType()),
     models: Type.Integer(),
     size: Type.Integer({ description: 'Bytes' }),
     readable: Type.Boolean(),
     warnings: Type.Array(Warning)
-  }))
+  }, { title: 'ModelDirectory' }))
 }, {
   description: 'The folders that are searched',
   examples: [{
@@ -103,7 +103,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       description: 'Checkpoints, LoRAs, VAEs and whatever else lies in the models folders, also what is blocked or ' +
         'damaged, with the reason.',
       querystring: Type.Object({
-        type: Type.Optional(OneOf(modelTypes)),
+        type: Type.Optional(ModelType()),
         architecture: Type.Optional(Type.String({ maxLength: 64 })),
         search: Type.Optional(Type.String({ maxLength: 255, description: 'Part of the id, name or title' })),
         ...PageQuery

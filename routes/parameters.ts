@@ -1,9 +1,8 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type, type Static, type TSchema } from '../lib/http/type.ts'
-import { capabilityNames } from '../lib/engine/engine.ts'
 import { isRequired, requestParameters } from '../lib/generation/request-schema.ts'
-import { imageTypes } from '../lib/jobs/job.ts'
 import { Named, named, Nullable, OneOf } from '../lib/http/schemas.ts'
+import { Capability, ImageType } from './schemas/values.ts'
 
 const tags = ['models']
 const config = { permission: 'models:read' } as const
@@ -25,14 +24,14 @@ const Setting = {
 
 const Parameter = Type.Object({
   ...Setting,
-  required_by: Type.Array(OneOf(imageTypes), { description: 'Types of jobs that do not go without it' }),
-  used_by: Type.Array(OneOf(imageTypes), { description: 'Types of jobs that take it' }),
-  feature: Nullable(OneOf(capabilityNames, { description: 'What the engine has to be able to do' })),
+  required_by: Type.Array(ImageType(), { description: 'Types of jobs that do not go without it' }),
+  used_by: Type.Array(ImageType(), { description: 'Types of jobs that take it' }),
+  feature: Nullable(Capability({ description: 'What the engine has to be able to do' })),
   available: Type.Boolean({ description: 'Whether the running engine takes it' }),
-  parts: Type.Optional(Type.Array(Type.Object(Setting), {
+  parts: Type.Optional(Type.Array(Type.Object(Setting, { title: 'RequestParameterPart' }), {
     description: 'Fields of an object, or of each entry of a list'
   }))
-})
+}, { title: 'RequestParameter' })
 
 const Limits = Type.Object({
   max_pixels: Type.Integer({ description: 'Width × height of one image' }),
@@ -40,7 +39,7 @@ const Limits = Type.Object({
   max_upload_bytes: Type.Integer({ description: 'Bytes of an image that is sent' }),
   max_upload_pixels: Type.Integer({ description: 'Width × height of an image that is sent' }),
   max_upscaled_pixels: Type.Integer({ description: 'Width × height of an upscaled image' })
-}, { description: 'Bounds that no single parameter has' })
+}, { title: 'RequestLimits', description: 'Bounds that no single parameter has' })
 
 const Samplers = named('Samplers', Type.Object({ samplers: Names }, {
   description: 'Names of samplers', examples: [{ samplers: ['euler', 'euler_a', 'dpm++2m'] }]
@@ -52,7 +51,7 @@ const Schedulers = named('Schedulers', Type.Object({ schedulers: Names }, {
 
 const Parameters = named('Parameters', Type.Object({
   engine: OneOf(['native', 'portable']),
-  capabilities: Type.Array(OneOf(capabilityNames), { description: 'What the running engine can do' }),
+  capabilities: Type.Array(Capability(), { description: 'What the running engine can do' }),
   limits: Limits,
   parameters: Type.Array(Parameter)
 }, {

@@ -6,13 +6,14 @@ import { apiError } from '../errors.ts'
 import {
   chooseVariant, convertImage, entityTag, isOriginal, matches, mediaType, outputFormats, thumbnailWidth
 } from '../lib/media/output.ts'
-import { jobStatuses, jobTypes, type Job as JobDescription } from '../lib/jobs/job.ts'
+import { jobStatuses, type Job as JobDescription } from '../lib/jobs/job.ts'
 import { laneStates } from '../lib/jobs/schedule/lane.ts'
 import type { SchedulerStatus } from '../lib/jobs/schedule/scheduler.ts'
 import { visibleOwner } from '../lib/accounts/principals.ts'
 import { exampleId, Id, Named, named, Nullable, OneOf, Time } from '../lib/http/schemas.ts'
-import { Job } from './schemas/jobs.ts'
+import { Job, jobExample } from './schemas/jobs.ts'
 import { NextCursor } from './schemas/paging.ts'
+import { JobStatus, JobType } from './schemas/values.ts'
 
 const tags = ['queue']
 const config = { permission: 'queue:read' } as const
@@ -31,7 +32,7 @@ const Lane = {
   blocked: Nullable(Type.Object({
     reason: Type.String(),
     retry_at: Nullable(Time('When the next try is; null when the engine process sees to that'))
-  }))
+  }, { title: 'Blocked' }))
 }
 
 const laneExample = {
@@ -51,7 +52,9 @@ const Queue = named('Queue', Type.Object({
       lane: OneOf(['engine', 'files'], { description: 'Whether its jobs need an engine' }),
       device: Nullable(Type.String({ description: 'As --device or --devices names it; null without an engine' })),
       ...Lane
-    }), { description: 'Each does one job at a time: one for each device, and one for jobs that need none' })
+    }, { title: 'Lane' }), {
+      description: 'Each does one job at a time: one for each device, and one for jobs that need none'
+    })
   }, { description: 'All devices together; blocked when no device can be used' })
 }, {
   description: 'How many jobs are in which state, and what is done at the moment',
@@ -75,7 +78,7 @@ const Queue = named('Queue', Type.Object({
 const JobPage = named('JobPage', Type.Object({
   jobs: Type.Array(Named(Job)),
   next_cursor: NextCursor
-}, { description: 'A page of jobs' }))
+}, { description: 'A page of jobs', examples: [{ jobs: [jobExample], next_cursor: null }] }))
 
 const ImageName = Type.Object({
   ...JobId.properties,
@@ -98,6 +101,8 @@ const mostWhole = 256 * 1024
 
 const Binary = Type.Unsafe<unknown>({ type: 'string', format: 'binary' })
 const ImageContent = Object.fromEntries(outputFormats.map(format => [mediaType(format), { schema: Binary }]))
+
+const entity = { etag: { type: 'string', description: 'Tag of this variant of the image, for If-None-Match' } }
 
 const EventStream = {
   'text/event-stream': {
@@ -136,8 +141,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       description: 'Your own; administrators see all. Ended jobs stay as long as --keep-jobs and --keep-days say. ' +
         'A page ends early, with a next_cursor, when its jobs have more than 1 MiB of parameters.',
       querystring: Type.Object({
-        status: Type.Optional(OneOf(jobStatuses)),
-        type: Type.Optional(OneOf(jobTypes)),
+        status: Type.Optional(JobStatus()),
+        type: Type.Optional(JobType()),
         model: Type.Optional(Type.String({ maxLength: 512 })),
         owner: Type.Optional(Type.String({
           minLength: 1,
@@ -200,7 +205,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         'connection does not cancel the job.',
       errors,
       params: JobId,
-      headers: Type.Object({ 'last-event-id': Type.Optional(Type.String({ maxLength: 20 })) }),
+      headers: Type.Object({
+        'last-event-id': Type.Optional(Type.String({ maxLength: 20, description: 'Id of the last event that came' }))
+      }),
       response: { 200: { description: 'What happens to the job', content: EventStream } }
     }
   }, async (request, reply) => {
@@ -234,10 +241,15 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
         'changes: If-None-Match with its ETag answers 304.',
       errors: [...errors, 'SDR_IMAGE_NOT_FOUND'],
       params: ImageName,
+      headers: Type.Object({
+        'if-none-match': Type.Optional(Type.String({
+          maxLength: 4096, description: 'An ETag: 304 when the image has it'
+        }))
+      }),
       querystring: ImageVariant,
       response: {
-        200: { description: 'The image', content: ImageContent },
-        304: Type.Null({ description: 'The image is the one that If-None-Match names' })
+        200: { description: 'The image', content: ImageContent, headers: entity },
+        304: { type: 'null', description: 'The image is the one that If-None-Match names', headers: entity }
       }
     }
   }, async (request, reply) => {

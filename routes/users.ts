@@ -1,9 +1,10 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { examplePassword } from '../lib/accounts/passwords.ts'
 import { Type } from '../lib/http/type.ts'
-import { accountRoles } from '../lib/options/permissions.ts'
-import { Id, Located, Named, named, None, OneOf } from '../lib/http/schemas.ts'
-import { NewPassword, User, Username } from './schemas/accounts.ts'
+import { Id, Located, Named, named, None } from '../lib/http/schemas.ts'
+import { NewPassword, User, userExample, Username } from './schemas/accounts.ts'
 import { NextCursor, PageQuery } from './schemas/paging.ts'
+import { AccountRole } from './schemas/values.ts'
 
 const tags = ['users']
 const config = { permission: 'users:manage', needsAccount: true } as const
@@ -12,7 +13,7 @@ const changing = { ...config, isLasting: true } as const
 const UserPage = named('UserPage', Type.Object({
   users: Type.Array(Named(User)),
   next_cursor: NextCursor
-}, { description: 'A page of accounts' }))
+}, { description: 'A page of accounts', examples: [{ users: [userExample], next_cursor: null }] }))
 
 const UserId = Type.Object({ id: Id('Id of the account') })
 
@@ -40,8 +41,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       body: Type.Object({
         username: Username,
         password: NewPassword,
-        role: Type.Optional(OneOf(accountRoles, { default: 'user' }))
-      }, { additionalProperties: false }),
+        role: Type.Optional(AccountRole({ default: 'user' }))
+      }, { additionalProperties: false, examples: [{ username: 'alice', password: examplePassword, role: 'user' }] }),
       response: { 201: Located(Named(User, 'The account was made'), 'the account') }
     }
   }, async (request, reply) => {
@@ -75,7 +76,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       errors: ['SDR_USER_NOT_FOUND', 'SDR_CONFLICT'],
       params: UserId,
       body: Type.Object({
-        role: Type.Optional(OneOf(accountRoles)),
+        role: Type.Optional(AccountRole()),
         disabled: Type.Optional(Type.Boolean()),
         password: Type.Optional(NewPassword)
       }, { additionalProperties: false, minProperties: 1, examples: [{ disabled: true }] }),

@@ -61,8 +61,10 @@ function holdToDocument (t: Test, app: FastifyInstance): void {
     const operation = routes.find(({ pattern }) => pattern.test(path))?.operations[method.toLowerCase()]
     if (operation === undefined) return response
     const foreseen = operation.responses[response.statusCode]
+    // What is answered before there is a route is said once for all operations.
+    if (foreseen === undefined && [408, 414, 421, 431].includes(response.statusCode)) return response
     if (foreseen === undefined) t.fail(`The document says of ${operation.operationId} nothing of ${response.statusCode}: ${response.body.slice(0, 500)}`)
-    else if ('location' in response.headers && !('location' in (foreseen.headers ?? {}))) {
+    else if ('location' in response.headers && !('Location' in (foreseen.headers ?? {}))) {
       t.fail(`The document says nothing of the Location of ${operation.operationId}, ${response.statusCode}`)
     }
     return response

@@ -104,13 +104,13 @@ t.test('security schemes follow the method, the public paths and the guests', as
   t.same([open.security, open.components.securitySchemes], [[], {}], 'an open server asks for nothing')
 
   const { security, paths } = await describe({ auth: 'jwt', 'public-paths': '/api/models' })
-  t.same(security, [{ bearer: [] }, { apiKey: [] }])
+  t.same(security, [{ bearer: [] }, { apiKey: [] }, { password: [] }])
   t.same(paths['/api/models']?.get?.security, [])
   t.equal(paths['/api/models/refresh']?.post?.security, undefined)
   const publicOnes = Object.entries(paths).flatMap(([path, operations]) =>
     Object.entries(operations).filter(([, { security }]) => security?.length === 0).map(([method]) => `${method} ${path}`))
   t.same(publicOnes.filter(route => !route.includes('/api/models')), [
-    'get /api/health', 'get /api/status', 'post /api/auth/login', 'post /api/auth/refresh'
+    'get /api/health', 'get /api/status', 'post /api/auth/login', 'post /api/auth/token', 'post /api/auth/refresh'
   ], 'and nothing else')
 
   const keys = await describe({ auth: 'api-key' })

@@ -1,7 +1,7 @@
-import { apiError } from '../../errors.ts'
+import { apiError, unexpected } from '../../errors.ts'
 import type { AccountRole } from '../options/permissions.ts'
 import { quoted } from '../util/text.ts'
-import { passwordLength, type PasswordHasher } from './passwords.ts'
+import { examplePassword, passwordLength, type PasswordHasher } from './passwords.ts'
 import type { Account, AccountRecords, Actor, CheckedAccount } from './store/store.ts'
 
 /** What a user name may be. Nothing that could break a log line, a terminal or a path. */
@@ -88,6 +88,11 @@ function checkUsername (username: string): void {
 }
 
 function checkPassword (password: string): void {
+  if (password === examplePassword) {
+    throw unexpected({
+      field: 'password', expected: 'a password of your own', received: 'the example of the documentation'
+    })
+  }
   const { minimum, maximum } = passwordLength
   if (password.length < minimum || password.length > maximum) {
     throw apiError('SDR_INVALID_REQUEST',

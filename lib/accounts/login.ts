@@ -74,7 +74,7 @@ export class Logins<Request extends LoginRequest> {
     return tokens.issue(session)
   }
 
-  /** Changes the password of the caller. @throws {ApiError} 401, 409, 429 */
+  /** Changes the password of the caller. @throws {ApiError} 403, 409, 429 */
   async changePassword (request: Request, current: string, next: string): Promise<void> {
     const { accounts, audit } = this.#parts
     const { username, source } = request.principal
@@ -85,7 +85,7 @@ export class Logins<Request extends LoginRequest> {
       }
       // Not the method's own check: under --auth unix and pam the system may have another account of this name.
       const account = await this.#check(username, current, request.ip,
-        async (username, password) => await accounts.verify(username, password))
+        async (username, password) => await accounts.verify(username, password), 'SDR_WRONG_PASSWORD')
       await accounts.changePassword(account, next, request.principal)
       await audit(request, { event: 'user.password', subject: username })
     })
@@ -97,9 +97,15 @@ export class Logins<Request extends LoginRequest> {
     throw apiError('SDR_CONFLICT', `This server runs with --auth ${this.#parts.auth}, which has no logins.`)
   }
 
-  /** @throws {ApiError} when the password is wrong, or the account or the address has to wait */
-  async #check (username: string, password: string, ip: string, checkPassword: CheckPassword): Promise<CheckedAccount> {
-    if (!isLoginName(username)) throw apiError('SDR_INVALID_CREDENTIALS')
+  /**
+   * @param wrong what a wrong password is. Not 401 for a caller whose session is good: clients would end it.
+   * @throws {ApiError} when the password is wrong, or the account or the address has to wait
+   */
+  async #check (
+    username: string, password: string, ip: string, checkPassword: CheckPassword,
+    wrong: 'SDR_INVALID_CREDENTIALS' | 'SDR_WRONG_PASSWORD' = 'SDR_INVALID_CREDENTIALS'
+  ): Promise<CheckedAccount> {
+    if (!isLoginName(username)) throw apiError(wrong)
     const [address] = networksOf(ip)
     const isKnown = async () =>
       (await this.#parts.store.sessions.addressesOf(username)).some(known => networksOf(known)[0] === address)
@@ -112,7 +118,7 @@ export class Logins<Request extends LoginRequest> {
       if (isUnknown) await this.#throttle.takeBack(username, address)
       throw error
     })
-    if (account === undefined) throw apiError('SDR_INVALID_CREDENTIALS')
+    if (account === undefined) throw apiError(wrong)
     await this.#throttle.succeed(username, address)
     return account
   }

@@ -8,6 +8,9 @@ const scrypt =
 
 export const passwordLength = { minimum: 8, maximum: 1024 } as const
 
+/** Stands in the examples of the OpenAPI document; one that is sent as it is must not make an account. */
+export const examplePassword = 'YOUR-PASSWORD'
+
 const hashBytes = 32
 const saltBytes = 16
 const blockSize = 8

@@ -15,6 +15,14 @@ export interface Login {
   user: { id: string, username: string, role: AccountRole, permissions: readonly Permission[] }
 }
 
+/** What OAuth 2.0 (RFC 6749, 5.1) calls a login. @param now milliseconds since 1970 */
+export function toToken (
+  { token, token_type: type, expires_at: end, refresh_token: refreshToken }: Login, now: number
+) {
+  const seconds = Math.max(0, Math.floor((Date.parse(end) - now) / 1000))
+  return { access_token: token, token_type: type, expires_in: seconds, refresh_token: refreshToken }
+}
+
 /** What signs tokens and reads them: @fastify/jwt, as the application decorates itself with it. */
 interface Jwt {
   sign: (claims: Omit<Claims, 'iat' | 'exp'>) => string

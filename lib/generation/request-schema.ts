@@ -87,7 +87,7 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
       })
     }),
     ...ofTypes(drawing, {
-      components: settings(
+      components: settings('ModelComponents',
         'A model of several files for this job: ' +
         'each of them in the place of what `model` has, or beside a diffusion model',
         Object.fromEntries(componentNames.map(name =>
@@ -109,7 +109,7 @@ export function requestParameters (limits: Limits, engine: EngineInfo): Record<s
       control_strength: number(0, 10, 'How strictly the control image is followed', { default: 0.9 })
     }),
     ...ofFeatures(['controlnet'], {
-      canny: group('Make an edge drawing of the control image first', {
+      canny: group('Canny', 'Make an edge drawing of the control image first', {
         low_threshold: number(0, 1, 'Edges weaker than this are none; 0.08 when absent'),
         high_threshold: number(0, 1, 'Edges stronger than this are; 0.08 when absent'),
         weak: number(0, 1, 'Brightness of weak edges; 0.8 when absent'),
@@ -153,11 +153,41 @@ const examples: Record<ImageType, object> = {
   upscale: { init_image: orange }
 }
 
-/** The schema of the body of a request. */
-export function bodySchema (type: ImageType, parameters: Record<string, Parameter>) {
+/** The schema of the body of a request, in JSON or as a form; what it has to have comes first. */
+export function bodySchema (type: ImageType, parameters: Record<string, Parameter>, { isForm = false } = {}) {
   const own = Object.entries(parameters).filter(([, { types }]) => types.includes(type))
-  return object(Object.fromEntries(own.map(([name, { schema }]) =>
-    [name, isRequired(type, name) ? schema : Type.Optional(schema)])), { examples: [examples[type]] })
+    .sort(([a], [b]) => Number(isRequired(type, b)) - Number(isRequired(type, a)))
+    .map(([name, { schema }]) => [name, isForm ? asFile(name, schema) : schema] as const)
+  return object(Object.fromEntries(own.map(([name, schema]) =>
+    [name, isRequired(type, name) ? schema : Type.Optional(schema)]
+  )), isForm ? {} : { examples: [examples[type]] })
+}
+
+/** Images of a form are files; base64 goes on working there. */
+function asFile (name: string, schema: TSchema): TSchema {
+  if (isImage(name)) return { ...schema, format: 'binary' }
+  if (!isImageList(name)) return schema
+  return { ...schema, items: { ...(schema as { items?: object }).items, format: 'binary' } }
+}
+
+/**
+ * What the document says of a job's parameters and result, which are stored as they are: every field that a request of
+ * any type can have, but for the images.
+ */
+export function typedJob (limits: Limits, engine: EngineInfo): Record<string, object> {
+  const own = Object.entries(requestParameters(limits, engine)).filter(([name]) => !isImage(name) && !isImageList(name))
+  return {
+    'Job.parameters': {
+      properties: Object.fromEntries(own.map(([name, { schema }]) => [name, schema]))
+    },
+    'Job.result': {
+      properties: {
+        model: Type.Unsafe({ type: ['string', 'null'], description: 'Id of the model' }),
+        size: Type.Integer({ description: 'Bytes' }),
+        sha256: Type.String()
+      }
+    }
+  }
 }
 
 function drawingSchemas (limits: Limits, { samplers, schedulers }: EngineInfo): Record<string, TSchema> {
@@ -177,15 +207,15 @@ function drawingSchemas (limits: Limits, { samplers, schedulers }: EngineInfo): 
     guidance: number(0, 100, 'Distilled guidance of FLUX-like models', { examples: [3.5] }),
     seed: integer(-1, maximumSeed,
       'Same seed, same image; −1 or absent lets the server choose. Image n of a batch has seed + n', { default: -1 }),
-    sampler: choice(samplers, "Sampling method; the model's own when absent"),
-    scheduler: choice(schedulers, "Noise schedule; the model's own when absent"),
+    sampler: choice(samplers, "Sampling method; the model's own when absent", 'Sampler'),
+    scheduler: choice(schedulers, "Noise schedule; the model's own when absent", 'Scheduler'),
     eta: number(0, 10, 'Noise that samplers with such a parameter add'),
     batch_count: integer(1, maxBatch, 'How many images', { default: 1 }),
     clip_skip: integer(1, 12, "Layers of CLIP to leave out, counted from the last; the model's own when absent"),
     loras: Type.Array(object({
       name: modelName('Id or name of the LoRA'),
       weight: Type.Optional(number(-10, 10, 'How strongly it counts', { default: 1 }))
-    }), {
+    }, { title: 'Lora' }), {
       maxItems,
       description: 'LoRAs to apply, together with those of the prompt; the weights of one that is named twice are added'
     })
@@ -195,7 +225,7 @@ function drawingSchemas (limits: Limits, { samplers, schedulers }: EngineInfo): 
 /** What not every engine has; the names are those of the features. */
 function featureSchemas ({ maxWidth, maxHeight, maxSteps }: Limits) {
   return {
-    vae_tiling: group('Decode in tiles, which takes less memory', {
+    vae_tiling: group('VaeTiling', 'Decode in tiles, which takes less memory', {
       tile_size_x: integer(0, 1024, "Width of a tile in latent pixels; 0 is the engine's choice"),
       tile_size_y: integer(0, 1024, "Height of a tile in latent pixels; 0 is the engine's choice"),
       target_overlap: number(0, 0.5, 'Part of a tile that lies over the next one')
@@ -203,8 +233,8 @@ function featureSchemas ({ maxWidth, maxHeight, maxSteps }: Limits) {
     cache: object({
       mode: choice(cacheModes, 'How'),
       reuse_threshold: Type.Optional(number(0, 10, 'Up to which difference a step is left out'))
-    }, { description: 'Leave out steps that change little: faster, a little less exact' }),
-    hires: group('Draw small, enlarge, and draw over it once more', {
+    }, { title: 'StepCache', description: 'Leave out steps that change little: faster, a little less exact' }),
+    hires: group('Hires', 'Draw small, enlarge, and draw over it once more', {
       scale: number(1, 8, 'How much larger, unless target_width or target_height say it; 2 when absent'),
       target_width: side(maxWidth, 'Final width'),
       target_height: side(maxHeight, 'Final height'),
@@ -217,16 +247,17 @@ function featureSchemas ({ maxWidth, maxHeight, maxSteps }: Limits) {
       maxItems: maxSteps + 1,
       description: 'The noise at each step, from the first to the last; takes the place of steps and scheduler'
     }),
-    previews: settings('What the events of the job show of the unfinished image', {
+    previews: settings('Previews', 'What the events of the job show of the unfinished image', {
       mode: choice(previewModes, 'How; tae needs a model with a TAESD, vae takes as long as decoding an image'),
       interval: integer(200, 60_000, 'Milliseconds from one to the next at least; 1000 when absent')
     }),
-    skip_layer_guidance: settings('Guide by what the model draws without some of its layers (SD3)', {
-      layers: Type.Array(integer(0, 1023, 'Layer'), { maxItems: 256, description: 'Layers to leave out' }),
-      start: number(0, 1, 'Part of the steps after which it begins'),
-      end: number(0, 1, 'Part of the steps after which it ends'),
-      scale: number(0, 100, 'How strongly it counts; 0 is off')
-    })
+    skip_layer_guidance: settings('SkipLayerGuidance',
+      'Guide by what the model draws without some of its layers (SD3)', {
+        layers: Type.Array(integer(0, 1023, 'Layer'), { maxItems: 256, description: 'Layers to leave out' }),
+        start: number(0, 1, 'Part of the steps after which it begins'),
+        end: number(0, 1, 'Part of the steps after which it ends'),
+        scale: number(0, 100, 'How strongly it counts; 0 is off')
+      })
   } satisfies Partial<Record<Capability, TSchema>>
 }
 
@@ -277,8 +308,9 @@ function number (minimum: number, maximum: number, description: string, options:
   return Type.Number({ minimum, maximum, description, ...options })
 }
 
-function choice (names: readonly string[], description: string) {
-  return Type.Unsafe<string>({ type: 'string', enum: [...names], description })
+/** @param title its name in the OpenAPI document. */
+function choice (names: readonly string[], description: string, title?: string) {
+  return Type.Unsafe<string>({ type: 'string', enum: [...names], description, ...(title !== undefined && { title }) })
 }
 
 /** An id or a name of a model. */
@@ -292,12 +324,12 @@ function object (properties: Record<string, TSchema>, options: object = {}) {
 }
 
 /** Settings that can be left alone one by one, and switched off together. */
-function group (description: string, properties: Record<string, TSchema>) {
+function group (title: string, description: string, properties: Record<string, TSchema>) {
   const enabled = Type.Boolean({ default: true, description: 'Whether it is done' })
-  return settings(description, { enabled, ...properties })
+  return settings(title, description, { enabled, ...properties })
 }
 
-/** Settings that can be left alone one by one. */
-function settings (description: string, properties: Record<string, TSchema>) {
-  return object(Type.Partial(Type.Object(properties)).properties, { description })
+/** Settings that can be left alone one by one. @param title their name in the OpenAPI document. */
+function settings (title: string, description: string, properties: Record<string, TSchema>) {
+  return object(Type.Partial(Type.Object(properties)).properties, { title, description })
 }

@@ -88,7 +88,8 @@ export function errorAnswer (
   if (error.allow !== undefined) headers.allow = error.allow
   if (retryAfter !== undefined) headers['retry-after'] = String(Math.ceil(retryAfter))
   if (status === 401 || scope !== undefined) headers['www-authenticate'] = challenge(request, error)
-  const answered = { code: code as ErrorCode, status, message, details, requestId: request.id }
+  const list = details === undefined ? undefined : [details].flat()
+  const answered = { code: code as ErrorCode, status, message, details: list, requestId: request.id }
   Object.assign(headers, shape.headers?.(answered))
   const body = shape.body(answered)
   if (!isBodyUnderWay(request.raw)) return { status, headers, body }

@@ -1,6 +1,7 @@
 import { errorTable, type ErrorCode } from '../../errors.ts'
 import type { AuthMethod } from '../options/permissions.ts'
 import { version } from '../util/version.ts'
+import { nameSchemas, operationsOf, pascalCase, sayDefaults, spellOut, type SchemaDocument } from './openapi-schemas.ts'
 import type { Declaration } from './route-needs.ts'
 import { ErrorResponse, exampleId, Named } from './schemas.ts'
 import type { TSchema } from './type.ts'
@@ -8,11 +9,15 @@ import type { TSchema } from './type.ts'
 /** What any route can answer besides what it says itself. */
 const commonErrors: readonly ErrorCode[] = [
   'SDR_INVALID_REQUEST', 'SDR_INVALID_JSON', 'SDR_AMBIGUOUS_CREDENTIALS', 'SDR_UNAUTHENTICATED', 'SDR_INVALID_TOKEN',
-  'SDR_TOKEN_EXPIRED', 'SDR_REQUEST_TIMEOUT', 'SDR_URI_TOO_LONG', 'SDR_HOST_NOT_ALLOWED', 'SDR_RATE_LIMITED',
-  'SDR_HEADERS_TOO_LARGE', 'SDR_INTERNAL', 'SDR_UNAVAILABLE'
+  'SDR_TOKEN_EXPIRED', 'SDR_RATE_LIMITED', 'SDR_INTERNAL', 'SDR_UNAVAILABLE'
 ]
 
-/** What any route with a body can answer. */
+/** What is answered before there is a route: said once for all of them. */
+const transportErrors: readonly ErrorCode[] = [
+  'SDR_REQUEST_TIMEOUT', 'SDR_URI_TOO_LONG', 'SDR_HOST_NOT_ALLOWED', 'SDR_HEADERS_TOO_LARGE'
+]
+
+/** What any request that may have a body can be answered, also where the route reads none. */
 const bodyErrors: readonly ErrorCode[] = ['SDR_BODY_TOO_LARGE', 'SDR_UNSUPPORTED_MEDIA_TYPE']
 
 const safeMethods = ['GET', 'HEAD']
@@ -20,33 +25,65 @@ const safeMethods = ['GET', 'HEAD']
 type SecurityScheme =
   | { type: 'http', scheme: 'bearer', bearerFormat?: string, description: string }
   | { type: 'apiKey', in: 'header', name: string, description: string }
+  | {
+    type: 'oauth2'
+    flows: { password: { tokenUrl: string, refreshUrl: string, scopes: Record<string, string> } }
+    description: string
+  }
 
 const tags = [
+  { name: 'authentication', description: 'Log in and out; sessions and API keys.' },
   { name: 'generate', description: 'Make images. Every request becomes a job.' },
   { name: 'queue', description: 'Follow, fetch and cancel jobs.' },
   { name: 'models', description: 'What this server can draw with.' },
-  { name: 'authentication', description: 'Log in and out; sessions and API keys.' },
   { name: 'users', description: 'Manage accounts.' },
   { name: 'server', description: 'How the server is.' }
 ]
 
-const description = `Image generation with stable-diffusion.cpp over HTTP.
+/** Where a client gets a token for a name and a password by OAuth 2.0. */
+export const tokenPath = '/api/auth/token'
 
-1. **Log in**: \`POST /api/auth/login\` answers with a token for \`Authorization: Bearer …\`; programs use an API key.
+const logInSteps: Readonly<Record<'token' | 'api-key' | 'none', string>> = {
+  token: '**Log in**: `POST /api/auth/login` answers with a token for `Authorization: Bearer …`; ' +
+    'programs use an API key.',
+  'api-key': '**Authenticate**: send your API key as `Authorization: Bearer …` or `X-API-Key`.',
+  none: '**Authenticate**: not here; this server asks for no credentials.'
+}
+
+const descriptionWith = (logIn: string) => `Image generation with stable-diffusion.cpp over HTTP.
+
+1. ${logIn}
 2. **Generate**: \`POST /api/generate/txt2img\` answers 202 with a job at once, or with \`?wait=60\` the finished job.
 3. **Follow**: \`GET /api/queue/job/{id}/events\` tells its progress as server-sent events.
 4. **Fetch**: \`GET /api/queue/job/{id}/images/0\` is the image.
 
-Every error has one shape, with a \`code\` for programs and a \`message\` for people. Times are ISO 8601 in UTC.`
+Every error has one shape, with a \`code\` for programs and a \`message\` for people. Times are ISO 8601 in UTC.
+
+Besides what each operation lists, any request can be answered before the server knows its route:
+
+${transportErrors.map(code => `- ${errorTable[code][0]} \`${code}\`: ${errorTable[code][1]}`).join('\n')}`
 
 /** What the document says of the server as a whole. */
-export const about = {
-  openapi: '3.1.0',
-  info: {
-    title: 'stable-diffusion-rest', version, description, license: { name: 'MIT', identifier: 'MIT' }
-  },
-  servers: [{ url: '/', description: 'This server' }],
-  tags
+export function about (auth: AuthMethod) {
+  const description = descriptionWith(logInSteps[hasLogins(auth) ? 'token' : auth as 'api-key' | 'none'])
+  return {
+    openapi: '3.1.0',
+    info: {
+      title: 'stable-diffusion-rest', version, description, license: { name: 'MIT', identifier: 'MIT' }
+    },
+    servers: serversAt('http://127.0.0.1:8080'),
+    tags
+  }
+}
+
+/** @param address of the server, as its clients see it. */
+export function serversAt (address: string): Array<{ url: string, description: string }> {
+  return [{ url: address, description: 'This server' }]
+}
+
+/** Whether names and passwords log in. */
+export function hasLogins (auth: AuthMethod): boolean {
+  return auth !== 'none' && auth !== 'api-key'
 }
 
 interface Route {
@@ -55,7 +92,6 @@ interface Route {
 }
 
 interface Schema {
-  body?: unknown
   errors?: readonly ErrorCode[]
   errorSchema?: TSchema & { $id: string }
 }
@@ -66,7 +102,7 @@ interface Schema {
  */
 export function securitySchemesOf (auth: AuthMethod): Record<string, SecurityScheme> {
   if (auth === 'none') return {}
-  const takesTokens = auth !== 'api-key'
+  const takesTokens = hasLogins(auth)
   return {
     bearer: {
       type: 'http',
@@ -74,19 +110,26 @@ export function securitySchemesOf (auth: AuthMethod): Record<string, SecuritySch
       ...(takesTokens && { bearerFormat: 'JWT' }),
       description: takesTokens ? 'The token of POST /api/auth/login, or an API key' : 'An API key'
     },
-    apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key', description: 'An API key' }
+    apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key', description: 'An API key' },
+    ...(takesTokens && {
+      password: {
+        type: 'oauth2',
+        flows: { password: { tokenUrl: tokenPath, refreshUrl: tokenPath, scopes: {} } },
+        description: 'User name and password; client_id and client_secret stay empty'
+      }
+    })
   }
 }
 
 /** The errors that a route can answer, by status; the description lists the codes, where our shape has them. */
 export function errorResponses (
-  { method, config }: Route, { body, errors = [], errorSchema }: Schema
+  { method, config }: Route, { errors = [], errorSchema }: Schema
 ): Record<string, object> {
-  const canBeForbidden = config?.permission !== undefined || config?.needsAccount === true ||
-    ![method].flat().every(one => safeMethods.includes(one))
+  const isSafe = [method].flat().every(one => safeMethods.includes(one))
+  const canBeForbidden = config?.permission !== undefined || config?.needsAccount === true || !isSafe
   const codes = new Set([
     ...commonErrors,
-    ...(body === undefined ? [] : bodyErrors),
+    ...(isSafe ? [] : bodyErrors),
     ...(canBeForbidden ? ['SDR_FORBIDDEN' as const] : []),
     ...errors
   ])
@@ -100,46 +143,114 @@ export function errorResponses (
   return Object.fromEntries([...byStatus].map(([status, lines]) => [status, Named(schema, lines.join('\n\n'))]))
 }
 
-interface ErrorAnswer {
+interface Answer {
   description: string
+  headers?: Record<string, object>
   content?: Record<string, object>
 }
 
 interface Operation {
-  responses: Record<string, ErrorAnswer>
+  parameters?: Array<{ in: string, name: string }>
+  responses: Record<string, Answer>
 }
 
 export interface Document {
-  components?: { responses?: Record<string, object> }
+  components?: { responses?: Record<string, object>, headers?: Record<string, object> }
   paths?: Record<string, Record<string, Operation>>
 }
 
+/** What answers carry beside their bodies. */
+const headers = {
+  'X-Request-Id': { schema: { type: 'string', format: 'uuid' }, description: 'Stands in the log of the server too' },
+  'X-RateLimit-Limit': { schema: { type: 'integer' }, description: 'Requests that the caller may make in a minute' },
+  'X-RateLimit-Remaining': { schema: { type: 'integer' }, description: 'How many of them are left' },
+  'X-RateLimit-Reset': { schema: { type: 'integer' }, description: 'Seconds until all of them are there again' },
+  'Retry-After': { schema: { type: 'integer' }, description: 'Seconds after which a retry makes sense' },
+  'WWW-Authenticate': { schema: { type: 'string' }, description: 'Which credentials would help (RFC 6750, RFC 7617)' }
+} as const
+
+type HeaderName = keyof typeof headers
+
+function headersOf (status: string): HeaderName[] {
+  if (status === '401' || status === '403') return ['X-Request-Id', 'WWW-Authenticate']
+  if (status === '429' || status === '503') return ['X-Request-Id', 'Retry-After']
+  if (status >= '400') return ['X-Request-Id']
+  return ['X-Request-Id', 'X-RateLimit-Limit', 'X-RateLimit-Remaining', 'X-RateLimit-Reset']
+}
+
+/** Headers as people write them: `Idempotency-Key`. */
+function headerCase (name: string): string {
+  return name.replaceAll(/(?<![a-z])[a-z]/g, letter => letter.toUpperCase()).replace(/-Id$/, '-ID')
+}
+
+/**
+ * Makes the document one that clients can be generated from.
+ * @param made by the plugin, from the routes.
+ * @param typed schemas for what the routes do not type, by the name of the component and the property.
+ */
+export function finish (made: Document & SchemaDocument, typed: Record<string, object>): Document {
+  const document = structuredClone(made) // parts of it are the schemas that requests are held against
+  for (const [place, schema] of Object.entries(typed)) {
+    const [component, property] = place.split('.') as [string, string]
+    const known = document.components?.schemas?.[component]?.properties
+    if (known?.[property] === undefined) continue
+    known[property] = { ...known[property], ...structuredClone(schema) }
+    sayDefaults(known[property])
+  }
+  for (const { requestBody: { content = {} } = {} } of operationsOf(document)) {
+    for (const { schema } of Object.values(content)) sayDefaults(schema)
+    const form = content['multipart/form-data']?.schema
+    // Swagger UI would fill them in and send them.
+    for (const field of Object.values(form?.properties ?? {})) field.examples = undefined
+  }
+  nameSchemas(document)
+  shareErrors(document)
+  for (const { parameters = [], responses } of Object.values(document.paths ?? {}).flatMap(Object.values<Operation>)) {
+    for (const parameter of parameters) if (parameter.in === 'header') parameter.name = headerCase(parameter.name)
+    for (const [status, response] of Object.entries(responses)) {
+      if (!('$ref' in response)) response.headers = { ...cased(response.headers), ...referencesTo(headersOf(status)) }
+    }
+  }
+  document.components = { ...document.components, headers: { ...headers } }
+  spellOut(document)
+  return document
+}
+
+function cased (headers: Record<string, object> = {}): Record<string, object> {
+  return Object.fromEntries(Object.entries(headers).map(([name, header]) => [headerCase(name), header]))
+}
+
+function referencesTo (names: HeaderName[]): Record<string, object> {
+  return Object.fromEntries(names.map(name => [name, { $ref: `#/components/headers/${name}` }]))
+}
+
 /** Most routes refuse with the same few answers: each stands once among the components, named by what sets it apart. */
-export function shareErrors (document: Document): Document {
+function shareErrors (document: Document): void {
   const responses: Record<string, object> = {}
   for (const { responses: own } of Object.values(document.paths ?? {}).flatMap(Object.values<Operation>)) {
     for (const [status, response] of Object.entries(own)) {
       const codes = [...response.description.matchAll(/^`(SDR_\w+)`/gm)].map(([, code]) => code as ErrorCode)
       if (codes.length === 0) continue
       const special = codes.filter(code => !commonErrors.includes(code))
-      const name = (special.length > 0 ? special : codes.slice(0, 1)).map(pascalCase).join('Or')
-      responses[name] = withExample(response, special[0] ?? codes[0]!)
+      const name = (special.length > 0 ? special.sort() : codes.slice(0, 1)).map(nameOf).join('Or')
+      responses[name] = {
+        ...withExample(response, special[0] ?? codes[0]!), headers: referencesTo(headersOf(status))
+      }
       Object.assign(own, { [status]: { $ref: `#/components/responses/${name}` } })
     }
   }
   document.components = { ...document.components, responses }
-  return document
 }
 
 /** What an error of this code looks like; the schema itself shows one of SDR_INVALID_REQUEST, with details. */
-function withExample (response: ErrorAnswer, code: ErrorCode): ErrorAnswer {
+function withExample (response: Answer, code: ErrorCode): Answer {
   if (code === 'SDR_INVALID_REQUEST') return response
   const example = { error: { code, message: errorTable[code][1], request_id: exampleId } }
   const content = Object.entries(response.content ?? {}).map(([type, media]) => [type, { ...media, example }])
-  return { ...response, content: Object.fromEntries(content) as ErrorAnswer['content'] }
+  return { ...response, content: Object.fromEntries(content) as Answer['content'] }
 }
 
 /** `SDR_JOB_NOT_FOUND` → `JobNotFound` */
-function pascalCase (code: string): string {
-  return code.slice('SDR'.length).toLowerCase().replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())
+function nameOf (code: string): string {
+  return pascalCase(code.slice('SDR_'.length).toLowerCase())
 }

@@ -53,17 +53,28 @@ export function Located<Schema extends TSchema> (schema: Schema, what: string) {
 
 export const None = Type.Null({ description: 'Nothing' })
 
-export const ErrorResponse = named('Error', Type.Object({
+const ErrorDetail = Type.Object(Type.Partial(Type.Object({
+  field: Type.String({ description: 'The field of the request that the error is about' }),
+  expected: Type.String(),
+  received: Type.String(),
+  feature: Type.String({ description: 'What the engine lacks' }),
+  engine: Type.String(),
+  candidates: Type.Array(Type.String(), { description: 'Ids of the models that a name may mean' }),
+  nearest: Type.Array(Type.String(), { description: 'Ids of models with a similar name' }),
+  parts_of: Type.Array(Type.String(), { description: 'Ids of the models that need the file' }),
+  reason: Type.String({ description: 'Why no work can be sent here' })
+})).properties, { title: 'ErrorDetail' })
+
+export const ErrorResponse = named('ApiError', Type.Object({
   error: Type.Object({
     code: OneOf(Object.keys(errorTable), {
+      title: 'ErrorCode',
       description: 'For programs; more may come, so treat an unknown one by its status'
     }),
     message: Type.String({ description: 'For people: what was expected, what came, what to do next' }),
-    details: Type.Optional(Type.Unsafe<unknown>({
-      description: 'For programs, for example the field that was refused'
-    })),
+    details: Type.Optional(Type.Array(ErrorDetail, { description: 'For programs' })),
     request_id: Type.String({ description: 'Stands in the log of the server too' })
-  })
+  }, { title: 'ErrorInfo' })
 }, {
   description: 'Every error has this shape',
   examples: [{

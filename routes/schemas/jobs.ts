@@ -1,8 +1,9 @@
-import { jobPhases, jobStatuses, jobTypes } from '../../lib/jobs/job.ts'
+import { jobPhases } from '../../lib/jobs/job.ts'
 import {
   exampleId, exampleTime, laterTime, Located, named, Named, Nullable, OneOf, Time
 } from '../../lib/http/schemas.ts'
 import { Type } from '../../lib/http/type.ts'
+import { JobStatus, JobType } from './values.ts'
 
 /** Of `?wait=` in seconds; proxies and clients give up not much later. */
 export const waitBounds = { minimum: 0, maximum: 600 }
@@ -11,10 +12,37 @@ export const Wait = Type.Object({
   wait: Type.Optional(Type.Integer({ ...waitBounds, description: 'Seconds to wait for the end of the job' }))
 }, { additionalProperties: false })
 
+export const jobExample = {
+  id: exampleId,
+  type: 'txt2img',
+  status: 'completed',
+  owner: exampleId,
+  model: 'checkpoint/sd15.safetensors',
+  position: null,
+  priority: 0,
+  progress: null,
+  parameters: { prompt: 'a red fox in the snow', width: 512, height: 512, steps: 20, cfg_scale: 7, seed: 42 },
+  images: [{
+    index: 0,
+    url: `/api/queue/job/${exampleId}/images/0`,
+    width: 512,
+    height: 512,
+    format: 'png',
+    bytes: 421337,
+    seed: 42
+  }],
+  result: null,
+  error: null,
+  attempts: 1,
+  created_at: exampleTime,
+  started_at: exampleTime,
+  finished_at: laterTime
+}
+
 export const Job = named('Job', Type.Object({
   id: Type.String({ description: 'UUID version 7' }),
-  type: OneOf(jobTypes),
-  status: OneOf(jobStatuses),
+  type: JobType(),
+  status: JobStatus(),
   owner: Type.String({ description: 'Id of the account that submitted it' }),
   model: Type.String({ description: 'Id of the model; of a pull its source' }),
   position: Nullable(Type.Integer({ description: 'Place in the queue, 1 is next; null when not queued' })),
@@ -48,32 +76,7 @@ export const Job = named('Job', Type.Object({
   finished_at: Nullable(Time('When it ended'))
 }, {
   description: 'A request and what came of it',
-  examples: [{
-    id: exampleId,
-    type: 'txt2img',
-    status: 'completed',
-    owner: exampleId,
-    model: 'checkpoint/sd15.safetensors',
-    position: null,
-    priority: 0,
-    progress: null,
-    parameters: { prompt: 'a red fox in the snow', width: 512, height: 512, steps: 20, cfg_scale: 7, seed: 42 },
-    images: [{
-      index: 0,
-      url: `/api/queue/job/${exampleId}/images/0`,
-      width: 512,
-      height: 512,
-      format: 'png',
-      bytes: 421337,
-      seed: 42
-    }],
-    result: null,
-    error: null,
-    attempts: 1,
-    created_at: exampleTime,
-    started_at: exampleTime,
-    finished_at: laterTime
-  }]
+  examples: [jobExample]
 }))
 
 /** What a request that becomes a job is answered. */

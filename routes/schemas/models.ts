@@ -1,6 +1,6 @@
-import { modelTypes } from '../../lib/models/types.ts'
-import { exampleTime, named, Nullable, OneOf, Time } from '../../lib/http/schemas.ts'
+import { exampleTime, named, Nullable, Time } from '../../lib/http/schemas.ts'
 import { Type } from '../../lib/http/type.ts'
+import { ModelType } from './values.ts'
 
 export const ModelName = Type.String({
   minLength: 1,
@@ -21,9 +21,32 @@ export const ModelPath = Type.Object({ '*': Type.String({ maxLength: 1024 }) })
 
 const Side = { width: Type.Integer(), height: Type.Integer() }
 
-export const Model = named('Model', Type.Object({
+export const modelExample = {
+  id: 'checkpoint/sd15.safetensors',
+  type: 'checkpoint',
+  name: 'sd15',
+  format: 'safetensors',
+  size: 2132696762,
+  architecture: 'sd1',
+  variant: null,
+  quantization: 'F16',
+  parameters: 1066235307,
+  prediction: null,
+  resolution: 512,
+  sha256: null,
+  modified_at: exampleTime,
+  blocked: null,
+  error: null,
+  defaults: { width: 512, height: 512, steps: 20, cfg_scale: 7 },
+  limits: { min_side: 64, max_side: 2048, multiple_of: 64, square_only: false },
+  trigger_words: [],
+  metadata: {},
+  loaded: true
+}
+
+export const Model = named('ModelFile', Type.Object({
   id: Type.String({ description: 'type/relative/path' }),
-  type: OneOf(modelTypes),
+  type: ModelType(),
   name: Type.String(),
   format: Type.String({ description: 'safetensors, gguf, bundle for models of several files…' }),
   size: Type.Integer({ description: 'Bytes' }),
@@ -59,26 +82,5 @@ export const Model = named('Model', Type.Object({
   path: Type.Optional(Type.String({ description: 'For those who may manage models' }))
 }, {
   description: 'A model file, or several that make one',
-  examples: [{
-    id: 'checkpoint/sd15.safetensors',
-    type: 'checkpoint',
-    name: 'sd15',
-    format: 'safetensors',
-    size: 2132696762,
-    architecture: 'sd1',
-    variant: null,
-    quantization: 'F16',
-    parameters: 1066235307,
-    prediction: null,
-    resolution: 512,
-    sha256: null,
-    modified_at: exampleTime,
-    blocked: null,
-    error: null,
-    defaults: { width: 512, height: 512, steps: 20, cfg_scale: 7 },
-    limits: { min_side: 64, max_side: 2048, multiple_of: 64, square_only: false },
-    trigger_words: [],
-    metadata: {},
-    loaded: true
-  }]
+  examples: [modelExample]
 }))

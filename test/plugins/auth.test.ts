@@ -6,10 +6,10 @@ import type { Permission } from '../../lib/options/permissions.ts'
 import { readablePattern } from '../../lib/http/public-paths.ts'
 import { as, build, expectError, password } from '../helper.ts'
 
-t.test('with --auth jwt only health, status, login and refresh are public', async t => {
+t.test('with --auth jwt only health, status, login, token and refresh are public', async t => {
   const app = await build(t, { auth: 'jwt' })
   t.same([...app.publicRoutes].map(readablePattern).sort(), [
-    'GET /api/health', 'GET /api/status', 'POST /api/auth/login', 'POST /api/auth/refresh'
+    'GET /api/health', 'GET /api/status', 'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/token'
   ])
   const document = app.swagger() as unknown as {
     paths: Record<string, Record<string, { security?: object[], operationId: string }>>

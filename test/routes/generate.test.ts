@@ -225,7 +225,7 @@ t.test('the portable engine, from request to image', async t => {
     for (const [type, body, feature, field] of cases) {
       const response = await post(app, type, body)
       expectError(t, response, 422, 'SDR_UNSUPPORTED_FEATURE', new RegExp(`The portable engine lacks ${feature}`))
-      t.same(response.json().error.details, { feature, engine: 'portable', ...(field !== undefined && { field }) })
+      t.same(response.json().error.details, [{ feature, engine: 'portable', ...(field !== undefined && { field }) }])
     }
     const off = await draw(t, app, 'txt2img', {
       ...tiny,
@@ -491,18 +491,9 @@ t.test('bounds are options, and seen', async t => {
   })
   for (const { description } of parameters) t.ok(description.length > 0)
 
-  const { paths } = app.swagger() as unknown as {
-    paths: Record<
-      string,
-      {
-        post: {
-          operationId: string
-          requestBody: {
-            content: Record<string, { schema: { properties: Record<string, object>, required: string[] } }>
-          }
-        }
-      }
-    >
+  const { paths, components: { schemas } } = app.swagger() as unknown as {
+    paths: Record<string, { post: { operationId: string, requestBody: { content: object } } }>
+    components: { schemas: Record<string, { properties: Record<string, { format?: string }>, required: string[] }> }
   }
   for (const [type, id, required] of [
     ['txt2img', 'generateTxt2Img', ['prompt']],
@@ -513,9 +504,14 @@ t.test('bounds are options, and seen', async t => {
   ] as const) {
     const { operationId, requestBody } = paths[`/api/generate/${type}`]!.post
     t.equal(operationId, id)
-    t.same(Object.keys(requestBody.content), ['application/json', 'multipart/form-data'])
-    const { schema } = requestBody.content['application/json']!
+    t.same(Object.keys(requestBody.content), ['application/json'])
+    const form = paths[`/api/generate/${type}/form`]!.post
+    t.same([form.operationId, Object.keys(form.requestBody.content)], [`${id}Form`, ['multipart/form-data']])
+    const [schema, formSchema] = ['Request', 'Form'].map(kind => schemas[`${id.slice('generate'.length)}${kind}`]!) as [typeof schemas[string], typeof schemas[string]]
+    t.same(Object.keys(schema.properties).slice(0, required.length).sort(), [...required].sort(), 'what is required comes first')
     t.same([...schema.required].sort(), [...required].sort())
+    t.same(Object.keys(formSchema.properties), Object.keys(schema.properties))
+    for (const name of ['init_image', 'mask', 'control_image']) t.ok([undefined, 'binary'].includes(formSchema.properties[name]?.format ?? (name in formSchema.properties ? 'none' : undefined)), `${name} of a form is a file`)
     t.same(
       Object.keys(schema.properties).sort(),
       parameters
@@ -530,7 +526,7 @@ t.test('bounds are options, and seen', async t => {
     ['txt2img', { ...given, width: 136, height: 136 }, 400, /to 128 .*for width but received 136/],
     ['txt2img', { ...given, steps: 11 }, 400, /to 10 for steps but received 11/],
     ['txt2img', { ...given, batch_count: 5 }, 400, /to 4 for batch_count/],
-    ['txt2img', { ...given, prompt: 'x'.repeat(21) }, 400, /to 20 characters for prompt/],
+    ['txt2img', { ...given, prompt: 'x'.repeat(21) }, 400, /at most 20 characters for prompt/],
     ['txt2img', { ...given, loras: [{ name: 'a' }, { name: 'b' }] }, 400, /at most 1 entry for loras/],
     ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4 }, 202, undefined],
     ['txt2img', { ...given, width: 128, height: 128, steps: 10, batch_count: 4, seed: 2 ** 53 - 1 }, 400, /for seed/],

@@ -15,10 +15,10 @@ t.test('/api/ready is closed unless it is opened, and says little to strangers',
   renameSync(data, `${data}-away`)
   const answer = await open.inject('/api/ready')
   expectError(t, answer, 503, 'SDR_UNAVAILABLE', /^The data folder cannot be written to\.$/)
-  t.match(answer.json(), { error: { details: { reason: 'storage' } } })
+  t.match(answer.json(), { error: { details: [{ reason: 'storage' }] } })
   t.notMatch(answer.body, data, 'a stranger is not told where')
   const alice = await as(open, 'alice', 'admin')
-  t.match((await alice('/api/ready')).json().error.details, { reason: 'storage' })
+  t.match((await alice('/api/ready')).json().error.details, [{ reason: 'storage' }])
   renameSync(`${data}-away`, data)
   t.equal((await open.inject('/api/ready')).statusCode, 503, 'the answer holds for a while, so that asking costs no writes')
   await until(async () => (await open.inject('/api/ready')).statusCode === 200)
@@ -41,7 +41,7 @@ t.test('/api/ready follows the engine and the end of the server; every answer ha
     const answer = await ready()
     return answer.status === 503 && answer
   })
-  t.match(down.body, { error: { code: 'SDR_UNAVAILABLE', message: /The engine is down: .*SIGKILL/, details: { reason: 'engine' } } })
+  t.match(down.body, { error: { code: 'SDR_UNAVAILABLE', message: /The engine is down: .*SIGKILL/, details: [{ reason: 'engine' }] } })
   await until(async () => (await ready()).status === 200)
 
   const answer = await fetch(`${server.url}/api/ready`)

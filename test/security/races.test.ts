@@ -101,7 +101,7 @@ t.test('a change of the own password that is being checked, or hashed', async t 
     const byKey = await app.inject({
       method: 'POST', url: '/api/auth/password', headers: { 'x-api-key': full }, body: { current_password: password, new_password: next }
     })
-    expectError(t, byKey, 401, 'SDR_INVALID_CREDENTIALS')
+    expectError(t, byKey, 403, 'SDR_WRONG_PASSWORD')
     t.equal((await login(withKey.username, third)).statusCode, 200, 'a key outlives the reset, but the old password is wrong now')
   }
 })

@@ -12,6 +12,7 @@ const routes: Record<string, string> = {
   'GET /api/ready': 'anyCaller',
   'GET /api/status': 'public',
   'POST /api/auth/login': 'public, carriesCredentials',
+  'POST /api/auth/token': 'public, carriesCredentials',
   'POST /api/auth/refresh': 'public, carriesCredentials',
   'POST /api/auth/logout': 'needsAccount',
   'POST /api/auth/password': 'needsAccount',
@@ -44,10 +45,15 @@ const routes: Record<string, string> = {
   'GET /api/schedulers': 'models:read',
   'GET /api/parameters': 'models:read',
   'POST /api/generate/txt2img': 'generate',
+  'POST /api/generate/txt2img/form': 'generate',
   'POST /api/generate/img2img': 'generate',
+  'POST /api/generate/img2img/form': 'generate',
   'POST /api/generate/inpaint': 'generate',
+  'POST /api/generate/inpaint/form': 'generate',
   'POST /api/generate/controlnet': 'generate',
+  'POST /api/generate/controlnet/form': 'generate',
   'POST /api/generate/upscale': 'generate',
+  'POST /api/generate/upscale/form': 'generate',
   'GET /api/queue/status': 'queue:read',
   'GET /api/queue/jobs': 'queue:read',
   'GET /api/queue/job/:id': 'queue:read',
@@ -63,7 +69,8 @@ const routes: Record<string, string> = {
   'GET /api/docs/static/index.html': 'models:read',
   'GET /api/docs/static/swagger-initializer.js': 'models:read',
   'GET /api/docs/static/theme/theme.css': 'models:read',
-  'GET /api/openapi.json': 'models:read'
+  'GET /api/openapi.json': 'models:read',
+  'GET /api/openapi-3.0.json': 'models:read'
 }
 
 /** Status of the refusal, or 0 for callers that are let in. */

@@ -201,7 +201,7 @@ t.test('tokens after logout, password change, role change, disable and delete', 
   await refuses(t, second.token, 'after its session was ended from another one')
 
   const change = { method: 'POST', url: '/api/auth/password', body: { current_password: password, new_password: 'a new long password' } } as const
-  t.equal((await first({ ...change, body: { ...change.body, current_password: 'wrong' } })).statusCode, 401)
+  t.equal((await first({ ...change, body: { ...change.body, current_password: 'wrong' } })).statusCode, 403, 'not 401: a client would end its session')
   t.equal((await first(change)).statusCode, 204)
   t.equal((await use(first.token)).status, 200, 'the session that changed the password goes on')
   await refuses(t, third.token, 'after a password change elsewhere')

@@ -52,7 +52,7 @@ export interface AccountRecords {
   isGone: (id: string) => Promise<boolean>
   /**
    * Sets a new hash unless the old one has changed; ends every session but that of the actor.
-   * @throws SDR_INVALID_CREDENTIALS
+   * @throws SDR_WRONG_PASSWORD
    */
   setHash: (account: CheckedAccount, hash: string, by: Actor) => Promise<void>
   /**

@@ -120,7 +120,7 @@ export class SqliteAccounts implements AccountRecords {
       requireStanding(this.#database, by)
       const { changes } = this.#database.prepare(
         'UPDATE users SET password = ? WHERE id = ? AND password = ? AND disabled = 0').run(hash, id, checked)
-      if (changes === 0) throw apiError('SDR_INVALID_CREDENTIALS')
+      if (changes === 0) throw apiError('SDR_WRONG_PASSWORD')
       this.#database.prepare('DELETE FROM sessions WHERE user_id = ? AND id IS NOT ?').run(id, by.sessionId ?? null)
     })
   }
