@@ -62,6 +62,12 @@ const middleAttention = [
 ]
 const lateAttention = ['output_blocks.7.1.norm.weight', 'output_blocks.7.1.proj_in.weight']
 
+/** A ControlNet has a copy of the network that it controls. */
+const controlMarks = [
+  'controlnet_blocks.0.weight', 'controlnet_x_embedder.weight', 'controlnet_cond_embedding.conv_in.weight',
+  'input_hint_block.0.weight'
+]
+
 const controlNets: Rule[] = (() => {
   const type = 'controlnet'
   const prefixes = ['control_model.', '', 'controlnet.', 'module.control_model.']
@@ -161,7 +167,7 @@ const transformers: Array<Omit<Rule, 'type' | 'prefixes'>> = [
   { architecture: 'wan', has: ['blocks.0.cross_attn.norm_k.weight'] }
 ]
 
-const diffusionModels: Rule[] = (() => {
+const diffusionModels: Rule[] = ((): Rule[] => {
   const type = 'diffusion'
   const prefixes = [
     'model.diffusion_model.', '', 'diffusion_model.', 'model.diffusion_model.model.', 'model.', 'unet.', 'transformer.',
@@ -202,7 +208,7 @@ const diffusionModels: Rule[] = (() => {
       unsupported: 'It is the refiner of SDXL, which draws no images by itself. Take the base model.'
     }
   ]
-})()
+})().map(rule => ({ ...rule, lacks: [...rule.lacks ?? [], ...controlMarks] }))
 
 /** Autoencoders are called by the family that is known for them: those of SDXL and SD 1 look the same. */
 const autoencoders: Rule[] = ([

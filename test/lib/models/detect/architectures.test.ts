@@ -391,6 +391,11 @@ const kinds: Kind[] = [
     { type: 'controlnet', architecture, unsupported: 'The engine loads ControlNets of SD 1, 2 and XL only.' }
   ]),
   [
+    'ControlNet under another prefix',
+    prefixed('unet.', { ...unet(768), ...tensors('controlnet_cond_embedding.conv_in.weight') }),
+    { type: 'unknown', architecture: null }
+  ],
+  [
     'Control-LoRA', tensors('lora_controlnet', 'input_hint_block.0.weight', 'input_blocks.1.0.in_layers.2.down'),
     { type: 'controlnet', architecture: null, unsupported: 'The engine loads no Control-LoRAs.' }
   ],
