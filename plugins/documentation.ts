@@ -1,7 +1,7 @@
 import swaggerUi from '@fastify/swagger-ui'
 import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
-import { toOpenApi30 } from '../lib/http/openapi-3.0.ts'
+import { toOpenApi30 } from '../lib/http/openapi-30.ts'
 import { serversAt } from '../lib/http/openapi.ts'
 
 /** Noise on the left becomes a picture on the right. */

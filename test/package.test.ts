@@ -97,5 +97,5 @@ t.test('every dependency declares the oldest Node.js that the package declares',
     .filter(([, { engines }]) => !satisfies(oldest, engines!.node!))
     .map(([path, { engines }]) => [path, engines!.node]), [])
   const withScript = Object.entries(packages).filter(([path, { hasInstallScript }]) => path !== '' && hasInstallScript === true)
-  t.same(withScript.map(([path]) => path.split('node_modules/').at(-1)).sort(), Object.keys(allowScripts).sort(), 'npm 11 names every other one at each install')
+  t.same([...new Set(withScript.map(([path]) => path.split('node_modules/').at(-1)))].sort(), Object.keys(allowScripts).sort(), 'npm 11 names every other one at each install')
 })

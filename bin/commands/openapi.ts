@@ -1,6 +1,6 @@
 import type { CommandModule } from 'yargs'
 import { optionsOf, withOptions } from '../support/command-options.ts'
-import { toOpenApi30 } from '../../lib/http/openapi-3.0.ts'
+import { toOpenApi30 } from '../../lib/http/openapi-30.ts'
 import { say } from '../support/say.ts'
 import { withThrowawayApp } from '../support/throwaway-app.ts'
 

@@ -69,7 +69,11 @@ export function about (auth: AuthMethod) {
   return {
     openapi: '3.1.0',
     info: {
-      title: 'stable-diffusion-rest', version, description, license: { name: 'MIT', identifier: 'MIT' }
+      title: 'stable-diffusion-rest',
+      version,
+      description,
+      contact: { name: 'The operator of this server' },
+      license: { name: 'MIT', identifier: 'MIT' }
     },
     servers: serversAt('http://127.0.0.1:8080'),
     tags

@@ -219,3 +219,13 @@ t.test('what is recorded', async t => {
   ])
   t.same(rows.slice(3), Array(20).fill({ event: 'access', outcome: 'failure', actor: '', reason: 'SDR_INVALID_TOKEN' }), 'a flood is not')
 })
+
+t.test('the password of the examples makes no account', async t => {
+  const app = await build(t, { auth: 'jwt' })
+  const root = await as(app, 'root', 'admin')
+  for (const request of [
+    { method: 'POST', url: '/api/users', body: { username: 'alice', password: examplePassword } },
+    { method: 'PATCH', url: `/api/users/${root.id}`, body: { password: examplePassword } },
+    { method: 'POST', url: '/api/auth/password', body: { current_password: password, new_password: examplePassword } }
+  ] as const) expectError(t, await root(request), 400, 'SDR_INVALID_REQUEST', /password of your own for password but received the example/)
+})

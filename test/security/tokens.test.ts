@@ -1,6 +1,6 @@
 import { createHmac, createSign, generateKeyPairSync, randomBytes } from 'node:crypto'
 import t, { type Test } from 'tap'
-import { as, build, password } from '../helper.ts'
+import { as, build, expectError, password } from '../helper.ts'
 import { listen, send } from './raw-http.ts'
 
 /**
@@ -257,4 +257,34 @@ t.test('API keys that are nearly right', async t => {
   ]) {
     t.equal((await send(port, '/api/health', { headers: [`X-API-Key: ${key}`] })).status, 401, key.slice(0, 24))
   }
+})
+
+t.test('OAuth 2.0 gets the tokens of login and refresh, and its errors', async t => {
+  const app = await build(t, { auth: 'jwt', 'login-rate-limit': '1000' })
+  const alice = await as(app, 'alice')
+  const token = async (fields: Record<string, string> | string, headers = {}) => await app.inject({
+    method: 'POST',
+    url: '/api/auth/token',
+    headers: { 'content-type': 'application/x-www-form-urlencoded', ...headers },
+    body: typeof fields === 'string' ? fields : new URLSearchParams(fields).toString()
+  })
+  const grant = { grant_type: 'password', username: 'alice', password }
+  // Swagger UI sends the empty name and secret of a client as HTTP Basic.
+  const first = await token({ ...grant, scope: '', client_id: 'x' }, { authorization: `Basic ${Buffer.from(':').toString('base64')}` })
+  t.equal(first.statusCode, 200, first.body)
+  t.match(first.json(), { token_type: 'Bearer', expires_in: 3600 - 1, refresh_token: /^sdrr_/ })
+  const me = async (access: string) => (await app.inject({ url: '/api/auth/me', headers: { authorization: `Bearer ${access}` } })).json()
+  t.match(await me(first.json().access_token), { username: 'alice', via: 'jwt' })
+
+  const next = await token({ grant_type: 'refresh_token', refresh_token: first.json().refresh_token })
+  t.match(await me(next.json().access_token), { username: 'alice' })
+  expectError(t, await token({ grant_type: 'refresh_token', refresh_token: first.json().refresh_token }), 401, 'SDR_INVALID_TOKEN', /used before/)
+
+  expectError(t, await token({ ...grant, password: 'wrong' }), 401, 'SDR_INVALID_CREDENTIALS')
+  expectError(t, await token({ grant_type: 'password', username: 'alice' }), 400, 'SDR_INVALID_REQUEST', /for password but received nothing/)
+  expectError(t, await token({ grant_type: 'client_credentials' }), 400, 'SDR_INVALID_REQUEST', /one of password, refresh_token for grant_type/)
+  expectError(t, await token('grant_type=password&username=alice&username=bob&password=x'), 400, 'SDR_INVALID_REQUEST', /one value for username but received several/)
+  expectError(t, await token(`username=${'x'.repeat(17_000)}`), 413, 'SDR_BODY_TOO_LARGE')
+  expectError(t, await token({ ...grant, username: 'alice\0' }), 400, 'SDR_INVALID_REQUEST')
+  expectError(t, await alice({ method: 'POST', url: '/api/auth/login', headers: { 'content-type': 'application/x-www-form-urlencoded' }, body: 'username=alice' }), 415, 'SDR_UNSUPPORTED_MEDIA_TYPE')
 })

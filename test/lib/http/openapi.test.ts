@@ -1,5 +1,5 @@
 import t from 'tap'
-import { toOpenApi30 } from '../../../lib/http/openapi-3.0.ts'
+import { toOpenApi30 } from '../../../lib/http/openapi-30.ts'
 import { nameSchemas, sayDefaults, spellOut } from '../../../lib/http/openapi-schemas.ts'
 
 t.test('names what has no name, by title or by place, once', t => {
@@ -76,7 +76,7 @@ t.test('3.0 has what 3.1 has', t => {
     paths: { '/x': { get: { responses: { 200: { content: { 'application/json': { example: { type: ['kept'], const: 1 } } } } } } } }
   }), {
     openapi: '3.0.3',
-    info: { title: 'x', license: { name: 'MIT' } },
+    info: { title: 'x', license: { name: 'MIT', url: 'https://spdx.org/licenses/MIT.html' } },
     components: {
       schemas: {
         A: { type: 'object', nullable: true, properties: { type: { type: 'string', nullable: true, enum: ['x', null], example: 'x' }, const: { type: 'string', enum: ['x'] } } },

@@ -28,10 +28,15 @@ function convert (value: Json): Json {
     // Values of users are no schemas, whatever their names are.
     if (key === 'example' || key === 'default' || key === 'enum') return { [key]: part }
     if (key === 'properties') return { properties: mapValues(part as Record<string, Json>) }
-    if (key === 'license') return { license: { name: (part as { name: string }).name } }
+    if (key === 'license') return { license: spdxLicense(part as { name: string, identifier: string }) }
     const replace = replaced[key]
     return replace === undefined ? { [key]: convert(part) } : replace(part)
   })) as Record<string, Json>
+}
+
+/** 3.0 knows no identifiers of SPDX. */
+function spdxLicense ({ name, identifier }: { name: string, identifier: string }): Json {
+  return { name, url: `https://spdx.org/licenses/${identifier}.html` }
 }
 
 /** The names of properties are no keywords. */
