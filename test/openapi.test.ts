@@ -3,6 +3,8 @@ import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import SwaggerParser from '@apidevtools/swagger-parser'
+import { Spectral } from '@stoplight/spectral-core'
+import { oas } from '@stoplight/spectral-rulesets'
 import t from 'tap'
 import { toOpenApi30 } from '../lib/http/openapi-30.ts'
 import { packageRoot } from '../lib/util/package-root.ts'
@@ -28,6 +30,8 @@ t.test('the document is valid and what the golden copy says', async t => {
   if (process.env.UPDATE_OPENAPI === '1') writeFileSync(golden, copy)
   else t.equal(copy, readFileSync(golden, 'utf8'), `${golden} is up to date`)
 
+  const spectral = new Spectral()
+  spectral.setRuleset({ extends: [[oas, 'recommended']] } as never)
   const older = join(t.testdir(), 'openapi-3.0.json')
   const document30 = toOpenApi30(document)
   writeFileSync(older, JSON.stringify(document30))
@@ -35,6 +39,7 @@ t.test('the document is valid and what the golden copy says', async t => {
     // The linter takes an `id` in an example of 3.0 for one of the schema; they are the examples of 3.1.
     t.match(await lint(file, more), { totals: { errors: 0, warnings: 0, ignored: 0 } })
     await t.resolves(SwaggerParser.validate(JSON.parse(readFileSync(file, 'utf8'))))
+    t.same(await spectral.run(readFileSync(file, 'utf8')), [])
   }
 
   const operations = Object.values(document.paths).flatMap(Object.values<Operation>)

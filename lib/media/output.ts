@@ -33,8 +33,8 @@ const defaultQuality = 90
 const mostPixels = 16_384 ** 2
 
 /**
- * The requested format, else the one that `accept` prefers, PNG if it prefers several or none: generated clients ask for
- * JSON, because the errors of the route are (RFC 9110, 12.5.1 leaves that to the server).
+ * The requested format, else the one that `accept` prefers, PNG if it prefers several or none: generated clients ask
+ * for JSON, because the errors of the route are (RFC 9110, 12.5.1 leaves that to the server).
  * @param image the image as stored.
  * @throws {ApiError} SDR_INVALID_REQUEST
  */

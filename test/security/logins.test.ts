@@ -1,5 +1,6 @@
 import pino from 'pino'
 import t from 'tap'
+import { examplePassword } from '../../lib/accounts/passwords.ts'
 import { as, build, expectError, password } from '../helper.ts'
 
 /** Guessing: who exists, what the password is, how often, and from where. */
