@@ -10,7 +10,7 @@ import { numbered, refuseUnwritable, saveNew } from '../support/new-file.ts'
 import { inlineImage, terminalProtocol } from '../support/terminal-image.ts'
 import { fileArgument } from '../support/command-options.ts'
 import { say, sayImage } from '../support/say.ts'
-import { systemReason } from '../../lib/util/text.ts'
+import { systemReason, visibleField } from '../../lib/util/text.ts'
 
 /** What a request says, by option: the name is that of the field, with `-` for `_`. */
 const fields = {
@@ -150,6 +150,8 @@ async function run (argv: Arguments): Promise<void> {
     throw new CommandError(exitCodes.failure,
       `The job ${job.status}${job.error === null ? '' : `: ${job.error.message}`}`)
   }
+  const { notices } = job.result ?? {}
+  if (Array.isArray(notices)) for (const notice of notices) process.stderr.write(`  ${visibleField(String(notice))}\n`)
   const protocol = argv.inline === 'auto' && process.stdout.isTTY ? terminalProtocol(process.env) : undefined
   for (const { index, url, width, height, seed } of job.images) {
     const file = numbered(argv.output, index, job.images.length)

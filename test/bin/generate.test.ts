@@ -6,6 +6,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
+import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
+import { safetensors } from '../fixtures/headers.ts'
 import { password, workspace } from '../helper.ts'
 import { program, runCommandLines, runProgram, startServer, until } from '../server-process.ts'
 
@@ -122,4 +124,19 @@ t.test('generate draws on a running server', async t => {
   t.match(stderr, /Cancelling the job; once more leaves at once[\s\S]*was cancelled/)
   const { body: { jobs } } = await server.json('/api/queue/jobs?limit=1', { headers: { authorization: `Bearer ${token}` } })
   t.match(jobs, [{ status: 'cancelled' }], 'on the server, too')
+
+  mkdirSync(join(models, 'Lora'))
+  writeCheckpoint('sdxs', join(models, 'sdxs.safetensors'))
+  const attention = 'lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q'
+  writeFileSync(join(models, 'Lora', 'part.safetensors'), safetensors({
+    [`${attention}.lora_down.weight`]: { shape: [4, 64] },
+    [`${attention}.lora_up.weight`]: { shape: [64, 4] },
+    'lora_unet_nothing.lora_down.weight': { shape: [4, 64] }
+  }))
+  await until(async () => {
+    const { body } = await server.json('/api/models', { headers: { authorization: `Bearer ${token}` } })
+    return body.total === 3
+  })
+  const partly = await runProgram(['generate', 'a fox <lora:part>', '--model', 'sdxs', '--width', '64', '--steps', '1', '-o', join(folder, 'partly.png')], { env })
+  t.match(partly, { code: 0, stderr: /The LoRA part\.safetensors fits the model only in part: 2 of its 3 tensors were applied\./ })
 })

@@ -147,6 +147,12 @@ t.test('refuses what lacks a part, and parts that do not fit', async t => {
     'checkpoints/with-other-vae.model.yaml': 'model: pruned.safetensors\nvae: ../vae/ae.safetensors\n',
     'checkpoints/without.model.yaml': 'model: pruned.safetensors\n',
     'checkpoints/sd3.safetensors': safetensors(withoutEncoders),
+    'text_encoders/umt5.safetensors': safetensors({
+      ...typical.t5xxl, 'encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight': { shape: [32, 64] }
+    }),
+    'text_encoders/t5-base.safetensors': safetensors({
+      'encoder.block.0.layer.0.SelfAttention.q.weight': { shape: [8, 768] }
+    }),
     'vae/kl.safetensors': safetensors(typical.vae),
     'vae/ae.safetensors': safetensors(typical.flux_vae),
     'upscale_models/span.safetensors': safetensors({ 'upsampler.0.weight': { shape: [48, 48, 3, 3] } }),
@@ -162,6 +168,10 @@ t.test('refuses what lacks a part, and parts that do not fit', async t => {
   t.match(compose(pruned, { vae: kl }).components, { model: pruned.path, vae: kl.path })
   t.throws(() => compose(pruned, {}), { code: 'SDR_UNSUPPORTED_MODEL', message: /no VAE/ })
   t.throws(() => requireFit('vae', ae, pruned), { code: 'SDR_UNSUPPORTED_MODEL', message: /4 channels/ })
+  for (const [name, kind] of [['umt5', 'umt5'], ['t5-base', 't5']] as const) {
+    t.throws(() => requireFit('t5xxl', catalog.find(name), sd3),
+      { code: 'SDR_UNSUPPORTED_MODEL', message: new RegExp(`is ${kind}; this needs t5xxl`) })
+  }
   t.throws(() => compose(sd3, { vae: ae }), { message: /at least one of clip_l, clip_g, t5xxl/ })
   t.match(catalog.find('span').error, /ESRGAN only/)
   t.equal(catalog.firstUsable('upscaler')?.name, 'x4')
