@@ -280,7 +280,7 @@ const embeddings: Rule[] = [
   }
 ]
 
-function clip (architecture: string, is: number): Rule {
+function clip (architecture: string, is: number, positionCount = 77): Rule {
   const of = [
     'text_model.embeddings.token_embedding.weight', 'transformer.text_model.embeddings.token_embedding.weight',
     'token_embedding.weight'
@@ -293,7 +293,7 @@ function clip (architecture: string, is: number): Rule {
     type: 'text_encoder',
     architecture,
     has: [of],
-    lengths: [{ of, axis: 1, is }, { of: positions, axis: 0, is: 77, optional: true }]
+    lengths: [{ of, axis: 1, is }, { of: positions, axis: 0, is: positionCount, optional: true }]
   }
 }
 
@@ -307,13 +307,7 @@ const textEncoders: Rule[] = ([
   clip('clip_l', 768),
   clip('clip_h', 1024),
   clip('clip_g', 1280),
-  // With other positions: LongCLIP.
-  {
-    type: 'text_encoder',
-    architecture: 'long_clip',
-    has: ['text_model.embeddings.token_embedding.weight'],
-    lengths: [{ of: ['text_model.embeddings.position_embedding.weight'], axis: 0, is: 248 }]
-  },
+  clip('long_clip', 768, 248),
   { type: 'text_encoder', architecture: 'umt5', has: [t5Attention, manyBiases] },
   {
     type: 'text_encoder',

@@ -43,7 +43,7 @@ export function inspectHeader (header: Header): Summary {
     ...kind,
     ...weights,
     ...foreign?.quantization !== undefined && { quantization: foreign.quantization },
-    ...optional('unsupported', kind.unsupported ?? foreign?.unsupported),
+    ...optional('unsupported', foreign?.unsupported ?? kind.unsupported),
     ...optional('latent_channels', kind.type === 'vae' ? latentChannels(header) : undefined),
     ...optional('prediction', predictionOf(header) ??
       (withPrediction.includes(kind.type) ? architecture?.prediction : undefined)),
@@ -81,8 +81,10 @@ function fits (rule: Rule, prefix: string, { tensors }: Header): boolean {
   if (!rule.has.every(names => typeof names === 'string' ? has(names) : names.some(has))) return false
   if (rule.lacks?.some(has) === true) return false
   return (rule.lengths ?? []).every(({ of, axis, is, optional = false }) => {
-    const measured = of.find(has)
-    return measured === undefined ? optional : tensors.get(prefix + measured)!.shape[axis] === is
+    const name = of.find(has)
+    const measured = name === undefined ? undefined : tensors.get(prefix + name)
+    // Packed weights have shapes of their own.
+    return measured === undefined || measured.dtype === 'U8' ? optional : measured.shape[axis] === is
   })
 }
 

@@ -354,8 +354,12 @@ const kinds: Kind[] = [
     }
   ],
   [
+    'LongCLIP of OpenAI', tensors(['token_embedding.weight', [8, 768]], ['positional_embedding', [248, 768]]),
+    { type: 'text_encoder', architecture: 'long_clip' }
+  ],
+  [
     'FLUX.1 NF4',
-    { ...typical.flux, 'double_blocks.0.img_attn.proj.weight.quant_state.bitsandbytes__nf4': { dtype: 'U8', shape: [9] } },
+    { ...typical.flux, 'txt_in.weight': { dtype: 'U8', shape: [64, 1] }, 'double_blocks.0.img_attn.proj.weight.quant_state.bitsandbytes__nf4': { dtype: 'U8', shape: [9] } },
     {
       type: 'diffusion',
       architecture: 'flux1',
