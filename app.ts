@@ -42,6 +42,7 @@ import serialization, { type SchemaOptions } from './plugins/serialization.ts'
 import store from './plugins/store.ts'
 import tokens from './plugins/tokens.ts'
 import validation from './plugins/validation.ts'
+import openaiRoutes from './routes/compat/openai.ts'
 import authRoutes from './routes/auth.ts'
 import generateRoutes from './routes/generate.ts'
 import healthRoutes from './routes/health.ts'
@@ -176,5 +177,9 @@ async function registerParts (
   await app.register(generateRoutes, { prefix: '/api/generate' })
   await app.register(queueRoutes, { prefix: '/api/queue' })
   await app.register(metricsRoutes)
+  if (options.compat.includes('openai')) {
+    await app.register(openaiRoutes, { prefix: '/v1', isDocumented: true })
+    await app.register(openaiRoutes, { prefix: '/api/v1', isDocumented: false })
+  }
   await app.register(documentation)
 }

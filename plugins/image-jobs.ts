@@ -3,13 +3,13 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { apiError } from '../errors.ts'
 import { bodyLimits, type BodyLimits } from '../lib/generation/body-limits.ts'
 import { prepareJob } from '../lib/generation/prepare.ts'
-import type { ImageRequest, RequestAttachments } from '../lib/generation/request.ts'
+import type { Drawing } from '../lib/generation/request.ts'
 import { requestParameters, type Parameter } from '../lib/generation/request-schema.ts'
 import { failBody } from '../lib/http/discard-body.ts'
 import { callerOf } from '../lib/http/rate-limits.ts'
 import { UploadLimit } from '../lib/http/upload-limit.ts'
 import { abandon, awaitJob } from '../lib/jobs/awaited-job.ts'
-import type { ImageType, Job } from '../lib/jobs/job.ts'
+import type { Job } from '../lib/jobs/job.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -19,13 +19,6 @@ declare module 'fastify' {
   interface FastifyInstance {
     imageJobs: ImageJobs
   }
-}
-
-/** What is to be drawn, in the words of our own API. */
-export interface Drawing {
-  type: ImageType
-  request: ImageRequest
-  attachments: RequestAttachments
 }
 
 /** The one way from a request, of whatever API, to jobs that make images. */
@@ -86,7 +79,7 @@ export default fp(async (app) => {
   }
 
   async function submitOne (
-    request: FastifyRequest, { type, request: wanted, attachments: sent }: Drawing, idempotencyKey?: string
+    request: FastifyRequest, { type, request: wanted, attachments: sent, ...manner }: Drawing, idempotencyKey?: string
   ): Promise<Job> {
     const { id: owner, permissions } = request.principal
     const { job, attachments } = await prepareJob(type, wanted, sent, {
@@ -96,6 +89,7 @@ export default fp(async (app) => {
       parameters,
       loadedModel: app.jobs.loadedModels[0] ?? null,
       decoder: app.decoderFor(request),
+      ...manner,
       mayRaisePriority: permissions.includes('jobs:all')
     })
     await app.guard.decideAgain(request) // looking at images takes time

@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply } from 'fastify'
+import { taken } from '../lib/http/event-streams.ts'
 import { callerOf } from '../lib/http/rate-limits.ts'
 import { Type } from '../lib/http/type.ts'
 import { apiError } from '../errors.ts'
@@ -92,9 +93,6 @@ const ImageVariant = Type.Object({
     ...thumbnailWidth, description: 'Pixels to scale down to; an image is never enlarged'
   }))
 }, { additionalProperties: false })
-
-/** Milliseconds that a client may take for one event. */
-const longestStall = 60_000
 
 /** Bytes of an image that is read at once; a stream takes longer than that. */
 const mostWhole = 256 * 1024
@@ -299,17 +297,6 @@ function whyNoImage ({ status, position, progress, images }: JobDescription, ind
   if (status !== 'completed') return `The job is ${status} and has no images.`
   if (images.length === 0) return 'The job has no images: its type makes none, or they were deleted to make room.'
   return `The job has no image ${index}; its images are ${images.map(image => image.index).join(', ')}.`
-}
-
-/** Waits until a client has taken an event; one that takes nothing for long is cut off. */
-async function taken (reply: FastifyReply, sent: Promise<void>): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    const timer = setTimeout(() => {
-      reply.raw.destroy()
-      resolve() // an event that will not be sent any more is never told to have failed
-    }, longestStall).unref()
-    sent.then(resolve, reject).finally(() => clearTimeout(timer))
-  })
 }
 
 /** Beside what other parts of the server vary an answer by. */

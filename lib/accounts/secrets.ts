@@ -22,17 +22,28 @@ export function tokenSecret (
   // The mode of a file that was named is the business of its owner.
   if (jwtSecretFile !== undefined) return longEnough(readSecret(jwtSecretFile), jwtSecretFile)
 
-  const kept = join(folder, 'jwt-secret')
+  return keptOrMade(join(folder, 'jwt-secret'), 'token secret')
+}
+
+/**
+ * The secret that signs links to images, made once and kept beside that of the tokens.
+ * @throws {CommandError} when its file can't be read or written, or is readable by others.
+ */
+export function linkSecret (folder: string): string {
+  return keptOrMade(join(folder, 'link-secret'), 'link secret')
+}
+
+function keptOrMade (kept: string, what: string): string {
   try {
     // `wx` lets only one of two starting processes make it; the other reads what the first one wrote.
     writeFileSync(kept, randomBytes(48).toString('base64url'), { flag: 'wx', mode: 0o600 })
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
       throw new CommandError(exitCodes.storage,
-        `The token secret ${kept} cannot be written: ${(error as Error).message}`)
+        `The ${what} ${kept} cannot be written: ${(error as Error).message}`)
     }
   }
-  return keptSecret(kept)
+  return keptSecret(kept, what)
 }
 
 /**
@@ -44,13 +55,13 @@ export function checkKeptSecret (
 ): void {
   const kept = join(folder, 'jwt-secret')
   const isThere = lstatSync(kept, { throwIfNoEntry: false }) !== undefined
-  if (jwtSecret === undefined && jwtSecretFile === undefined && isThere) keptSecret(kept)
+  if (jwtSecret === undefined && jwtSecretFile === undefined && isThere) keptSecret(kept, 'token secret')
 }
 
-function keptSecret (kept: string): string {
+function keptSecret (kept: string, what: string): string {
   const secret = readSecret(kept)
   if ((statSync(kept).mode & 0o077) === 0) return longEnough(secret, kept)
-  throw new CommandError(exitCodes.storage, `The token secret ${kept} can be read by others: chmod 600 ${kept}`)
+  throw new CommandError(exitCodes.storage, `The ${what} ${kept} can be read by others: chmod 600 ${kept}`)
 }
 
 /** Longest secret in bytes; the same as of --jwt-secret. */

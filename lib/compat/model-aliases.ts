@@ -1,4 +1,5 @@
-import { CommandError, exitCodes } from '../../errors.ts'
+import { apiError, CommandError, exitCodes, type ApiError } from '../../errors.ts'
+import type { ModelCatalog } from '../models/catalog.ts'
 import { quoted } from '../util/text.ts'
 
 /** Characters of a name that a client may say. */
@@ -48,5 +49,28 @@ export class ModelAliases {
     if (alias !== undefined && name !== anyName) return alias
     const rest = this.#models.get(anyName)
     return rest === undefined || isModel(name) ? name : rest
+  }
+
+  /**
+   * What to ask the catalog for when a client asks for `name`.
+   * @throws {ApiError} SDR_MODEL_NOT_FOUND, with advice that names the option
+   */
+  resolve (name: string, catalog: Pick<ModelCatalog, 'find'>): string {
+    const model = this.modelFor(name, name => errorOf(name, catalog)?.code !== 'SDR_MODEL_NOT_FOUND')
+    const error = errorOf(model, catalog)
+    if (error?.code !== 'SDR_MODEL_NOT_FOUND') return model
+    const advice = model === name ? ' --model-alias can give this name a model.' : ''
+    throw apiError('SDR_MODEL_NOT_FOUND', `${error.message}${advice}`, {
+      details: { ...error.details as object, field: 'model' }, cause: error
+    })
+  }
+}
+
+function errorOf (name: string, catalog: Pick<ModelCatalog, 'find'>): ApiError | undefined {
+  try {
+    catalog.find(name)
+    return undefined
+  } catch (error) {
+    return error as ApiError
   }
 }

@@ -14,11 +14,12 @@ const mostSeenPixels = 2048 * 2048
 export async function unpackImages (
   { init_image: init, mask, control_image: control, ip_adapter_image: ipAdapter, ...lists }: Images,
   { width, height }: Size,
-  decoder: Decoder
+  decoder: Decoder,
+  { holesCount }: { holesCount?: boolean } = {}
 ): Promise<Attachments> {
   const attachments: Attachments = {
     ...(init && { init_image: await init.toPng({ width, height, channels: 3 }, decoder) }),
-    ...(mask && { mask: await mask.toPng({ width, height, channels: 1, over: init }, decoder) }),
+    ...(mask && { mask: await mask.toPng({ width, height, channels: 1, over: init, holesCount }, decoder) }),
     ...(control && { control_image: await control.toPng({ width, height, channels: 3 }, decoder) }),
     ...(ipAdapter && { ip_adapter_image: await whole(ipAdapter, decoder) })
   }

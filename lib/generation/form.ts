@@ -16,6 +16,14 @@ interface FilePart {
   toBuffer: () => Promise<Buffer>
 }
 
+/** Which fields are an image, and which are several. */
+interface ImageNames {
+  isImage: (name: string) => boolean
+  isImageList: (name: string) => boolean
+}
+
+const ownImages: ImageNames = { isImage, isImageList }
+
 interface Form {
   /** As in the same request in JSON; a stand-in for an image that came as a file. */
   fields: Record<string, unknown>
@@ -61,10 +69,12 @@ type Parse = (field: string, text: string) => unknown
 /**
  * Reads a multipart form: images as files, everything else as fields, lists and objects among them as JSON.
  * @param maxBytes of all files together.
+ * @param names of the images, by default those of our own API.
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_BODY_TOO_LARGE naming the field.
  */
 export async function readForm (
-  parts: AsyncIterable<FormPart>, parameters: Record<string, Parameter>, maxBytes: number
+  parts: AsyncIterable<FormPart>, parameters: Record<string, Pick<Parameter, 'schema'>>, maxBytes: number,
+  { isImage, isImageList }: ImageNames = ownImages
 ): Promise<Form> {
   const fields = new Map<string, unknown>()
   const files = new Map<string, Buffer[]>()
@@ -159,7 +169,7 @@ function readMany (value: unknown, parse: Parse): object {
   throw badValue(manyFields, 'an object in JSON', value)
 }
 
-function typeOf (parameter: Parameter | undefined): string | undefined {
+function typeOf (parameter: Pick<Parameter, 'schema'> | undefined): string | undefined {
   return (parameter?.schema as { type?: string } | undefined)?.type
 }
 
@@ -169,7 +179,8 @@ function isEntry (value: unknown): boolean {
 }
 
 /** The value in the type of its parameter, or the text itself, which the schema refuses. */
-function readValue (name: string, value: unknown, parameter: Parameter | undefined, parse: Parse): unknown {
+function readValue (
+  name: string, value: unknown, parameter: Pick<Parameter, 'schema'> | undefined, parse: Parse): unknown {
   if (typeof value !== 'string') return value
   switch (typeOf(parameter)) {
     case 'integer':

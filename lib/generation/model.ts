@@ -7,6 +7,9 @@ import { drawingTypes, type ModelType } from '../models/types.ts'
 import { composeModel, lackOfParts, type ComposedModel } from './components.ts'
 import type { ImageRequest, RequestAttachments, Setting } from './request.ts'
 
+/** What a model is chosen by. */
+type ModelSetting = Pick<Setting, 'catalog' | 'engine' | 'loadedModel'>
+
 /** For models that say nothing of their own. */
 const fallback: ImageDefaults = { width: 512, height: 512, steps: 20, cfg_scale: 7, sampler: 'euler_a' }
 
@@ -15,7 +18,7 @@ const fallback: ImageDefaults = { width: 512, height: 512, steps: 20, cfg_scale:
  * @throws {ApiError} SDR_INVALID_REQUEST, SDR_MODEL_NOT_FOUND, SDR_UNSUPPORTED_MODEL, SDR_UNSUPPORTED_FEATURE
  */
 export function chooseModel (
-  request: ImageRequest, attachments: RequestAttachments, setting: Setting
+  request: ImageRequest, attachments: RequestAttachments, setting: ModelSetting
 ): ComposedModel & { defaults: ImageDefaults } {
   const { catalog, engine } = setting
   const chosen = composeModel(request, catalog, () => loadedOrFirst(drawingTypes, setting, model =>
@@ -52,7 +55,7 @@ export function namedOrFirst (
  * unless there are no others.
  */
 function loadedOrFirst (
-  types: readonly ModelType[], { catalog, loadedModel }: Setting, canDoIt: (model: Model) => boolean = () => true
+  types: readonly ModelType[], { catalog, loadedModel }: ModelSetting, canDoIt: (model: Model) => boolean = () => true
 ): Model {
   const all = catalog.all()
   const loaded = all.filter(({ id, type }) => id === loadedModel && types.includes(type))

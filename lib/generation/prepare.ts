@@ -81,9 +81,11 @@ async function prepareDrawing (
   const { model, components, defaults } = chooseModel(request, attachments, setting)
   const prompts = resolvePrompts(request, model, setting)
   const { images, imageModels } = resolveImages(request, attachments, model, setting)
-  const size = chooseSize(request, model, defaults, images.init_image ?? images.control_image, limits)
+  const shape = images.init_image ?? images.control_image ??
+    (setting.roundsSize === true ? images.ref_images?.[0] : undefined)
+  const size = chooseSize(request, model, defaults, shape, limits, setting.roundsSize)
   const filled = { ...request, components, ...prompts, ...imageModels, ...size }
   const parameters = fillIn(filled, defaults, images, setting)
   checkBounds(parameters, model, limits)
-  return { model: model.id, parameters, attachments: await unpackImages(images, size, decoder) }
+  return { model: model.id, parameters, attachments: await unpackImages(images, size, decoder, setting) }
 }

@@ -1,4 +1,5 @@
 import type { EngineInfo } from '../engine/engine.ts'
+import type { ImageType } from '../jobs/job.ts'
 import type { Decoder } from '../media/input.ts'
 import type { ModelCatalog } from '../models/catalog.ts'
 import type { Components } from '../models/components.ts'
@@ -56,8 +57,19 @@ export interface Setting {
   /** Id of the model in the engine's memory, the default of `model`. */
   loadedModel: string | null
   decoder: Decoder
+  /** Whether a size that the model does not draw becomes the nearest one that it does, instead of an error. */
+  roundsSize?: boolean
+  /** Whether what is transparent in a mask is drawn anew, whatever colours are beside it. */
+  holesCount?: boolean
   /** Whether the caller may give a job a priority above 0. */
   mayRaisePriority: boolean
+}
+
+/** What is to be drawn, and how leniently that is said. */
+export interface Drawing extends Pick<Setting, 'roundsSize' | 'holesCount'> {
+  type: ImageType
+  request: ImageRequest
+  attachments: RequestAttachments
 }
 
 /** Takes the images out of the body of a request; `files` came beside it. */

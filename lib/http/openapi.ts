@@ -37,7 +37,8 @@ const tags = [
   { name: 'queue', description: 'Follow, fetch and cancel jobs.' },
   { name: 'models', description: 'What this server can draw with.' },
   { name: 'users', description: 'Manage accounts.' },
-  { name: 'server', description: 'How the server is.' }
+  { name: 'server', description: 'How the server is.' },
+  { name: 'openai', description: 'The images API of OpenAI, for programs that speak it; also below /api/v1.' }
 ]
 
 /** Where a client gets a token for a name and a password by OAuth 2.0. */

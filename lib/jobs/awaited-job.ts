@@ -66,5 +66,5 @@ function jobError ({ status, error, id }: Job): ApiError {
 function whyNoEnd (queue: JobQueue, signal: AbortSignal): Error {
   if (signal.aborted) return signal.reason as Error
   if (queue.isDraining) return apiError('SDR_DRAINING')
-  return apiError('SDR_UNAVAILABLE', `The job has not ended within ${longestWait / 60_000} minutes.`)
+  return apiError('SDR_JOB_FAILED', `The job has not ended within ${longestWait / 60_000} minutes.`)
 }

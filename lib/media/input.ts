@@ -21,6 +21,8 @@ interface PngOptions {
   channels: 1 | 3
   /** The image that this one is stretched over and cropped with, as a mask is; itself by default. */
   over?: { width: number, height: number }
+  /** Of a mask: whether what is transparent is drawn anew, whatever colours are beside it. */
+  holesCount?: boolean
 }
 
 /** zlib's scale; these files live as long as their job. */
@@ -77,7 +79,7 @@ export class InputImage {
    * @throws {ApiError} SDR_INVALID_REQUEST when it is damaged, SDR_UNAVAILABLE or SDR_RATE_LIMITED when too many wait.
    */
   async toPng (
-    { width, height, channels, over = this }: PngOptions, { processes, caller }: Decoder
+    { width, height, channels, over = this, holesCount }: PngOptions, { processes, caller }: Decoder
   ): Promise<Buffer> {
     return await processes.uploads.run(caller, async () => {
       try {
@@ -85,6 +87,7 @@ export class InputImage {
           part: this.#seenPart({ width, height }, over),
           resize: { width, height },
           background: channels === 1 ? 'black' : 'white',
+          holesCount,
           isStrict: this.#image.isEnded === false,
           format: 'png',
           compressionLevel

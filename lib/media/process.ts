@@ -15,7 +15,8 @@ const mostBytes = 512 * 1024 * 1024
 const watchInterval = 20
 
 async function make (
-  { part, resize, background, isStrict, format, quality, compressionLevel, pixels }: BoundedTask, bytes: Buffer
+  { part, resize, background, holesCount, isStrict, format, quality, compressionLevel, pixels }: BoundedTask,
+  bytes: Buffer
 ): Promise<Buffer> {
   const image = sharp(bytes, { failOn: isStrict === true ? 'warning' : 'error', limitInputPixels: pixels }).autoOrient()
   if (part !== undefined) image.extract(part)
@@ -23,7 +24,7 @@ async function make (
   if (resize !== undefined) {
     image.resize(resize.width, resize.height, { fit: resize.height === undefined ? 'cover' : 'fill' })
   }
-  const holes = background === 'black' ? await holesIn(image) : undefined
+  const holes = background === 'black' ? await holesIn(image, holesCount) : undefined
   if (holes !== undefined) return await holes.toFormat(format, { quality, compressionLevel }).toBuffer()
   if (background !== undefined) image.flatten({ background }).toColourspace(background === 'black' ? 'b-w' : 'srgb')
   return await image.toFormat(format, { quality, compressionLevel }).toBuffer()
@@ -34,9 +35,9 @@ const [leastWhite, leastVisible] = [240, 16]
 
 /**
  * A mask of what is transparent in an image; undefined for one without transparency, and for white strokes on
- * transparent ground, which are a mask as they are.
+ * transparent ground, which are a mask as they are unless `always`.
  */
-async function holesIn (image: Sharp): Promise<Sharp | undefined> {
+async function holesIn (image: Sharp, always = false): Promise<Sharp | undefined> {
   const { hasAlpha } = await image.metadata()
   if (!hasAlpha) return undefined
   const { data, info: { width, height } } = await image.clone().toColourspace('srgb').ensureAlpha()
@@ -49,7 +50,8 @@ async function holesIn (image: Sharp): Promise<Sharp | undefined> {
     if (alpha < 255) isWhole = false
     if (alpha >= leastVisible && Math.min(data[at]!, data[at + 1]!, data[at + 2]!) < leastWhite) isWhite = false
   }
-  return isWhole || isWhite ? undefined : sharp(holes, { raw: { width, height, channels: 1 } }).toColourspace('b-w')
+  if (isWhole || (isWhite && !always)) return undefined
+  return sharp(holes, { raw: { width, height, channels: 1 } }).toColourspace('b-w')
 }
 
 function answer (result: TaskResult, bytes?: Buffer): void {

@@ -6,6 +6,8 @@ export interface ImageTask {
   resize?: { width: number, height?: number }
   /** Replaces transparency; the result has colours on white, and on black it is a mask, which is grey. */
   background?: 'white' | 'black'
+  /** Whether what is transparent in a mask is drawn anew, whatever colours are beside it. */
+  holesCount?: boolean
   /** Whether to refuse what decoders only warn of. */
   isStrict?: boolean
   format: 'png' | 'jpeg' | 'webp'

@@ -71,6 +71,8 @@ export const optionTable = {
     describe: 'System groups whose members may log in (unix, pam); all users when empty' },
   'allow-insecure-bind': { kind: 'boolean', group: 'Authentication', default: false,
     describe: 'Let --auth none listen on an address that others can reach' },
+  'signed-url-minutes': { kind: 'integer', group: 'Authentication', default: 60, minimum: 1, maximum: 10_080,
+    describe: 'Minutes for which a link to an image counts that /v1 answers for response_format url' },
   'rate-limit': { kind: 'integer', group: 'Authentication', default: 600, minimum: 1, maximum: 1_000_000,
     describe: 'Requests a minute for each principal or address' },
   'login-rate-limit': { kind: 'integer', group: 'Authentication', default: 20, minimum: 1, maximum: 100_000,
