@@ -1,5 +1,6 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import sharp from 'sharp'
 import t from 'tap'
 import type { Job } from '../../lib/jobs/job.ts'
 import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
@@ -39,6 +40,8 @@ function writeSharded (folder: string): void {
     JSON.stringify({ metadata: { total_size: bytes.length }, weight_map: weightMap }))
 }
 
+const grey = (await sharp({ create: { width: 64, height: 64, channels: 3, background: 'grey' } }).png().toBuffer())
+  .toString('base64')
 const small = { prompt: 'a fox', width: 64, height: 64, steps: 1, seed: 5 }
 
 t.test('requests in the wild', async t => {
@@ -93,6 +96,9 @@ t.test('requests in the wild', async t => {
     const { job } = await draw({ model: 'minit2i', prompt: '' })
     t.match(job, { status: 'completed', parameters: { prompt: '' } })
     const { job: tagged } = await draw({ model: 'sdxs', prompt: '<lora:style/ink:1>' })
+    for (const prompt of ['', '<lora:style/ink:1>']) {
+      t.match((await post({ model: 'sdxs', prompt, init_image: grey }, 'img2img')).json(), { status: 'completed' }, prompt)
+    }
     t.match(tagged, { status: 'completed', parameters: { loras: [{ name: 'lora/style/ink.safetensors' }] }, result: null })
   })
 
