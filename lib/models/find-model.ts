@@ -10,7 +10,7 @@ const candidatesShown = 10
 
 /**
  * Finds a model by its id, by its path below the folder of its type, or by a file name, each with or without its
- * ending, with `\\` for `/`, and in any case of letters, when that is unique. Models of `types` come before
+ * ending, with `\` for `/`, and in any case of letters, when that is unique. Models of `types` come before
  * others of the same name, and usable models before those that aren't, because an old pickle often lies beside its
  * safetensors version.
  * @param options.skipped is appended to the message that there is no such model.
