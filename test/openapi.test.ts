@@ -141,7 +141,7 @@ function hasExample (value: unknown, document: object, depth = 0): boolean {
     if (key !== '$ref') return hasExample(part, document, depth + 1)
     const [, ...path] = (part as string).split('/')
     // Every error has an example; the one of the operation itself is meant.
-    return path.at(-1) !== 'Error' && hasExample(path.reduce<any>((node, name) => node[name], document), document, depth + 1)
+    return path.at(-1) !== 'ErrorAnswer' && hasExample(path.reduce<any>((node, name) => node[name], document), document, depth + 1)
   })
 }
 

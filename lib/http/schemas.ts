@@ -65,7 +65,7 @@ const ErrorDetail = Type.Object(Type.Partial(Type.Object({
   reason: Type.String({ description: 'Why no work can be sent here' })
 })).properties, { title: 'ErrorDetail' })
 
-export const ErrorResponse = named('ApiError', Type.Object({
+export const ErrorResponse = named('ErrorAnswer', Type.Object({
   error: Type.Object({
     code: OneOf(Object.keys(errorTable), {
       title: 'ErrorCode',
