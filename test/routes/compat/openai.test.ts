@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import type { Job } from '../../../lib/jobs/job.ts'
 import { writeCheckpoint } from '../../../bin/support/demo-model/checkpoints.ts'
 import { as, build, workspace } from '../../helper.ts'
+import { buildScripted } from './scripted.ts'
 
 t.setTimeout(300_000)
 
@@ -238,6 +239,29 @@ t.test('the guard refuses in the shape of OpenAI', async t => {
 t.test('without --compat openai there is no /v1', async t => {
   const app = await build(t, { compat: 'a1111' })
   t.match((await app.inject('/v1/models')).json(), { error: { code: 'SDR_NOT_FOUND' } })
+})
+
+t.test('a mask: what is transparent changes, and without transparency what is white', async t => {
+  const { app, engine } = await buildScripted(t, {}, { checkpoints: ['sdxs'] })
+  const image = await red()
+  const plain = (channels: 3 | 4, background: string) =>
+    sharp({ create: { width: 64, height: 64, channels, background } })
+  const half = { create: { width: 32, height: 64, channels: 4, background: '#fff' } } as const
+  const masks: Array<[what: string, mask: Buffer, left: number, right: number]> = [
+    ['white with a hole', await plain(4, '#fff').composite([{ input: half, left: 0, top: 0, blend: 'dest-out' }]).png().toBuffer(), 255, 0],
+    ['black with a hole', await plain(4, '#000').composite([{ input: half, left: 0, top: 0, blend: 'dest-out' }]).png().toBuffer(), 255, 0],
+    ['black and white', await plain(3, '#000').composite([{ input: half, left: 0, top: 0 }]).removeAlpha().png().toBuffer(), 255, 0],
+    ['black and white, opaque', await plain(4, '#000').composite([{ input: half, left: 0, top: 0 }]).png().toBuffer(), 255, 0]
+  ]
+  for (const [what, mask, left, right] of masks) {
+    const response = await app.inject({
+      method: 'POST', url: '/v1/images/edits', ...form([['model', 'sdxs'], ['prompt', 'a fox'], ['image', image], ['mask', mask], ['size', '64x64']])
+    })
+    t.equal(response.statusCode, 200, response.body.slice(0, 300))
+    const pixels = await sharp(engine.calls.at(-1)!.attachments.mask).raw().toBuffer({ resolveWithObject: true })
+    const at = (x: number) => pixels.data[(32 * pixels.info.width + x) * pixels.info.channels]
+    t.same([at(8), at(56)], [left, right], what)
+  }
 })
 
 t.test('a client that leaves cancels its job, unless --keep-abandoned-jobs', async t => {
