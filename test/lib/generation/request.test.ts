@@ -201,7 +201,23 @@ t.test('the size of an image', async t => {
   t.equal(size({ height: 128 }, undefined, {}, model({ square_only: true })), '128×128')
   t.equal(size({}, [513, 300], {}, { id: 'x' } as Model), '512×320', 'and of a model that nothing is known of')
 
+  const near = (request: { width: number, height: number }, changes: Partial<typeof limits> = {}, of = model()) => {
+    const { width, height } = chooseSize(request, of, defaults, undefined, { ...limits, ...changes }, true)
+    return `${width}×${height}`
+  }
+  t.equal(near({ width: 1000, height: 500 }), '1024×512', 'the nearest')
+  t.equal(near({ width: 1, height: 30_000 }), '64×2048')
+  t.equal(near({ width: 3000, height: 1000 }), '2048×640', 'scaled, then rounded down')
+  t.equal(near({ width: 1000, height: 500 }, {}, model({ square_only: true })), '512×512', 'the shorter side')
+  t.equal(near({ width: 512, height: 480 }, { maxPixels: 512 * 448 }), '448×448', 'never above a bound')
+
   const side = fc.integer({ min: 1, max: 100_000 })
+  fc.assert(fc.property(side, side, fc.integer({ min: 64 * 64, max: 2048 ** 2 }), (w, h, maxPixels) => {
+    const bounds = { ...limits, maxPixels: Math.max(maxPixels, 64 * 2048) }
+    const { width, height } = chooseSize({ width: w, height: h }, model(), defaults, undefined, bounds, true)
+    return width * height <= bounds.maxPixels &&
+      [width, height].every(side => side % 64 === 0 && side >= 64 && side <= 2048)
+  }))
   fc.assert(
     fc.property(
       side,
