@@ -51,6 +51,7 @@ import metricsRoutes from './routes/metrics.ts'
 import modelFileRoutes from './routes/model-files.ts'
 import modelRoutes from './routes/models.ts'
 import parameterRoutes from './routes/parameters.ts'
+import signInRoutes from './routes/sign-in.ts'
 import queueRoutes from './routes/queue.ts'
 import userRoutes from './routes/users.ts'
 
@@ -181,5 +182,6 @@ async function registerParts (
     await app.register(openaiRoutes, { prefix: '/v1', isDocumented: true })
     await app.register(openaiRoutes, { prefix: '/api/v1', isDocumented: false })
   }
+  await app.register(signInRoutes)
   await app.register(documentation)
 }

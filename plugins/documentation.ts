@@ -2,7 +2,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import fp from 'fastify-plugin'
 import type { FastifyRequest } from 'fastify'
 import { toOpenApi30 } from '../lib/http/openapi-30.ts'
-import { serversAt } from '../lib/http/openapi.ts'
+import { serversAt, withEmptyForms } from '../lib/http/openapi.ts'
 
 /** Noise on the left becomes a picture on the right. */
 const logo = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 40" height="40">
@@ -15,9 +15,21 @@ const logo = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 40" heigh
   <text x="68" y="26" font-family="system-ui, sans-serif" font-size="18" fill="#ffffff">stable-diffusion-rest</text>
 </svg>`
 
-/** There is one document, so nothing to explore. */
-const css = '.swagger-ui .topbar .download-url-wrapper { display: none } ' +
-  '.swagger-ui .topbar { background: #1f2937; padding: 6px 0 }'
+/** There is one document, so nothing to explore. An error takes a line: all have one shape, which is shown once. */
+const css = `
+  .swagger-ui .topbar .download-url-wrapper { display: none }
+  .swagger-ui .topbar { background: #1f2937; padding: 6px 0 }
+  .swagger-ui .responses-table:not(.live-responses-table) .headers-wrapper { display: none }
+  .swagger-ui .responses-table:not(.live-responses-table) .response-controls,
+  .swagger-ui .responses-table:not(.live-responses-table) .response[data-code^='4'] .model-example,
+  .swagger-ui .responses-table:not(.live-responses-table) .response[data-code^='5'] .model-example { display: none }
+  .swagger-ui .responses-table:not(.live-responses-table) .response td { padding-bottom: 0 }
+  .swagger-ui .response .renderedMarkdown p { margin: 0.2rem 0 }
+  .swagger-ui .response-col_links { display: none }
+  .swagger-ui .responses-table:not(.live-responses-table) .highlight-code pre { max-height: 3rem }
+  .swagger-ui textarea.body-param__text { min-height: 6rem; height: 6rem }
+  .swagger-ui .opblock-description-wrapper, .swagger-ui .responses-table td { padding-top: 0.3rem }
+`
 
 /**
  * Nothing from elsewhere, nothing inline but the one style sheet that Swagger UI makes for itself; `blob:` is for
@@ -40,7 +52,7 @@ export default fp(async (app) => {
   await app.register(async (scope) => {
     // The page keeps credentials in the browser: no window that opened it may hold on to it.
     scope.addHook('onRequest', (_request, reply, done) => {
-      reply.header('cross-origin-opener-policy', 'same-origin')
+      reply.headers({ 'cross-origin-opener-policy': 'same-origin', 'content-security-policy': contentSecurityPolicy })
       done()
     })
     scope.addHook('onRoute', route => {
@@ -48,8 +60,7 @@ export default fp(async (app) => {
     })
     await scope.register(swaggerUi, {
       routePrefix: '/api/docs',
-      staticCSP: contentSecurityPolicy,
-      transformSpecification: documentFor,
+      transformSpecification: (document, request) => withEmptyForms(documentFor(document, request)),
       logo: { type: 'image/svg+xml', content: Buffer.from(logo), href: '/api/docs' },
       theme: { title: 'stable-diffusion-rest', css: [{ filename: 'theme.css', content: css }] },
       uiConfig: {

@@ -2,6 +2,8 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { examplePassword } from '../lib/accounts/passwords.ts'
 import { unexpected } from '../errors.ts'
 import { Type } from '../lib/http/type.ts'
+import { readFields } from '../lib/http/form-fields.ts'
+import { sessionCookie } from '../lib/accounts/session-cookie.ts'
 import { toToken } from '../lib/accounts/tokens.ts'
 import { loginNamePattern } from '../lib/accounts/accounts.ts'
 import { Id, Named, None, OneOf } from '../lib/http/schemas.ts'
@@ -121,7 +123,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       await app.store.sessions.end(sessionId, id)
       await app.audit(request, { event: 'logout', subject: sessionId })
     }
-    return reply.code(204).send(null)
+    return reply.header('set-cookie', sessionCookie(request, '', 0)).code(204).send(null)
   })
 
   app.post('/password', {
@@ -202,16 +204,6 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const { id, username, role, permissions } = principal
     return { valid: true as const, user: { id, username, role, permissions }, ...principal }
   })
-}
-
-/** @throws {ApiError} SDR_INVALID_REQUEST for a field that comes twice */
-function readFields (text: string): Record<string, string> {
-  const fields = new Map<string, string>()
-  for (const [name, value] of new URLSearchParams(text)) {
-    if (fields.has(name)) throw unexpected({ field: name.slice(0, 80), expected: 'one value', received: 'several' })
-    fields.set(name, value)
-  }
-  return Object.fromEntries(fields)
 }
 
 function unexpectedly (details: Parameters<typeof unexpected>[0]): never {

@@ -200,7 +200,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       tags,
       summary: 'Follow a job: state, progress, preview and done events',
       description: 'Server-sent events until the job ends. Last-Event-ID replays what was missed. Closing the ' +
-        'connection does not cancel the job.',
+        'connection does not cancel the job. Swagger UI shows them when the job has ended; `curl -N` as they come.',
       errors,
       params: JobId,
       headers: Type.Object({

@@ -6,12 +6,13 @@ import { rolePermissions, type Permission } from '../options/permissions.ts'
 import { chain, type Maybe } from '../util/maybe.ts'
 import type { ApiKeys } from './api-keys.ts'
 import { readCredential, type Credential } from './credentials.ts'
+import { readSessionCookie, type CookieRequest } from './session-cookie.ts'
 import { OpenAnswers, type OpenAnswer } from './open-answers.ts'
 import { guestPrincipal, isNarrowKey, isExpiringKey, type Principal } from './principals.ts'
 import type { SessionRecords } from './store/store.ts'
 
 /** A request as the guard sees it. */
-export interface GuardedRequest {
+export interface GuardedRequest extends CookieRequest {
   method: string
   is404: boolean
   routeOptions: {
@@ -106,7 +107,7 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
       }
       try {
         if (request.routeOptions.config.carriesCredentials !== true) {
-          request.credential = readCredential(request.raw.rawHeaders)
+          request.credential = readCredential(request.raw.rawHeaders) ?? readSessionCookie(request)
         }
       } catch (error) {
         return decided(error as ApiError)

@@ -87,7 +87,7 @@ export function errorAnswer (
   const headers: Record<string, string> = {}
   if (error.allow !== undefined) headers.allow = error.allow
   if (retryAfter !== undefined) headers['retry-after'] = String(Math.ceil(retryAfter))
-  if (status === 401 || scope !== undefined) headers['www-authenticate'] = challenge(request, error)
+  if (status === 401 || scope !== undefined) headers['www-authenticate'] = challenge(error)
   const list = details === undefined ? undefined : [details].flat()
   const answered = { code: code as ErrorCode, status, message, details: list, requestId: request.id }
   Object.assign(headers, shape.headers?.(answered))
@@ -158,13 +158,10 @@ function bodyTooLarge ({ routeOptions, headers }: FailedRequest): ApiError {
 }
 
 /**
- * Browsers that navigate are asked for an API key; a script's request must not make them pop up a dialog. It learns by
- * RFC 6750 whether other credentials would help.
+ * By RFC 6750 clients learn whether other credentials would help. Never Basic: browsers would pop up a dialog over the
+ * sign-in page.
  */
-function challenge (request: FailedRequest, { code, scope }: ApiError): string {
-  if (scope === undefined && request.headers['sec-fetch-mode'] === 'navigate') {
-    return 'Basic realm="stable-diffusion-rest: API key as password", charset="UTF-8"'
-  }
+function challenge ({ code, scope }: ApiError): string {
   const bearer = 'Bearer realm="stable-diffusion-rest"'
   if (scope !== undefined) return `${bearer}, error="insufficient_scope", scope="${scope}"`
   return code === 'SDR_INVALID_TOKEN' || code === 'SDR_TOKEN_EXPIRED' ? `${bearer}, error="invalid_token"` : bearer

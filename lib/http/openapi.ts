@@ -81,6 +81,22 @@ export function about (auth: AuthMethod) {
   }
 }
 
+/**
+ * For Swagger UI, which fills forms with words such as `string` where there is no example, and sends them. Objects, which
+ * it cannot leave empty, are left to the operation that takes JSON.
+ */
+export function withEmptyForms<Made extends object> (made: Made): Made {
+  const document = structuredClone(made) as Made & SchemaDocument
+  const schemas = document.components?.schemas ?? {}
+  for (const form of Object.entries(schemas).filter(([name]) => name.endsWith('Form')).map(([, schema]) => schema)) {
+    const fields = Object.entries(form.properties ?? {}).map(([name, { $ref, ...field }]) =>
+      [name, { ...schemas[$ref?.split('/').at(-1) ?? ''], ...field }] as const)
+    form.properties = Object.fromEntries(fields.filter(([, { type }]) => type !== 'object').map(([name, field]) =>
+      [name, { ...field, example: field.type === 'array' ? [] : '' }]))
+  }
+  return document
+}
+
 /** @param address of the server, as its clients see it. */
 export function serversAt (address: string): Array<{ url: string, description: string }> {
   return [{ url: address, description: 'This server' }]

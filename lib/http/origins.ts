@@ -57,6 +57,18 @@ export function reasonAgainstPage (
     'for another page, --cors-origins adds its origin.'
 }
 
+/**
+ * Whether a request that carries a cookie was sent by a page of this server, or typed into the address bar. Without
+ * both headers it is no browser's, or one that sends them with whatever could change something.
+ */
+export function isOwnPage (
+  { host, headers }: { host: string, headers: { origin?: string, 'sec-fetch-site'?: string | string[] } }
+): boolean {
+  const { origin, 'sec-fetch-site': site } = headers
+  if (site !== undefined && site !== 'same-origin' && site !== 'none') return false
+  return origin === undefined || isOriginOfHost(origin, host)
+}
+
 /** Whether this host, as the Host header names it, served the page of this origin; case and default port aside. */
 function isOriginOfHost (origin: string, host: string): boolean {
   if (!webOrigin.test(origin) || !/^[^\s/?#@\\]+$/.test(host)) return false

@@ -32,14 +32,14 @@ const model = {
 
 export const Model = named('OpenAIModel', Type.Object({
   id: Type.String({ description: 'Id of a model, or an alias' }),
-  object: Type.String({ description: 'Always ' }),
+  object: Type.String({ description: 'Always model' }),
   created: Type.Integer({ description: 'When its file was last changed, in seconds since 1970' }),
   owned_by: Type.String(),
   labels: Type.Array(Type.String(), { description: 'image, and edit where it takes images' })
 }, { description: 'A model as OpenAI has it', examples: [model] }))
 
 export const ModelList = named('OpenAIModelList', Type.Object({
-  object: Type.String({ description: 'Always ' }),
+  object: Type.String({ description: 'Always list' }),
   data: Type.Array(Named(Model))
 }, { description: 'Models as OpenAI has them', examples: [{ object: 'list', data: [model] }] }))
 

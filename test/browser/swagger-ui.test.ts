@@ -1,7 +1,9 @@
 import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { chromium, type Page } from 'playwright-core'
+import { chromium, type Locator, type Page } from 'playwright-core'
+import sharp from 'sharp'
 import t from 'tap'
+import { writeCheckpoint } from '../../bin/support/demo-model/checkpoints.ts'
 import { build, password } from '../helper.ts'
 
 const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium'
@@ -53,21 +55,69 @@ t.test('Swagger UI in a browser', { skip: isMissing && `there is no ${executable
   t.same(requested.filter(one => !one.startsWith(url) && !one.startsWith('data:') && !one.startsWith('blob:')), [], 'everything comes from this server')
 })
 
-t.test('behind authentication an API key as the password of HTTP Basic gets a browser in', { skip: isMissing && `there is no ${executablePath}` }, async t => {
-  const app = await build(t, { auth: 'api-key' })
-  const { id } = await app.accounts.create({ username: 'alice', password, role: 'user' })
-  const { key } = await app.keys.create({ userId: id, name: 'browser' })
-  const url = await app.listen({ host: '127.0.0.1', port: 0 })
-  const browser = await chromium.launch({ executablePath, args: quiet })
-  t.teardown(() => browser.close())
-  const stranger = await browser.newPage()
-  t.equal((await stranger.goto(`${url}/api/docs`).catch(() => null))?.status() ?? 401, 401)
-  const context = await browser.newContext({ httpCredentials: { username: 'alice', password: key } })
-  const page = await context.newPage()
-  await page.goto(`${url}/api/docs`)
-  await page.locator('#operations-generate-generateTxt2Img').waitFor()
-  t.pass('the page and its document are there')
-})
+for (const width of [1280, 390]) {
+  t.test(`from the address of the server to a picture, ${width} pixels wide`, { skip: isMissing && `there is no ${executablePath}` }, async t => {
+    const app = await build(t, { auth: 'jwt' })
+    await app.accounts.create({ username: 'alice', password, role: 'user' })
+    writeCheckpoint('sdxs', join(app.config.modelsDir[0]!, 'sdxs.safetensors'))
+    await app.models.rescan()
+    const url = await app.listen({ host: '127.0.0.1', port: 0 })
+    const browser = await chromium.launch({ executablePath, args: quiet })
+    t.teardown(() => browser.close())
+    const page = await browser.newPage({ viewport: { width, height: 800 } })
+    const complaints: string[] = []
+    page.on('console', message => { if (message.type() === 'error') complaints.push(message.text()) })
+    page.on('pageerror', error => complaints.push(error.message))
+
+    t.equal((await page.goto(url))?.status(), 401)
+    await photograph(page, `sign-in-${width}`)
+    await page.getByLabel('User name').fill('alice')
+    await page.getByLabel('Password').fill('wrong')
+    await page.getByRole('button').click()
+    await page.getByRole('alert').filter({ hasText: 'The user name or the password is wrong' }).waitFor()
+    complaints.length = 0 // the browser reports each 401
+    await page.getByLabel('User name').fill('alice')
+    await page.getByLabel('Password').fill(password)
+    await page.getByRole('button').click()
+    await page.locator('#operations-generate-generateTxt2Img').waitFor()
+    t.match(page.url(), /\/api\/docs\/$/)
+    t.equal(await page.evaluate(() => (globalThis as any).document.documentElement.scrollWidth), width, 'nothing is wider than the screen')
+    await photograph(page, `documentation-${width}`)
+
+    const txt2img = page.locator('#operations-generate-generateTxt2Img')
+    await txt2img.locator('.opblock-summary-control').click()
+    await txt2img.locator('.responses-inner').waitFor()
+    const { height } = (await txt2img.boundingBox())!
+    await photograph(page, `txt2img-${width}`, txt2img)
+    if (width === 1280) t.ok(height <= 2 * 800, `an opened operation fits on two screens: ${height} pixels`)
+    await txt2img.locator('.opblock-summary-control').click()
+
+    const drawn = await execute(page, 'generate-generateTxt2Img', { body: { prompt: 'a red fox', width: 64, steps: 2, seed: 1 }, parameters: { wait: '30' } })
+    t.equal(drawn.status, '200', drawn.body)
+    const { id } = JSON.parse(drawn.body) as { id: string }
+    await execute(page, 'queue-getImage', { parameters: { id, index: '0' } })
+    await page.locator('#operations-queue-getImage .responses-inner img').waitFor()
+
+    const form = page.locator('#operations-generate-generateImg2ImgForm')
+    await form.locator('.opblock-summary-control').click()
+    const file = form.locator('input[type=file]').first()
+    await file.waitFor()
+    await photograph(page, `img2img-${width}`, form)
+    const field = (name: string) => form.locator(`[data-property-name="${name}"] input`).first()
+    await file.setInputFiles({ name: 'fox.png', mimeType: 'image/png', buffer: await plainPng() })
+    await field('prompt').fill('a red fox')
+    for (const side of ['width', 'height']) await field(side).fill('64')
+    await form.locator('tr[data-param-name="wait"] input').fill('60')
+    await form.locator('button.execute').click()
+    const response = form.locator('.live-responses-table .response').first()
+    await response.waitFor({ timeout: 60_000 })
+    const answer = await response.innerText()
+    t.match(answer, /^200/, answer)
+    t.match(answer, '"type": "img2img"')
+    t.notMatch(answer, '"string"', 'nothing that was not typed was sent')
+    t.same(complaints, [], 'the browser has nothing to complain about')
+  })
+}
 
 for (const scheme of ['bearer', 'apiKey']) {
   t.test(`Authorize works for ${scheme}`, { skip: isMissing && `there is no ${executablePath}` }, async t => {
@@ -115,9 +165,13 @@ async function execute (
 }
 
 /** For people who want to see what the test saw: SDREST_TEST_SCREENSHOTS names a folder. */
-async function photograph (page: Page, name: string): Promise<void> {
+async function photograph (page: Page, name: string, part?: Locator): Promise<void> {
   const folder = process.env.SDREST_TEST_SCREENSHOTS
   if (folder === undefined) return
   mkdirSync(folder, { recursive: true })
-  await page.screenshot({ path: join(folder, `${name}.png`) })
+  await (part ?? page).screenshot({ path: join(folder, `${name}.png`) })
+}
+
+async function plainPng (): Promise<Buffer> {
+  return await sharp({ create: { width: 16, height: 16, channels: 3, background: '#cc8844' } }).png().toBuffer()
 }

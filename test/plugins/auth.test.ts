@@ -6,11 +6,11 @@ import type { Permission } from '../../lib/options/permissions.ts'
 import { readablePattern } from '../../lib/http/public-paths.ts'
 import { as, build, expectError, password } from '../helper.ts'
 
-t.test('with --auth jwt only health, status, login, token and refresh are public', async t => {
+t.test('with --auth jwt only health, status, logins are public', async t => {
   const app = await build(t, { auth: 'jwt' })
   t.same([...app.publicRoutes].map(readablePattern).sort(), [
     'GET /api/health', 'GET /api/status', 'GET /api/v1/images/files/{name}', 'GET /v1/images/files/{name}',
-    'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/token'
+    'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/token', 'POST /sign-in'
   ])
   const document = app.swagger() as unknown as {
     paths: Record<string, Record<string, { security?: object[], operationId: string }>>

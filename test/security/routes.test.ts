@@ -8,6 +8,8 @@ import { as, build, testOptions, workspace } from '../helper.ts'
 /** Every route with what it needs. A new one belongs here, after a look at who may call it under each method below. */
 const routes: Record<string, string> = {
   'OPTIONS *': 'anyCaller, neverPublic',
+  'GET /': 'anyCaller',
+  'POST /sign-in': 'public, carriesCredentials',
   'GET /api/health': 'public',
   'GET /api/ready': 'anyCaller',
   'GET /api/status': 'public',
