@@ -82,8 +82,8 @@ export function about (auth: AuthMethod) {
 }
 
 /**
- * For Swagger UI, which fills forms with words such as `string` where there is no example, and sends them. Objects, which
- * it cannot leave empty, are left to the operation that takes JSON.
+ * For Swagger UI, which fills forms with words such as `string` where there is no example, and sends them. Objects,
+ * which it cannot leave empty, are left to the operation that takes JSON.
  */
 export function withEmptyForms<Made extends object> (made: Made): Made {
   const document = structuredClone(made) as Made & SchemaDocument

@@ -228,6 +228,6 @@ t.test('answers say nothing that helps', async t => {
   const { headers } = await send(closedPort, '/api/models')
   t.notOk(headers['x-powered-by'] ?? headers.server)
   t.match(headers, { 'x-content-type-options': 'nosniff', 'content-security-policy': /default-src 'none'/, 'x-frame-options': /./, 'cache-control': 'no-store', 'referrer-policy': /./ })
-  t.match((await send(closedPort, '/api/docs', { headers: ['Sec-Fetch-Mode: navigate'] })).headers['www-authenticate'], /^Basic .*API key/, 'a browser that navigates is asked')
+  t.match((await send(closedPort, '/api/docs', { headers: ['Sec-Fetch-Mode: navigate'] })).headers['www-authenticate'], /^Bearer /, 'a browser that navigates gets a page, not a dialog')
   t.match((await send(closedPort, '/api/docs', { headers: ['Sec-Fetch-Mode: cors'] })).headers['www-authenticate'], /^Bearer/, 'a script is not')
 })
