@@ -4,6 +4,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify'
 import { refuseConnection } from './lib/http/error-answers.ts'
 import { addSchemas } from './lib/http/schemas.ts'
+import { withoutBasePath } from './lib/http/base-path.ts'
 import type { Options } from './lib/options/options.ts'
 import { trustedProxies } from './lib/options/trusted-proxies.ts'
 import accessLog from './plugins/access-log.ts'
@@ -97,7 +98,9 @@ function bareApp (
     times: ConnectionTimes
   }
 ): FastifyInstance {
+  const rewrite = withoutBasePath(options.basePath)
   const app = Fastify({
+    ...(options.basePath === undefined ? {} : { rewriteUrl: ({ url = '/' }: { url?: string }) => rewrite(url) }),
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     https,
     bodyLimit,

@@ -78,6 +78,7 @@ export default fp(async (app) => {
 }, { name: 'documentation', dependencies: ['openapi'] })
 
 /** The document with the address that the request was sent to. */
-function documentFor<Document extends object> (document: Document, { protocol, host }: FastifyRequest): Document {
-  return { ...document, servers: serversAt(`${protocol}://${host}`) }
+function documentFor<Document extends object> (document: Document, request: FastifyRequest): Document {
+  const { protocol, host, server: { config: { basePath = '' } } } = request
+  return { ...document, servers: serversAt(`${protocol}://${host}${basePath}`) }
 }

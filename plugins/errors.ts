@@ -38,7 +38,7 @@ function answer (thrown: Error, request: FastifyRequest, reply: FastifyReply, sh
     const error = request.credential === undefined ? undefined : thrown.message
     return reply.code(status).headers({ ...headers, 'content-security-policy': signInPolicy })
       .type('text/html; charset=utf-8')
-      .send(signInPage({ takesPasswords: hasLogins(auth), next: pathToGoTo(request.url), error }))
+      .send(signInPage({ url: request.url, takesPasswords: hasLogins(auth), next: pathToGoTo(request.url), error }))
   }
   return reply.code(status).headers(headers).type('application/json; charset=utf-8').send(body)
 }

@@ -42,6 +42,7 @@ function openQueue (app: FastifyInstance): JobQueue {
   })
   return new JobQueue({
     dataDir: app.folders.data,
+    basePath: app.config.basePath,
     devices: app.devices,
     executors: parts => ({
       ...drawingExecutors(resolve)(parts),
@@ -77,7 +78,7 @@ export default fp(async (app) => {
       : await jobs.waitFor(accepted.id, wait * 1000, { signal: reply.closeSignal, caller: callerOf(request) })
     if (wait > 0) await app.guard.decideAgain(request)
     return reply
-      .header('location', `/api/queue/job/${accepted.id}`)
+      .header('location', `${app.config.basePath ?? ''}/api/queue/job/${accepted.id}`)
       .code(job.finished_at === null ? 202 : 200)
       .send(job)
   })

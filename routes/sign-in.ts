@@ -9,13 +9,13 @@ import { Type } from '../lib/http/type.ts'
 
 const Field = Type.Optional(Type.String({ maxLength: 4096, writeOnly: true }))
 
-/** What people meet who open the address of the server in a browser. */
+/** What people meet who open the server in a browser. Redirects are relative, below any path of a proxy. */
 const routes: FastifyPluginAsyncTypebox = async (app) => {
   app.addContentTypeParser('application/x-www-form-urlencoded', { parseAs: 'string', bodyLimit: 16 * 1024 },
     async (_request: unknown, text: string) => readFields(text))
 
   app.get('/', { config: { anyCaller: true }, schema: { hide: true } }, async (_request, reply) =>
-    reply.redirect('/api/docs/'))
+    reply.redirect('./api/docs/'))
 
   app.post(signInPath, {
     config: { carriesCredentials: true, rateLimit: app.loginRateLimit },
@@ -36,7 +36,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       } else {
         reply.header('set-cookie', sessionCookie(request, await checkedKey(request, key.trim())))
       }
-      return await reply.redirect(pathToGoTo(next), 303)
+      return await reply.redirect(`.${pathToGoTo(next)}`, 303)
     } catch (error) {
       return sendPage(reply, error as ApiError, next)
     }
@@ -58,7 +58,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     if (known === undefined || known[0] >= 500) throw error
     if (error.retryAfter !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfter)))
     return reply.code(known[0]).type('text/html; charset=utf-8').header('content-security-policy', signInPolicy)
-      .send(signInPage({ takesPasswords: hasLogins(app.config.auth), next: pathToGoTo(next), error: error.message }))
+      .send(signInPage({
+        url: signInPath, takesPasswords: hasLogins(app.config.auth), next: pathToGoTo(next), error: error.message
+      }))
   }
 }
 

@@ -49,7 +49,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const { username, password, role = 'user' } = request.body
     const user = await app.accounts.create({ username, password, role }, request.principal)
     await app.audit(request, { event: 'user.create', subject: username, reason: `role ${role}` })
-    return reply.code(201).header('location', `/api/users/${user.id}`).send(user)
+    return reply.code(201).header('location', `${app.config.basePath ?? ''}/api/users/${user.id}`).send(user)
   })
 
   app.get('/:id', {

@@ -26,6 +26,8 @@ export const signInPolicy = [
 export const signInPath = '/sign-in'
 
 interface Page {
+  /** The URL at which it is shown: the form has a relative address, below any path of a proxy. */
+  url: string
   /** Whether names and passwords log in; API keys always do. */
   takesPasswords: boolean
   /** Where a browser goes when it is signed in. */
@@ -53,7 +55,8 @@ export function pathToGoTo (next: string | undefined): string {
 }
 
 /** A page that works without scripts: the form sets a cookie and leads back. */
-export function signInPage ({ takesPasswords, next, error }: Page): string {
+export function signInPage ({ url, takesPasswords, next, error }: Page): string {
+  const up = '../'.repeat(url.split('?', 1)[0]!.split('/').length - 2)
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -66,7 +69,7 @@ export function signInPage ({ takesPasswords, next, error }: Page): string {
 <main>
 <h1>stable-diffusion-rest</h1>
 ${error === undefined ? '' : `<p role="alert">${escaped(error)}</p>`}
-<form method="post" action="${signInPath}">
+<form method="post" action="${up}${signInPath.slice(1)}">
 <input type="hidden" name="next" value="${escaped(next)}">
 ${takesPasswords
     ? `<label>User name <input name="username" autocomplete="username" autofocus></label>

@@ -36,6 +36,8 @@ export const optionTable = {
     describe: 'Addresses or networks of reverse proxies whose X-Forwarded-* headers count' },
   'allowed-hosts': { kind: 'list', group: 'Server', default: [],
     describe: 'Host names this server answers for besides its own address; any when empty and authentication is on' },
+  'base-path': { kind: 'string', group: 'Server', maxLength: 200,
+    describe: 'Path below which a proxy shows this server, for example /draw; with or without it a request is taken' },
   'cors-origins': { kind: 'list', group: 'Server', default: [],
     describe: 'Web origins whose pages may call the API, for example https://ui.example' },
   compat: { kind: 'list', group: 'Server', default: ['openai', 'a1111'], choices: ['openai', 'a1111'],

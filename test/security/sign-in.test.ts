@@ -31,7 +31,7 @@ t.test('a browser gets a page, a program what it always got', async t => {
   const keys = await open(t, { auth: 'api-key' })
   t.notMatch((await keys.app.inject({ url: '/', headers: html })).body, /name="password"/)
   const anyone = await open(t, { auth: 'none' })
-  t.match((await anyone.app.inject({ url: '/', headers: html })).headers, { location: '/api/docs/' })
+  t.match((await anyone.app.inject({ url: '/', headers: html })).headers, { location: './api/docs/' })
 })
 
 t.test('a name and a password, or a key, sign a browser in until the session ends', async t => {
@@ -41,12 +41,12 @@ t.test('a name and a password, or a key, sign a browser in until the session end
   const me = async (cookie: string, headers: object = {}) => await app.inject({ url: '/api/auth/me', headers: { cookie, ...headers } })
 
   const signedIn = await signIn({ username: 'alice', password, api_key: '', next: '/api/queue/jobs?limit=1' })
-  t.match(signedIn, { statusCode: 303, headers: { location: '/api/queue/jobs?limit=1', 'set-cookie': /^sdrest=ey[^;]+; Path=\/; HttpOnly; SameSite=Strict; Max-Age=3[56]\d\d$/ } })
+  t.match(signedIn, { statusCode: 303, headers: { location: './api/queue/jobs?limit=1', 'set-cookie': /^sdrest=ey[^;]+; Path=\/; HttpOnly; SameSite=Strict; Max-Age=3[56]\d\d$/ } })
   const cookie = cookieOf(signedIn)
   t.match((await me(cookie)).json(), { username: 'alice', via: 'jwt' })
   t.equal((await me(`other=1; ${cookie}; more=2`)).statusCode, 200)
   const byKey = await signIn({ api_key: ` ${key} `, next: '' })
-  t.match(byKey, { statusCode: 303, headers: { location: '/api/docs/', 'set-cookie': /^sdrest=sdr_[^;]+; Path=\/; HttpOnly; SameSite=Strict$/ } })
+  t.match(byKey, { statusCode: 303, headers: { location: './api/docs/', 'set-cookie': /^sdrest=sdr_[^;]+; Path=\/; HttpOnly; SameSite=Strict$/ } })
   t.match((await me(cookieOf(byKey))).json(), { username: 'alice', via: 'api-key' })
 
   const bob = await as(app, 'bob')
@@ -102,11 +102,35 @@ t.test('what is wrong is said on the page, and counted as anywhere', async t => 
   t.match(wrong.body, /name="next" value="\/api\/docs\/"/)
   t.notMatch(wrong.body, 'wrong"')
   t.match(await signIn({ api_key: `sdr_0123456789abcdef_${'x'.repeat(43)}` }), { statusCode: 401, body: /The API key is not valid/ })
-  for (const next of ['//evil.example', '/\\evil.example', 'https://evil.example', '/\n', '/x y', `/${'x'.repeat(3000)}`]) {
-    t.match((await signIn({ username: 'alice', password, next })).headers, { location: '/api/docs/' }, next.slice(0, 40))
+  for (const next of ['//evil.example', '/\\evil.example', 'https://evil.example', '/\n', '/x y', '/\\t', `/${'x'.repeat(3000)}`]) {
+    t.match((await signIn({ username: 'alice', password, next })).headers, { location: './api/docs/' }, next.slice(0, 40))
   }
   let last = await signIn({ username: 'alice', password: 'wrong' })
   for (let tries = 0; tries < 20 && last.statusCode !== 429; tries++) last = await signIn({ username: 'alice', password: 'wrong' })
   t.match(last, { statusCode: 429, headers: { 'retry-after': /^\d+$/ } })
   expectError(t, await app.inject({ method: 'POST', url: '/sign-in', headers: { ...formType, ...own }, body: 'username=a&username=b' }), 400, 'SDR_INVALID_REQUEST')
+})
+
+t.test('below the path of a proxy every address is below it, and a browser finds its way', async t => {
+  const { app, signIn } = await open(t, { 'base-path': '/draw/v1' })
+  await as(app, 'alice')
+  for (const [url, action] of [['/', 'sign-in'], ['/api/docs', '../sign-in'], ['/api/docs/?x=a/b', '../../sign-in']] as const) {
+    for (const prefix of ['', '/draw/v1']) {
+      t.match((await app.inject({ url: `${prefix}${url}`, headers: html })).body, `action="${action}"`, `${prefix}${url}`)
+      t.equal(new URL(action, `http://x/draw/v1${url}`).pathname, '/draw/v1/sign-in')
+    }
+  }
+  const { headers } = await signIn({ username: 'alice', password, next: '/javascript:alert(1)' })
+  t.equal(new URL(headers.location!, 'http://x/draw/v1/sign-in').href, 'http://x/draw/v1/javascript:alert(1)')
+  const cookie = String(headers['set-cookie']).split(';', 1)[0]!
+  const accepted = await app.inject({ method: 'POST', url: '/draw/v1/api/generate/txt2img?wait=60', headers: { cookie, ...own }, body: { prompt: 'a fox', width: 64, steps: 1 } })
+  t.match(accepted, { statusCode: 200, headers: { location: /^\/draw\/v1\/api\/queue\/job\/[\w-]+$/ } }, accepted.body)
+  t.match(accepted.json().images[0].url, /^\/draw\/v1\/api\/queue\/job\//)
+  t.equal((await app.inject({ url: accepted.json().images[0].url, headers: { cookie } })).statusCode, 200)
+  t.equal((await app.inject({ url: '/draw/v1/api/openapi.json', headers: { cookie } })).json().servers[0].url, 'http://localhost:80/draw/v1')
+  for (const url of ['/draw/v1x/api/health', '/draw/api/health', '/draw/v1/draw/v1/api/health']) t.equal((await app.inject({ url, headers: { cookie } })).statusCode, 404, url)
+  t.equal((await app.inject('/draw/v1?x')).statusCode, 401)
+  for (const bad of ['draw', '/', '/draw/', '//x', '/../x', '/a/./b', '/a b', '/a?b', '/%2e']) {
+    await t.rejects(build(t, { 'base-path': bad }), { exitCode: 2, message: /for --base-path/ }, bad)
+  }
 })

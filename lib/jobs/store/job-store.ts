@@ -9,6 +9,8 @@ export interface JobStoreOptions extends Bounds {
   overtakeLimit?: number
   /** Which lane a type of jobs waits for; the engines unless said. */
   laneOf?: (type: JobType) => LaneKind
+  /** Before the paths of images. */
+  basePath?: string
   /** Milliseconds since 1970. */
   now?: () => number
 }

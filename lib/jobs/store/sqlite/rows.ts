@@ -26,7 +26,8 @@ export interface JobRow {
 
 export type ImageRow = Omit<StoredImage, 'file'>
 
-export function toJob (row: JobRow, images: readonly ImageRow[], position: number | null): Job {
+/** @param basePath before the paths of images. */
+export function toJob (row: JobRow, images: readonly ImageRow[], position: number | null, basePath: string): Job {
   return {
     id: row.id,
     type: row.type,
@@ -38,7 +39,7 @@ export function toJob (row: JobRow, images: readonly ImageRow[], position: numbe
     progress: null,
     parameters: JSON.parse(row.parameters),
     images: images.map(image => ({
-      ...image, url: `/api/queue/job/${row.id}/images/${image.index}`, format: 'png'
+      ...image, url: `${basePath}/api/queue/job/${row.id}/images/${image.index}`, format: 'png'
     })),
     result: row.result === null ? null : JSON.parse(row.result),
     error: row.error_code === null ? null : { code: row.error_code, message: row.error_message ?? '' },

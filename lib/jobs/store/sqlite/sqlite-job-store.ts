@@ -331,6 +331,7 @@ export class SqliteJobStore implements JobStore {
     if (row === undefined) return undefined
     // Only a completed job has images.
     images ??= row.status === 'completed' ? this.#imagesOf([row]) : new Map()
-    return toJob(row, images.get(row.sequence) ?? [], row.status === 'queued' ? this.#waiting.position(row.id) : null)
+    const position = row.status === 'queued' ? this.#waiting.position(row.id) : null
+    return toJob(row, images.get(row.sequence) ?? [], position, this.#options.basePath ?? '')
   }
 }
