@@ -10,6 +10,7 @@ import { as, build, password } from './helper.ts'
 t.setTimeout(300_000)
 
 const run = promisify(execFile)
+const codegen = join(packageRoot, 'node_modules', 'openapi-typescript-codegen', 'bin', 'index.js')
 const golden = join(packageRoot, 'test', 'fixtures', 'openapi.json')
 
 /** Programs of users who generate their client from the document; test/openapi.test.ts has two more. */
@@ -30,7 +31,8 @@ t.test('clients of five generators compile, draw, upload, cancel, and type their
   const runTool = async (name: string, ...parameters: string[]) =>
     await run(join(packageRoot, 'node_modules', '.bin', name), parameters, { cwd: folder, env: { ...process.env, KUBB_DISABLE_TELEMETRY: '1' } })
   await Promise.all([
-    runTool('openapi', '--input', golden, '--output', 'codegen', '--client', 'fetch', '--useOptions'),
+    // Another package has a program of the name `openapi`, too.
+    run(process.execPath, [codegen, '--input', golden, '--output', 'codegen', '--client', 'fetch', '--useOptions'], { cwd: folder }),
     runTool('swagger-typescript-api', 'generate', '-p', golden, '-o', 'swagger-typescript-api', '-n', 'api.ts'),
     runTool('oazapfts', golden, 'oazapfts.gen.ts'),
     runTool('orval', '--input', golden, '--output', 'orval.gen.ts', '--client', 'fetch'),
