@@ -237,7 +237,7 @@ const routes: FastifyPluginAsyncTypebox<Options> = async (app, { isDocumented })
   }
 
   function linkTo (request: FastifyRequest, { id: job }: Job, index: number, output: Output): string {
-    const path = `${app.prefix}/images/files/${links.sign({ job, index, ...output })}`
+    const path = `${config.basePath ?? ''}${app.prefix}/images/files/${links.sign({ job, index, ...output })}`
     return new URL(path, `${request.protocol}://${request.host}`).href
   }
 
