@@ -43,6 +43,7 @@ import serialization, { type SchemaOptions } from './plugins/serialization.ts'
 import store from './plugins/store.ts'
 import tokens from './plugins/tokens.ts'
 import validation from './plugins/validation.ts'
+import a1111Routes, { controlnetRoutes } from './routes/compat/a1111.ts'
 import openaiRoutes from './routes/compat/openai.ts'
 import authRoutes from './routes/auth.ts'
 import generateRoutes from './routes/generate.ts'
@@ -184,6 +185,10 @@ async function registerParts (
   if (options.compat.includes('openai')) {
     await app.register(openaiRoutes, { prefix: '/v1', isDocumented: true })
     await app.register(openaiRoutes, { prefix: '/api/v1', isDocumented: false })
+  }
+  if (options.compat.includes('a1111')) {
+    await app.register(a1111Routes, { prefix: '/sdapi/v1' })
+    await app.register(controlnetRoutes, { prefix: '/controlnet' })
   }
   await app.register(signInRoutes)
   await app.register(documentation)

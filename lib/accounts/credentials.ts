@@ -59,7 +59,10 @@ function credentialHeaders (rawHeaders: readonly string[]): Array<{ name: string
     // The length first: a browser sends twenty headers, and this is done for each request.
     if (length !== 13 && length !== 9) continue
     const name = rawHeaders[index]!.toLowerCase()
-    if (name === 'authorization' || name === 'x-api-key') headers.push({ name, value: rawHeaders[index + 1]!.trim() })
+    const value = rawHeaders[index + 1]!.trim()
+    // Clients without credentials send an empty header, or the bare word.
+    const isSaid = value !== '' && value.toLowerCase() !== 'basic'
+    if (name === 'x-api-key' || (name === 'authorization' && isSaid)) headers.push({ name, value })
   }
   return headers
 }

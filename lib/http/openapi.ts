@@ -38,7 +38,8 @@ const tags = [
   { name: 'models', description: 'What this server can draw with.' },
   { name: 'users', description: 'Manage accounts.' },
   { name: 'server', description: 'How the server is.' },
-  { name: 'openai', description: 'The images API of OpenAI, for programs that speak it; also below /api/v1.' }
+  { name: 'openai', description: 'The images API of OpenAI, for programs that speak it; also below /api/v1.' },
+  { name: 'a1111', description: "The API of AUTOMATIC1111's web UI, for programs that speak it." }
 ]
 
 /** Where a client gets a token for a name and a password by OAuth 2.0. */

@@ -1,5 +1,6 @@
 import { inspect } from 'node:util'
 import { nearest } from '../util/nearest.ts'
+import { plainSampler } from '../util/sampler-name.ts'
 import { shortened, visible } from '../util/text.ts'
 
 /** An error of ajv; the last two fields with `verbose`. */
@@ -111,13 +112,11 @@ const isString = (value: unknown): value is string => typeof value === 'string'
  */
 function meantValue (word: string, allowed: readonly string[]): string | undefined {
   if (word.length > 64) return undefined
-  const plain = (text: string) => text.toLowerCase().replace(/^k_/, '').replace('pp', '++').replace('ancestral', 'a')
-    .replaceAll(/[\s_-]/g, '')
-  const given = plain(word)
-  const exact = allowed.find(value => plain(value) === given)
+  const given = plainSampler(word)
+  const exact = allowed.find(value => plainSampler(value) === given)
   if (exact !== undefined) return exact
   for (const scheduler of ['karras', 'exponential']) {
-    const sampler = allowed.find(value => plain(value) + scheduler === given)
+    const sampler = allowed.find(value => plainSampler(value) + scheduler === given)
     if (sampler !== undefined) return `${sampler} with the scheduler ${scheduler}`
   }
   return nearest(word, allowed)

@@ -10,6 +10,7 @@ import type { ImageType } from '../../jobs/job.ts'
 import { outputFormats } from '../../media/output.ts'
 import type { ModelCatalog } from '../../models/catalog.ts'
 import type { Model } from '../../models/model.ts'
+import { batchesOf } from '../batches.ts'
 import type { ModelAliases } from '../model-aliases.ts'
 import { editsImages, takesReferences } from './models.ts'
 
@@ -140,7 +141,7 @@ export function drawingsOf (
   const drawing = kind === 'generations'
     ? { type: 'txt2img' as const, request, attachments: {} }
     : redrawing(kind, request, images, parts)
-  return split(n, parts.limits.maxBatch, drawing.request.seed).map(batch => ({
+  return batchesOf(n, parts.limits.maxBatch, drawing.request.seed).map(batch => ({
     ...drawing, request: { ...drawing.request, ...batch }, roundsSize: true, holesCount: true
   }))
 }
@@ -186,16 +187,4 @@ function redrawing (
 
 function modelOf (request: ImageRequest, attachments: RequestAttachments, parts: Parts): Model {
   return chooseModel(request, attachments, parts).model
-}
-
-/** The images of each job, with seeds that go on from one to the next. */
-function split (images: number, most: number, seed = -1): Array<{ batch_count: number, seed?: number }> {
-  const batches = []
-  for (let made = 0; made < images; made += most) {
-    batches.push({
-      batch_count: Math.min(most, images - made),
-      ...(seed >= 0 && { seed: seed + made })
-    })
-  }
-  return batches
 }

@@ -21,7 +21,7 @@ const labels: ReadonlyArray<[parameter: string, label: string]> = [
   ['lora_hashes', 'Lora hashes']
 ]
 
-const samplers: Readonly<Record<string, string>> = {
+export const samplerTitles: Readonly<Record<string, string>> = {
   euler: 'Euler',
   euler_a: 'Euler a',
   heun: 'Heun',
@@ -38,7 +38,7 @@ const samplers: Readonly<Record<string, string>> = {
 }
 
 /** Schedules that have a name there. */
-const schedulers: Readonly<Record<string, string>> = {
+export const schedulerTitles: Readonly<Record<string, string>> = {
   discrete: 'Uniform',
   karras: 'Karras',
   exponential: 'Exponential',
@@ -74,8 +74,8 @@ export function generationText (
   const shown = (id: string) => hashes[id]?.slice(0, shownDigits)
   const values: Record<string, unknown> = {
     ...job.parameters,
-    sampler: samplers[String(sampler)] ?? sampler,
-    scheduler: schedulers[String(scheduler)],
+    sampler: samplerTitles[String(sampler)] ?? sampler,
+    scheduler: schedulerTitles[String(scheduler)],
     seed: image.seed,
     size: `${image.width}x${image.height}`,
     model_hash: shown(job.model),
@@ -110,6 +110,6 @@ function quote (value: string): string {
 }
 
 /** `checkpoint/folder/name.safetensors` → `name` */
-function baseName (id: string): string {
+export function baseName (id: string): string {
   return id.slice(id.lastIndexOf('/') + 1).replace(/\.[a-z0-9]{1,12}$/i, '')
 }
