@@ -4,6 +4,7 @@ import t from 'tap'
 import { writeCheckpoint } from '../../../bin/support/demo-model/checkpoints.ts'
 import { as, build } from '../../helper.ts'
 import { until } from '../../server-process.ts'
+import { buildScripted } from './scripted.ts'
 
 t.setTimeout(180_000)
 
@@ -162,4 +163,35 @@ t.test('progress and interrupt are of the caller alone', async t => {
 t.test('--compat without a1111 has none of it', async t => {
   const { get } = await open(t, { compat: 'openai' })
   t.equal((await get('options')).statusCode, 404)
+})
+
+t.test('img2img, masks, ControlNet, highres fix and previews reach an engine that has them', async t => {
+  const { app } = await buildScripted(t, {}, { checkpoints: ['sdxs'] })
+  const image = (await sharp({ create: { width: 64, height: 64, channels: 3, background: 'red' } }).png().toBuffer()).toString('base64')
+  const post = async (path: string, body: object) => await app.inject({ method: 'POST', url: `/sdapi/v1/${path}`, body: { model: 'sdxs', prompt: 'a fox', steps: 2, ...body } })
+  const typeOf = async () => (await app.inject('/api/queue/jobs?limit=1')).json().jobs[0]
+  const drawn = await post('img2img', { init_images: [`data:image/png;base64,${image}`], denoising_strength: 0.4 })
+  t.equal(drawn.statusCode, 200, drawn.body.slice(0, 400))
+  t.match(await typeOf(), { type: 'img2img', parameters: { strength: 0.4 } })
+  t.match(JSON.parse(drawn.json().info), { denoising_strength: 0.4 })
+  t.equal((await post('img2img', { init_images: [image], mask: image, inpainting_mask_invert: 0 })).statusCode, 200)
+  t.match(await typeOf(), { type: 'inpaint' })
+  for (const [body, message] of [
+    [{}, /init_images/], [{ init_images: [image, image] }, /one image/], [{ init_images: [''] }, /init_images/], [{ init_images: ['%%%'] }, /init_image/],
+    [{ init_images: [image], mask: image, inpainting_mask_invert: 1 }, /inpainting_mask_invert/]
+  ] as const) t.match(await post('img2img', body), { statusCode: 400, body: message }, JSON.stringify(body).slice(0, 60))
+  t.equal((await post('txt2img', { enable_hr: true, hr_scale: 2, hr_upscaler: 'Latent', hr_second_pass_steps: 0.5, denoising_strength: 0.5 })).statusCode, 200)
+  t.match(await typeOf(), { type: 'txt2img', parameters: { hires: { scale: 2, upscaler: 'Latent', denoising_strength: 0.5 } } })
+  t.match((await app.inject('/sdapi/v1/scripts')).json(), { txt2img: ['controlnet'] })
+  t.match((await app.inject('/controlnet/version')).json(), { version: 2 })
+  t.match((await app.inject('/controlnet/module_list')).json(), { module_list: ['none'] })
+  t.match(await post('txt2img', { alwayson_scripts: { controlnet: { args: [{ enabled: true, image, model: 'nope [12345678]' }, { enabled: false, image }] } } }), { statusCode: 404, body: /nope/ })
+
+  const slow = post('txt2img', { steps: 30, n_iter: 1 })
+  const seen = await until(async () => {
+    const { current_image: shown } = (await app.inject('/sdapi/v1/progress')).json()
+    return shown !== null && shown
+  })
+  t.match(Buffer.from(seen, 'base64').subarray(1, 4).toString(), 'PNG')
+  t.equal((await slow).statusCode, 200)
 })
