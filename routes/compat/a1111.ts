@@ -246,7 +246,8 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   ): Promise<{ finished: Job[], images: string[] }> {
     const caller = callerOf(request)
     const jobs = await imageJobs.submit(request, reply, drawings)
-    const one: Active = { jobs, names: names.filter(name => typeof name === 'string' && name.length <= 200), preview: null }
+    const known = names.filter(name => typeof name === 'string' && name.length <= 200)
+    const one: Active = { jobs, names: known, preview: null }
     const own = active.get(caller) ?? new Set()
     active.set(caller, own.add(one))
     try {

@@ -49,7 +49,8 @@ t.test('credentials', async t => {
   for (const headers of [['Authorization', 'Bearer a', 'Authorization', 'Bearer b'], ['X-API-Key', key, 'Authorization', 'Bearer a.b.c'], ['X-API-Key', 'a', 'X-API-Key', 'b']]) {
     t.throws(() => readCredential(headers), { code: 'SDR_AMBIGUOUS_CREDENTIALS' })
   }
-  for (const header of ['', 'Bearer', 'Bearer a b', 'Digest x', basic('alice:password'), 'Basic !!!', 'a.b.c', `Bearer ${'x'.repeat(5000)}`]) {
+  for (const header of ['', ' ', 'Basic', 'basic ']) t.equal(readCredential(['Authorization', header]), undefined, 'what clients without credentials send')
+  for (const header of ['Bearer', 'Bearer a b', 'Digest x', basic('alice:password'), 'Basic !!!', 'a.b.c', `Bearer ${'x'.repeat(5000)}`]) {
     t.throws(() => readCredential(['Authorization', header]), { code: 'SDR_INVALID_TOKEN' }, header.slice(0, 20))
   }
 })
