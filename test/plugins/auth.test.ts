@@ -21,7 +21,7 @@ t.test('with --auth jwt only health, status, logins are public', async t => {
       const response = await app.inject({ method: method.toUpperCase() as 'GET', url })
       const isPublic = app.publicRoutes.has(`${method.toUpperCase()} ${path.replace(/\{(\w+)\}/g, ':$1')}`)
       const { error } = response.headers['content-type']?.startsWith('application/json') === true ? response.json() : {}
-    t.equal(response.statusCode === 401 && ['SDR_UNAUTHENTICATED', 'invalid_api_key'].includes(error?.code ?? error), !isPublic, `${method} ${path}`)
+      t.equal(response.statusCode === 401 && ['SDR_UNAUTHENTICATED', 'invalid_api_key'].includes(error?.code ?? error), !isPublic, `${method} ${path}`)
       t.equal(security !== undefined && security.length === 0, isPublic, `the document says so of ${operationId}`)
     }
   }
