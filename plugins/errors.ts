@@ -1,9 +1,10 @@
 import fp from 'fastify-plugin'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { sessionCookie } from '../lib/accounts/session-cookie.ts'
 import { errorAnswer, type ErrorShape } from '../lib/http/error-answers.ts'
 import { KnownRoutes } from '../lib/http/known-routes.ts'
 import { hasLogins } from '../lib/http/openapi.ts'
-import { isNavigation, pathToGoTo, signInPage, signInPolicy } from '../lib/http/sign-in-page.ts'
+import { isNavigation, pathToGoTo, signInHeaders, signInPage } from '../lib/http/sign-in-page.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -32,13 +33,17 @@ export function sendError (error: Error, request: FastifyRequest, reply: Fastify
 
 function answer (thrown: Error, request: FastifyRequest, reply: FastifyReply, shape?: ErrorShape): FastifyReply {
   const { status, headers, body } = errorAnswer(thrown, request, reply.raw, shape)
+  const { auth, basePath } = request.server.config
+  if (status === 401 && request.credential?.isCookie === true) {
+    // The browser would send it for ever, also to what needs no credentials, and could not remove it.
+    reply.header('set-cookie', sessionCookie(request, basePath, '', 0))
+  }
   if (status === 401 && isNavigation(request)) {
-    const { auth } = request.server.config
     // Where a credential came along, people are told why it does not count.
     const error = request.credential === undefined ? undefined : thrown.message
-    return reply.code(status).headers({ ...headers, 'content-security-policy': signInPolicy })
-      .type('text/html; charset=utf-8')
-      .send(signInPage({ url: request.url, takesPasswords: hasLogins(auth), next: pathToGoTo(request.url), error }))
+    return reply.code(status).headers({ ...headers, ...signInHeaders }).send(signInPage({
+      url: request.url, basePath, takesPasswords: hasLogins(auth), next: pathToGoTo(request.url), error
+    }))
   }
   return reply.code(status).headers(headers).type('application/json; charset=utf-8').send(body)
 }

@@ -123,7 +123,7 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
       await app.store.sessions.end(sessionId, id)
       await app.audit(request, { event: 'logout', subject: sessionId })
     }
-    return reply.header('set-cookie', sessionCookie(request, '', 0)).code(204).send(null)
+    return reply.header('set-cookie', sessionCookie(request, app.config.basePath, '', 0)).code(204).send(null)
   })
 
   app.post('/password', {

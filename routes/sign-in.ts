@@ -4,18 +4,23 @@ import { type ApiError, apiError, errorTable, type ErrorCode } from '../errors.t
 import { sessionCookie } from '../lib/accounts/session-cookie.ts'
 import { readFields } from '../lib/http/form-fields.ts'
 import { hasLogins } from '../lib/http/openapi.ts'
-import { pathToGoTo, signInPage, signInPath, signInPolicy } from '../lib/http/sign-in-page.ts'
+import { isOwnPage } from '../lib/http/origins.ts'
+import { pathToGoTo, signInHeaders, signInPage, signInPath } from '../lib/http/sign-in-page.ts'
 import { Type } from '../lib/http/type.ts'
 
 const Field = Type.Optional(Type.String({ maxLength: 4096, writeOnly: true }))
 
-/** What people meet who open the server in a browser. Redirects are relative, below any path of a proxy. */
+/**
+ * What people meet who open the server in a browser. Without --base-path redirects are relative, below any path of a
+ * proxy.
+ */
 const routes: FastifyPluginAsyncTypebox = async (app) => {
+  const { auth, basePath } = app.config
   app.addContentTypeParser('application/x-www-form-urlencoded', { parseAs: 'string', bodyLimit: 16 * 1024 },
     async (_request: unknown, text: string) => readFields(text))
 
   app.get('/', { config: { anyCaller: true }, schema: { hide: true } }, async (_request, reply) =>
-    reply.redirect('./api/docs/'))
+    reply.redirect(`${basePath ?? '.'}/api/docs/`))
 
   app.post(signInPath, {
     config: { carriesCredentials: true, rateLimit: app.loginRateLimit },
@@ -29,14 +34,18 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   }, async (request, reply) => {
     const { username = '', password = '', api_key: key = '', next } = request.body
     try {
+      if (!isOwnPage(request)) {
+        throw apiError('SDR_FORBIDDEN',
+          'Only the page of this server signs a browser in, whatever --cors-origins allows.')
+      }
       if (key === '') {
         const { token, expires_at: end } = await app.logins.login(username, password, request)
         const seconds = Math.max(1, Math.floor((Date.parse(end) - Date.now()) / 1000))
-        reply.header('set-cookie', sessionCookie(request, token, seconds))
+        reply.header('set-cookie', sessionCookie(request, basePath, token, seconds))
       } else {
-        reply.header('set-cookie', sessionCookie(request, await checkedKey(request, key.trim())))
+        reply.header('set-cookie', sessionCookie(request, basePath, await checkedKey(request, key.trim())))
       }
-      return await reply.redirect(`.${pathToGoTo(next)}`, 303)
+      return await reply.redirect(`${basePath ?? '.'}${pathToGoTo(next)}`, 303)
     } catch (error) {
       return sendPage(reply, error as ApiError, next)
     }
@@ -57,10 +66,9 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
     const known = errorTable[error.code as ErrorCode]
     if (known === undefined || known[0] >= 500) throw error
     if (error.retryAfter !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfter)))
-    return reply.code(known[0]).type('text/html; charset=utf-8').header('content-security-policy', signInPolicy)
-      .send(signInPage({
-        url: signInPath, takesPasswords: hasLogins(app.config.auth), next: pathToGoTo(next), error: error.message
-      }))
+    return reply.code(known[0]).headers(signInHeaders).send(signInPage({
+      url: signInPath, basePath, takesPasswords: hasLogins(auth), next: pathToGoTo(next), error: error.message
+    }))
   }
 }
 

@@ -1,9 +1,12 @@
 import { apiError } from '../../errors.ts'
 
 /** The one credential that a request carries. */
-export type Credential =
-  | { kind: 'token', value: string }
-  | { kind: 'api-key', value: string }
+export interface Credential {
+  kind: 'token' | 'api-key'
+  value: string
+  /** Whether it came in the cookie of the sign-in page. */
+  isCookie?: boolean
+}
 
 export const apiKeyPrefix = 'sdr_'
 
@@ -15,8 +18,7 @@ const basicWithoutKey =
 
 /**
  * Reads `Authorization` (Bearer with a token or an API key, Basic with an API key as the password) and `X-API-Key`.
- * Nothing else can carry a credential: not the URL, which ends up in logs, and not a cookie, which browsers send
- * unasked.
+ * The URL carries none, because it ends up in logs; the cookie of the sign-in page has rules of its own.
  * @param rawHeaders name, value, name, value… as they came: Node.js drops a second Authorization header silently.
  * @throws SDR_AMBIGUOUS_CREDENTIALS for two different ones, SDR_INVALID_TOKEN for one that can't be read.
  */

@@ -41,7 +41,7 @@ const otherKind = new Error('not a credential of this kind')
 interface GuardParts<Request> {
   /** One verifier from several: the first that lets a request in does, else the last one's error counts. */
   anyOf: (verifiers: Array<Verifier<Request>>) => Verifier<Request>
-  options: Pick<Options, 'auth' | 'guestPermissions' | 'enableGuestAccess'>
+  options: Pick<Options, 'auth' | 'basePath' | 'guestPermissions' | 'enableGuestAccess'>
   publicRoutes: ReadonlySet<string>
   sessions: SessionRecords
   keys: ApiKeys
@@ -107,7 +107,8 @@ export class Guard<Request extends GuardedRequest, Reply extends OpenAnswer & { 
       }
       try {
         if (request.routeOptions.config.carriesCredentials !== true) {
-          request.credential = readCredential(request.raw.rawHeaders) ?? readSessionCookie(request)
+          request.credential = readCredential(request.raw.rawHeaders) ??
+            readSessionCookie(request, this.#parts.options.basePath)
         }
       } catch (error) {
         return decided(error as ApiError)

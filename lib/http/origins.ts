@@ -46,10 +46,7 @@ export function reasonAgainstPage (
 ): string | undefined {
   const { origin, 'sec-fetch-site': site } = headers
   if (safeMethods.includes(method) || (origin !== undefined && isAllowedOrigin(origin))) return undefined
-  const isOwn = site === undefined
-    ? origin === undefined || isOriginOfHost(origin, host)
-    : site === 'same-origin' || site === 'none'
-  if (isOwn) return undefined
+  if (isOwnPage({ host, headers })) return undefined
   const page = origin === undefined ? 'Pages of other origins' : `Pages of ${quoted(origin)}`
   return `${page} may not send this: the server sees Host ${quoted(host)}` +
     `${site === undefined ? '' : `, and the browser says ${quoted(`Sec-Fetch-Site: ${String(site)}`)}`}. ` +
@@ -58,15 +55,17 @@ export function reasonAgainstPage (
 }
 
 /**
- * Whether a request that carries a cookie was sent by a page of this server, or typed into the address bar. Without
- * both headers it is no browser's, or one that sends them with whatever could change something.
+ * Whether a request was sent by a page of this server, or typed into the address bar. Sec-Fetch-Site goes before
+ * Origin, because it is right also behind a proxy that does not pass Host on. Without both headers the request is no
+ * browser's, or of one that sends them with whatever could change something.
  */
 export function isOwnPage (
   { host, headers }: { host: string, headers: { origin?: string, 'sec-fetch-site'?: string | string[] } }
 ): boolean {
   const { origin, 'sec-fetch-site': site } = headers
-  if (site !== undefined && site !== 'same-origin' && site !== 'none') return false
-  return origin === undefined || isOriginOfHost(origin, host)
+  return site === undefined
+    ? origin === undefined || isOriginOfHost(origin, host)
+    : site === 'same-origin' || site === 'none'
 }
 
 /** Whether this host, as the Host header names it, served the page of this origin; case and default port aside. */

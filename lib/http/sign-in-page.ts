@@ -14,7 +14,7 @@ const style = `
 `
 
 /** Nothing but the style of the page, and nowhere to send the form but here. */
-export const signInPolicy = [
+const policy = [
   "default-src 'none'",
   `style-src 'sha256-${createHash('sha256').update(style).digest('base64')}'`,
   "form-action 'self'",
@@ -22,12 +22,21 @@ export const signInPolicy = [
   "frame-ancestors 'none'"
 ].join('; ')
 
+/**
+ * Headers of the page. By the Referrer-Policy of all other answers its form would have `Origin: null`, which over plain
+ * HTTP, where browsers send no Sec-Fetch-Site, cannot be told from that of a foreign page.
+ */
+export const signInHeaders = {
+  'content-type': 'text/html; charset=utf-8', 'content-security-policy': policy, 'referrer-policy': 'same-origin'
+}
+
 /** Where the form is sent. */
 export const signInPath = '/sign-in'
 
 interface Page {
-  /** The URL at which it is shown: the form has a relative address, below any path of a proxy. */
+  /** The URL at which it is shown: without --base-path the form has a relative address, below any path of a proxy. */
   url: string
+  basePath: string | undefined
   /** Whether names and passwords log in; API keys always do. */
   takesPasswords: boolean
   /** Where a browser goes when it is signed in. */
@@ -55,8 +64,8 @@ export function pathToGoTo (next: string | undefined): string {
 }
 
 /** A page that works without scripts: the form sets a cookie and leads back. */
-export function signInPage ({ url, takesPasswords, next, error }: Page): string {
-  const up = '../'.repeat(url.split('?', 1)[0]!.split('/').length - 2)
+export function signInPage ({ url, basePath, takesPasswords, next, error }: Page): string {
+  const up = basePath === undefined ? '../'.repeat(url.split('?', 1)[0]!.split('/').length - 2) : `${basePath}/`
   return `<!doctype html>
 <html lang="en">
 <head>

@@ -19,7 +19,7 @@ t.test('a browser gets a page, a program what it always got', async t => {
   for (const url of ['/', '/api/docs', '/api/nothing?x=%22%3E%3Cscript%3E', '/api/models']) {
     const page = await app.inject({ url, headers: html })
     t.equal(page.statusCode, 401, url)
-    t.match(page.headers, { 'content-type': 'text/html; charset=utf-8', 'www-authenticate': /^Bearer /, 'cache-control': 'no-store', 'content-security-policy': /^default-src 'none'; style-src 'sha256-[^']+'; form-action 'self'/ })
+    t.match(page.headers, { 'content-type': 'text/html; charset=utf-8', 'www-authenticate': /^Bearer /, 'cache-control': 'no-store', 'referrer-policy': 'same-origin', 'content-security-policy': /^default-src 'none'; style-src 'sha256-[^']+'; form-action 'self'/ })
     t.match(page.body, /name="username".*name="password".*name="api_key"/s)
     t.notMatch(page.body, /<script/)
   }
@@ -79,6 +79,9 @@ t.test('pages of other origins have nothing of the cookie', async t => {
   }
   expectError(t, await app.inject({ url: '/api/models', headers: { cookie, 'sec-fetch-site': 'cross-site' } }), 401, 'SDR_UNAUTHENTICATED')
   t.equal((await signIn({ username: 'alice', password }, { 'sec-fetch-site': 'cross-site', origin: 'https://evil.example' })).statusCode, 403, 'nor can they sign a browser in')
+  const trusted = await signIn({ username: 'alice', password }, { 'sec-fetch-site': 'cross-site', origin: 'https://ui.example' })
+  t.match(trusted, { statusCode: 403, body: /role="alert">Only the page of this server/ })
+  t.notOk('set-cookie' in trusted.headers, 'nor can those that may call the API')
   t.notOk('access-control-allow-credentials' in (await app.inject({ url: '/api/models', headers: { cookie, origin: 'https://ui.example' } })).headers)
 })
 
@@ -90,7 +93,25 @@ t.test('behind HTTPS the cookie is for this host alone', async t => {
   t.match(headers['set-cookie'], /^__Host-sdrest=ey[^;]+; Path=\/; HttpOnly; SameSite=Strict; Secure; Max-Age=/)
   const cookie = String(headers['set-cookie']).split(';', 1)[0]!
   t.equal((await app.inject({ url: '/api/auth/me', headers: { cookie, 'x-forwarded-proto': 'https' } })).statusCode, 200)
+  const below = await open(t, { 'trust-proxy': '127.0.0.1', 'base-path': '/draw' })
+  await as(below.app, 'alice')
+  const narrow = await below.signIn({ username: 'alice', password }, proxied)
+  t.match(narrow.headers['set-cookie'], /^__Secure-sdrest=ey[^;]+; Path=\/draw; HttpOnly; SameSite=Strict; Secure; Max-Age=/)
+  t.equal((await below.app.inject({ url: '/api/auth/me', headers: { cookie: below.cookieOf(narrow), 'x-forwarded-proto': 'https' } })).statusCode, 200)
   t.equal((await app.inject({ url: '/api/auth/me', headers: { cookie: cookie.replace('__Host-', ''), 'x-forwarded-proto': 'https' } })).statusCode, 401, 'one that another host of the domain could have set')
+})
+
+t.test('a cookie that does not count any more is removed, so that guests come in again', async t => {
+  const { app } = await open(t, { auth: 'optional', 'guest-permissions': 'models:read' })
+  for (const cookie of ['sdrest=eyJ', `sdrest=sdr_0123456789abcdef_${'x'.repeat(43)}`]) {
+    for (const url of ['/api/docs/', '/api/health']) {
+      t.match(await app.inject({ url, headers: { ...html, cookie } }), { statusCode: 401, headers: { 'set-cookie': /^sdrest=; Path=\/; .*Max-Age=0$/ } }, url)
+    }
+  }
+  t.equal((await app.inject({ url: '/api/docs/', headers: html })).statusCode, 200)
+  for (const headers of [{ authorization: 'Bearer eyJ' }, { authorization: 'Bearer eyJ', cookie: 'sdrest=x' }, { cookie: 'sdrest=x', 'sec-fetch-site': 'cross-site' }]) {
+    t.notOk('set-cookie' in (await app.inject({ url: '/api/models', headers })).headers, 'only where the cookie was what did not count')
+  }
 })
 
 t.test('what is wrong is said on the page, and counted as anywhere', async t => {
@@ -114,14 +135,18 @@ t.test('what is wrong is said on the page, and counted as anywhere', async t => 
 t.test('below the path of a proxy every address is below it, and a browser finds its way', async t => {
   const { app, signIn } = await open(t, { 'base-path': '/draw/v1' })
   await as(app, 'alice')
+  for (const url of ['/', '/draw/v1', '/draw/v1?x', '/draw/v1/', '/api/docs', '/draw/v1/api/docs/?x=a/b']) {
+    t.match((await app.inject({ url, headers: html })).body, 'action="/draw/v1/sign-in"', url)
+  }
+  const { app: unaware } = await open(t)
   for (const [url, action] of [['/', 'sign-in'], ['/api/docs', '../sign-in'], ['/api/docs/?x=a/b', '../../sign-in']] as const) {
-    for (const prefix of ['', '/draw/v1']) {
-      t.match((await app.inject({ url: `${prefix}${url}`, headers: html })).body, `action="${action}"`, `${prefix}${url}`)
-      t.equal(new URL(action, `http://x/draw/v1${url}`).pathname, '/draw/v1/sign-in')
-    }
+    t.match((await unaware.inject({ url, headers: html })).body, `action="${action}"`, url)
+    t.equal(new URL(action, `http://x/draw/v1${url}`).pathname, '/draw/v1/sign-in')
   }
   const { headers } = await signIn({ username: 'alice', password, next: '/javascript:alert(1)' })
   t.equal(new URL(headers.location!, 'http://x/draw/v1/sign-in').href, 'http://x/draw/v1/javascript:alert(1)')
+  t.match(headers['set-cookie'], /^sdrest=ey[^;]+; Path=\/draw\/v1; HttpOnly/, 'other programs of the host do not get it')
+  t.match((await app.inject({ method: 'GET', url: '/draw/v1', headers: { cookie: String(headers['set-cookie']).split(';', 1)[0]! } })).headers, { location: '/draw/v1/api/docs/' })
   const cookie = String(headers['set-cookie']).split(';', 1)[0]!
   const accepted = await app.inject({ method: 'POST', url: '/draw/v1/api/generate/txt2img?wait=60', headers: { cookie, ...own }, body: { prompt: 'a fox', width: 64, steps: 1 } })
   t.match(accepted, { statusCode: 200, headers: { location: /^\/draw\/v1\/api\/queue\/job\/[\w-]+$/ } }, accepted.body)
@@ -130,7 +155,7 @@ t.test('below the path of a proxy every address is below it, and a browser finds
   t.equal((await app.inject({ url: '/draw/v1/api/openapi.json', headers: { cookie } })).json().servers[0].url, 'http://localhost:80/draw/v1')
   for (const url of ['/draw/v1x/api/health', '/draw/api/health', '/draw/v1/draw/v1/api/health']) t.equal((await app.inject({ url, headers: { cookie } })).statusCode, 404, url)
   t.equal((await app.inject('/draw/v1?x')).statusCode, 401)
-  for (const bad of ['draw', '/', '/draw/', '//x', '/../x', '/a/./b', '/a b', '/a?b', '/%2e']) {
+  for (const bad of ['draw', '/', '/draw/', '//x', '/../x', '/a/./b', '/a b', '/a?b', '/%2e', '/api', '/v1/x', '/sign-in']) {
     await t.rejects(build(t, { 'base-path': bad }), { exitCode: 2, message: /for --base-path/ }, bad)
   }
 })
