@@ -4,6 +4,8 @@ import type { FastifyRequest } from 'fastify'
 import { toOpenApi30 } from '../lib/http/openapi-30.ts'
 import { serversAt, withEmptyForms } from '../lib/http/openapi.ts'
 
+const pagePath = '/api/docs'
+
 /** Noise on the left becomes a picture on the right. */
 const logo = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 40" height="40">
   <g fill="#8ab4f8">
@@ -28,6 +30,14 @@ const css = `
   .swagger-ui .response-col_links { display: none }
   .swagger-ui .responses-table:not(.live-responses-table) .highlight-code pre { max-height: 3rem }
   .swagger-ui textarea.body-param__text { min-height: 6rem; height: 6rem }
+  @media (max-width: 640px) {
+    .swagger-ui .parameters tr, .swagger-ui .parameters td, .swagger-ui .parameters-col_name { display: block }
+    .swagger-ui .parameters td { width: auto; min-width: 0; max-width: 100%; padding-right: 0 }
+    .swagger-ui .opblock-section-request-body tr, .swagger-ui .opblock-section-request-body td { display: block }
+    .swagger-ui .opblock-section-request-body td { width: auto; min-width: 0; padding-right: 0 }
+    .swagger-ui .parameters thead { display: none }
+    .swagger-ui .opblock-section-header .btn { min-width: 0; margin: 0 2px; padding: 5px 8px }
+  }
   .swagger-ui .opblock-description-wrapper, .swagger-ui .responses-table td { padding-top: 0.3rem }
 `
 
@@ -55,11 +65,21 @@ export default fp(async (app) => {
       reply.headers({ 'cross-origin-opener-policy': 'same-origin', 'content-security-policy': contentSecurityPolicy })
       done()
     })
+    // Only at a URL that ends in a slash are Swagger UI's addresses relative, as they must be below a proxy's path.
+    scope.addHook('preHandler', async ({ url, routeOptions }, reply) => {
+      const isIndex = routeOptions.url === pagePath || routeOptions.url === `${pagePath}/`
+      if (!isIndex || url.endsWith('/')) return
+      return await reply.redirect(url.split('?', 1)[0]!.endsWith('/') ? './' : './docs/')
+    })
+    scope.addHook('onSend', async (_request, reply, payload) =>
+      typeof payload === 'string' && String(reply.getHeader('content-type')).startsWith('text/html')
+        ? payload.replace('<meta charset="UTF-8">', '$&<meta name="viewport" content="width=device-width">')
+        : payload)
     scope.addHook('onRoute', route => {
       route.config = { ...route.config, permission: 'models:read' }
     })
     await scope.register(swaggerUi, {
-      routePrefix: '/api/docs',
+      routePrefix: pagePath,
       transformSpecification: (document, request) => withEmptyForms(documentFor(document, request)),
       logo: { type: 'image/svg+xml', content: Buffer.from(logo), href: '/api/docs' },
       theme: { title: 'stable-diffusion-rest', css: [{ filename: 'theme.css', content: css }] },

@@ -1,4 +1,6 @@
 import { existsSync, mkdirSync } from 'node:fs'
+import { createServer, request as forward } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { chromium, type Locator, type Page } from 'playwright-core'
 import sharp from 'sharp'
@@ -9,10 +11,14 @@ import { build, password } from '../helper.ts'
 const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium'
 const isMissing = !existsSync(executablePath) && process.env.CI !== 'true'
 
+/** A name that, unlike localhost, browsers do not treat as if it had HTTPS: they send no Sec-Fetch-Site to it. */
+const plainName = 'images.example'
+
 /** Chromium keeps to this machine: nothing in the test may need the network. */
 const quiet = [
   '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-  '--disable-background-networking', '--disable-component-update', '--disable-sync'
+  '--disable-background-networking', '--disable-component-update', '--disable-sync',
+  `--host-resolver-rules=MAP ${plainName} 127.0.0.1`
 ]
 
 t.test('Swagger UI in a browser', { skip: isMissing && `there is no ${executablePath}; apt-get install chromium, or set CHROMIUM` }, async t => {
@@ -64,7 +70,7 @@ for (const width of [1280, 390]) {
     const url = await app.listen({ host: '127.0.0.1', port: 0 })
     const browser = await chromium.launch({ executablePath, args: quiet })
     t.teardown(() => browser.close())
-    const page = await browser.newPage({ viewport: { width, height: 800 } })
+    const page = await browser.newPage({ viewport: { width, height: 800 }, isMobile: width < 600 })
     const complaints: string[] = []
     page.on('console', message => { if (message.type() === 'error') complaints.push(message.text()) })
     page.on('pageerror', error => complaints.push(error.message))
@@ -82,6 +88,7 @@ for (const width of [1280, 390]) {
     await page.locator('#operations-generate-generateTxt2Img').waitFor()
     t.match(page.url(), /\/api\/docs\/$/)
     t.equal(await page.evaluate(() => (globalThis as any).document.documentElement.scrollWidth), width, 'nothing is wider than the screen')
+    t.equal(await page.evaluate(() => (globalThis as any).innerWidth), width, 'the page is as wide as the screen')
     await photograph(page, `documentation-${width}`)
 
     const txt2img = page.locator('#operations-generate-generateTxt2Img')
@@ -103,6 +110,10 @@ for (const width of [1280, 390]) {
     const file = form.locator('input[type=file]').first()
     await file.waitFor()
     await photograph(page, `img2img-${width}`, form)
+    for (const part of await form.locator('button.execute, .try-out button, .opblock-section-request-body input').all()) {
+      const { x, width: wide } = (await part.boundingBox())!
+      if (x + wide > width) t.fail(`a control ends at ${x + wide}, outside of the screen`)
+    }
     const field = (name: string) => form.locator(`[data-property-name="${name}"] input`).first()
     await file.setInputFiles({ name: 'fox.png', mimeType: 'image/png', buffer: await plainPng() })
     await field('prompt').fill('a red fox')
@@ -118,6 +129,52 @@ for (const width of [1280, 390]) {
     t.same(complaints, [], 'the browser has nothing to complain about')
   })
 }
+
+t.test('sign-in over plain HTTP, at a name of the network', { skip: isMissing && `there is no ${executablePath}` }, async t => {
+  const app = await build(t, { auth: 'jwt' })
+  await app.accounts.create({ username: 'alice', password, role: 'user' })
+  const url = await app.listen({ host: '127.0.0.1', port: 0 })
+  const browser = await chromium.launch({ executablePath, args: quiet })
+  t.teardown(() => browser.close())
+  const page = await browser.newPage()
+  await page.goto(url.replace('127.0.0.1', plainName))
+  await signIn(page)
+  const made = await execute(page, 'authentication-createKey', { body: { name: 'laptop' } })
+  t.equal(made.status, '201', made.body)
+})
+
+t.test('below the path of a proxy', { skip: isMissing && `there is no ${executablePath}` }, async t => {
+  const browser = await chromium.launch({ executablePath, args: quiet })
+  t.teardown(() => browser.close())
+  const app = await build(t, { auth: 'jwt', 'base-path': '/draw' })
+  await app.accounts.create({ username: 'alice', password, role: 'user' })
+  const url = await app.listen({ host: '127.0.0.1', port: 0 })
+  for (const isTakenOff of [true, false]) {
+    const outside: string[] = []
+    const proxy = createServer((request, response) => {
+      const path = request.url!
+      if (!path.startsWith('/draw')) outside.push(path)
+      request.pipe(forward(url, {
+        path: isTakenOff ? path.replace('/draw', '') || '/' : path, method: request.method, headers: request.headers
+      }, answer => answer.pipe(response.writeHead(answer.statusCode!, answer.headers))))
+    })
+    await new Promise<void>(resolve => proxy.listen(0, '127.0.0.1', resolve))
+    t.teardown(() => {
+      proxy.closeAllConnections()
+      proxy.close()
+    })
+    for (const start of ['/draw', '/draw/', '/draw/api/docs', '/draw/api/docs/?x=1']) {
+      const context = await browser.newContext()
+      const page = await context.newPage()
+      await page.goto(`http://127.0.0.1:${(proxy.address() as AddressInfo).port}${start}`)
+      await signIn(page)
+      t.match(page.url(), /\/draw\/api\/docs\/$/, start)
+      t.match(JSON.parse((await execute(page, 'authentication-getMe')).body), { username: 'alice' })
+      await context.close()
+    }
+    t.same(outside.filter(path => path !== '/favicon.ico'), [], 'every address is below the path')
+  }
+})
 
 for (const scheme of ['bearer', 'apiKey']) {
   t.test(`Authorize works for ${scheme}`, { skip: isMissing && `there is no ${executablePath}` }, async t => {
@@ -138,6 +195,13 @@ for (const scheme of ['bearer', 'apiKey']) {
     t.equal(me.status, '200')
     t.match(JSON.parse(me.body), { username: 'alice', via: 'api-key' })
   })
+}
+
+async function signIn (page: Page): Promise<void> {
+  await page.getByLabel('User name').fill('alice')
+  await page.getByLabel('Password').fill(password)
+  await page.getByRole('button').click()
+  await page.locator('#operations-authentication-getMe').waitFor()
 }
 
 async function authorize (page: Page, scheme: string, credential: string): Promise<void> {

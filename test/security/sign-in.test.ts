@@ -148,6 +148,9 @@ t.test('below the path of a proxy every address is below it, and a browser finds
   t.match(headers['set-cookie'], /^sdrest=ey[^;]+; Path=\/draw\/v1; HttpOnly/, 'other programs of the host do not get it')
   t.match((await app.inject({ method: 'GET', url: '/draw/v1', headers: { cookie: String(headers['set-cookie']).split(';', 1)[0]! } })).headers, { location: '/draw/v1/api/docs/' })
   const cookie = String(headers['set-cookie']).split(';', 1)[0]!
+  for (const [url, location] of [['/api/docs', './docs/'], ['/api/docs?x', './docs/'], ['/api/docs/?x=1', './']] as const) {
+    t.equal((await app.inject({ url, headers: { cookie } })).headers.location, location, url)
+  }
   const accepted = await app.inject({ method: 'POST', url: '/draw/v1/api/generate/txt2img?wait=60', headers: { cookie, ...own }, body: { prompt: 'a fox', width: 64, steps: 1 } })
   t.match(accepted, { statusCode: 200, headers: { location: /^\/draw\/v1\/api\/queue\/job\/[\w-]+$/ } }, accepted.body)
   t.match(accepted.json().images[0].url, /^\/draw\/v1\/api\/queue\/job\//)
