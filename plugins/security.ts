@@ -9,6 +9,13 @@ import { quoted } from '../lib/util/text.ts'
 
 const year = 365 * 24 * 60 * 60
 
+/** What the SDK of OpenAI sends from pages besides its key. */
+const headersOfSdk = [
+  'openai-organization', 'openai-project',
+  ...['arch', 'helper-method', 'lang', 'os', 'package-version', 'retry-count', 'runtime', 'runtime-version', 'timeout']
+    .map(name => `x-stainless-${name}`)
+]
+
 /** Response headers, CORS, checks of Host and Origin. Registered before the guard, which must not meet preflights. */
 export default fp(async (app) => {
   const { allowedHosts, auth, corsOrigins, host, tlsCert } = app.config
@@ -45,8 +52,10 @@ export default fp(async (app) => {
       // A function, because with a list the plugin answers the preflights of strangers too, only without the header.
       origin: (origin, done) => done(null, origin !== undefined && isAllowedOrigin(origin) ? origin : false),
       methods: ['GET', 'HEAD', 'POST', 'PATCH', 'DELETE'],
-      allowedHeaders: ['authorization', 'content-type', 'x-api-key', 'idempotency-key', 'last-event-id'],
-      exposedHeaders: ['location', 'retry-after', 'x-request-id'],
+      allowedHeaders: [
+        'authorization', 'content-type', 'x-api-key', 'idempotency-key', 'last-event-id', ...headersOfSdk
+      ],
+      exposedHeaders: ['location', 'retry-after', 'x-request-id', 'x-should-retry'],
       maxAge: 600
     })
   }

@@ -11,6 +11,7 @@ import {
 } from '../../lib/compat/openai/request.ts'
 import { badLink, SignedLinks, signatureLength } from '../../lib/compat/openai/signed-links.ts'
 import { isPartAFile, readForm, type FormPart } from '../../lib/generation/form.ts'
+import type { Drawing } from '../../lib/generation/request.ts'
 import { errorAnswer } from '../../lib/http/error-answers.ts'
 import { taken } from '../../lib/http/event-streams.ts'
 import { callerOf } from '../../lib/http/rate-limits.ts'
@@ -172,9 +173,8 @@ const routes: FastifyPluginAsyncTypebox<Options> = async (app, { isDocumented })
         catalog, aliases, engine, limits: config, parameters, loadedModel: app.jobs.loadedModels[0] ?? null
       })
       const output = outputOf(body)
-      const jobs = await imageJobs.submit(request, reply, drawings)
-      if (body.stream === true) return await streamImages(request, reply, { kind, body, output, jobs })
-      const finished = await imageJobs.finish(request, reply, jobs)
+      if (body.stream === true) return await streamImages(request, reply, { kind, body, output, drawings })
+      const finished = await imageJobs.drawAndWait(request, reply, drawings)
       const data = body.response_format === 'url'
         ? finished.flatMap(job => job.images.map(({ index, seed }) =>
           ({ url: linkTo(request, job, index, output), seed })))
@@ -238,14 +238,18 @@ const routes: FastifyPluginAsyncTypebox<Options> = async (app, { isDocumented })
 
   function linkTo (request: FastifyRequest, { id: job }: Job, index: number, output: Output): string {
     const path = `${config.basePath ?? ''}${app.prefix}/images/files/${links.sign({ job, index, ...output })}`
-    return new URL(path, `${request.protocol}://${request.host}`).href
+    const server = `${request.protocol}://${request.host}`
+    return URL.canParse(path, server) ? new URL(path, server).href : path // HTTP/1.0 needs no Host
   }
 
   /** Sends the events of jobs; an error comes as an event, because the status is sent already. */
   async function streamImages (
     request: FastifyRequest, reply: FastifyReply,
-    { kind, body, output, jobs }: { kind: OpenAIKind, body: OpenAIRequest, output: Output, jobs: Job[] }
+    { kind, body, output, drawings }: {
+      kind: OpenAIKind, body: OpenAIRequest, output: Output, drawings: Drawing[]
+    }
   ): Promise<void> {
+    const jobs = await imageJobs.submit(request, reply, drawings) // what is refused here has a status yet
     const partial = new PartialImages(kind, body)
     const send = async ({ type, ...data }: { type: string }) =>
       taken(reply, reply.sse.send({ event: type, data: { type, ...data } }))

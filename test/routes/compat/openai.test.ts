@@ -1,8 +1,11 @@
+import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
+import pino from 'pino'
 import sharp, { type Metadata } from 'sharp'
 import t, { type Test } from 'tap'
+import { SignedLinks } from '../../../lib/compat/openai/signed-links.ts'
 import type { Job } from '../../../lib/jobs/job.ts'
 import { writeCheckpoint } from '../../../bin/support/demo-model/checkpoints.ts'
 import { as, build, workspace } from '../../helper.ts'
@@ -219,6 +222,55 @@ t.test('a link to an image needs no credentials, and counts for that image, a ti
   const admin = await as(app, 'root')
   t.equal((await admin({ method: 'PATCH', url: `/api/users/${id}`, body: { disabled: true } })).statusCode, 200)
   expectOpenAIError(t, await get(links[0]!), 403, bad)
+})
+
+t.test('links survive a restart, their key is for its owner alone, and no log has them', async t => {
+  const { models, data } = workspace(t)
+  let log = ''
+  const logger = pino({ level: 'trace' }, { write: (text: string) => { log += text } })
+  const start = async () => build(t, {
+    'models-dir': [models], 'data-dir': data, verbose: true, 'log-level': 'trace'
+  }, { models: false, logger })
+  const app = await start()
+  const response = await generate(app, { response_format: 'url' })
+  const { pathname, search } = new URL(response.json<Answer>().data[0]!.url!)
+  await app.close()
+  const again = await start()
+  t.equal((await again.inject(pathname + search)).statusCode, 200)
+  t.equal((await again.inject(pathname + search.replace(/.$/, '!'))).statusCode, 403)
+  t.equal(statSync(join(data, 'auth', 'link-secret')).mode & 0o777, 0o600)
+  t.match(log, '/v1/images/files/{name}')
+  t.notOk(log.includes(new URLSearchParams(search).get('signature')!))
+
+  const { id } = (await again.jobs.list()).jobs[0]!
+  const late = new SignedLinks('x'.repeat(32), 1, () => Date.now() - 61_000)
+  const { searchParams } = new URL(late.sign({ job: id, index: 0, format: 'png' }), 'http://x/')
+  const query = { expires: Number(searchParams.get('expires')), signature: searchParams.get('signature')! }
+  t.throws(() => new SignedLinks('x'.repeat(32), 1).check(`${id}-0.png`, query), { code: 'SDR_FORBIDDEN', message: /expired/ })
+})
+
+t.test('an alias without a model is a warning, and is not listed', async t => {
+  let log = ''
+  const logger = pino({}, { write: (text: string) => { log += text } })
+  const app = await build(t, { 'model-alias': 'gpt-image-1=later,*=minit2i' }, { logger })
+  t.match(log, /"model":"later".*A model of --model-alias cannot be used/)
+  t.same((await app.inject('/v1/models')).json<ModelList>().data.map(({ id }) => id), ['checkpoint/minit2i.safetensors'])
+  t.equal((await generate(app, { model: 'anything' })).statusCode, 200, '* is any other name')
+  expectOpenAIError(t, await generate(app, { model: 'gpt-image-1' }), 404, { code: 'model_not_found', param: 'model' })
+})
+
+t.test('a full queue says when to come again, and what was taken of a request is taken back', async t => {
+  const { app, engine } = await buildScripted(t, { 'queue-per-owner': '2', 'max-batch': '1' })
+  let release = () => {}
+  engine.script.generate = [{ hold: new Promise(resolve => { release = resolve }) }]
+  const running = generate(app, { model: 'minit2i' })
+  while (engine.state !== 'busy') await wait(10)
+  const full = await generate(app, { model: 'minit2i', n: 4 })
+  expectOpenAIError(t, full, 429, { type: 'rate_limit_error', code: 'queue_full', retry: '' })
+  t.ok(Number(full.headers['retry-after']) > 0)
+  t.match(await app.jobs.status(), { queued: 0, cancelled: 2 })
+  release()
+  t.equal((await running).statusCode, 200)
 })
 
 t.test('the guard refuses in the shape of OpenAI', async t => {
