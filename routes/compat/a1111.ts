@@ -74,9 +74,11 @@ const routes: FastifyPluginAsyncTypebox = async (app) => {
   const active = new Map<string, Set<Active>>()
   app.shapeErrors(app, a1111Errors)
 
-  // Some clients send JSON without saying so.
-  app.addHook('onRequest', (request, _reply, done) => {
-    if (request.method === 'POST') request.raw.headers['content-type'] ??= 'application/json'
+  // Some clients send JSON without saying so, others say so and send nothing.
+  app.addHook('onRequest', ({ raw: { headers } }, _reply, done) => {
+    const isEmpty = (headers['content-length'] ?? '0') === '0' && headers['transfer-encoding'] === undefined
+    if (isEmpty) delete headers['content-type']
+    else headers['content-type'] ??= 'application/json'
     done()
   })
 

@@ -157,6 +157,10 @@ t.test('progress and interrupt are of the caller alone', async t => {
   t.match((await drawing).json(), { error: 'SDR_JOB_CANCELLED' })
   t.match((await get('progress')).json(), { progress: 0, state: { job_count: 0 } })
   t.equal((await post('skip', {})).json(), null)
+  for (const headers of [{}, { 'content-type': 'application/json' }]) {
+    t.equal((await alice({ method: 'POST', url: '/sdapi/v1/interrupt', headers })).statusCode, 200, 'without a body')
+    t.equal((await alice({ method: 'POST', url: '/sdapi/v1/txt2img', headers })).statusCode, 400)
+  }
   await until(async () => (await alice('/api/queue/jobs')).json().jobs.every(({ status }: { status: string }) => status === 'cancelled'))
 })
 
