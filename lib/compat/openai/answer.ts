@@ -27,8 +27,12 @@ export function outputOf (
   return format === 'png' ? { format } : { format, quality: Math.max(1, compression) }
 }
 
+/** What OpenAI knows; the field has no effect here, so that any other is ignored, not sent back. */
+const qualities: readonly unknown[] = ['standard', 'hd', 'low', 'medium', 'high']
+
 /** What every answer and every event says of its images. */
-function about ({ images, parameters }: Job, { quality = 'auto' }: OpenAIRequest, { format }: Output) {
+function about ({ images, parameters }: Job, body: OpenAIRequest, { format }: Output) {
+  const quality = qualities.includes(body.quality) ? body.quality as string : 'auto'
   const { width, height } = images[0] ?? parameters as { width: number, height: number }
   return { background: 'opaque', output_format: format, quality, size: `${width}x${height}` } as const
 }

@@ -21,7 +21,7 @@ const fieldNames: Readonly<Record<string, string>> = { init_image: 'image', ref_
 export const openaiErrors: ErrorShape = {
   body: ({ code, status, message, details }) => ({
     error: {
-      message: message.replaceAll(/\b(?:init_image|ref_images|batch_count)\b(?:\.\d+)?/g, name => publicName(name)),
+      message: isCallersName(details) ? message : message.replaceAll(/\b(?:init_image|ref_images|batch_count)\b(?:\.\d+)?/g, name => publicName(name)),
       type: typeOf(status),
       param: paramOf(details),
       code: codes[code] ?? code.slice('SDR_'.length).toLowerCase()
@@ -39,8 +39,18 @@ function typeOf (status: number): string {
 
 /** The field that an error is about. */
 function paramOf (details: AnsweredError['details']): string | null {
-  const [first] = [details].flat() as Array<{ field?: unknown } | undefined>
-  return typeof first?.field === 'string' ? publicName(first.field) : null
+  const field = firstOf(details)?.field
+  if (typeof field !== 'string') return null
+  return isCallersName(details) ? field : publicName(field)
+}
+
+/** Whether an error names a field as the caller wrote it, because it is none of this API. */
+function isCallersName (details: AnsweredError['details']): boolean {
+  return firstOf(details)?.isCallersName === true
+}
+
+function firstOf (details: AnsweredError['details']): { field?: unknown, isCallersName?: unknown } | undefined {
+  return ([details].flat() as Array<{ field?: unknown, isCallersName?: unknown } | undefined>)[0]
 }
 
 function publicName (field: string): string {

@@ -1,3 +1,4 @@
+import { apiError } from '../../../errors.ts'
 import type { EngineInfo } from '../../engine/engine.ts'
 import { chooseModel } from '../../generation/model.ts'
 import type { Drawing, ImageRequest, RequestAttachments } from '../../generation/request.ts'
@@ -21,7 +22,8 @@ export type OpenAIKind = 'generations' | 'edits' | 'variations'
 export interface OpenAIRequest extends ImageRequest {
   n?: number
   size?: string
-  quality?: string
+  /** Anything: it has no effect, and no schema. */
+  quality?: unknown
   output_format?: typeof outputFormats[number]
   output_compression?: number
   response_format?: 'url' | 'b64_json'
@@ -100,19 +102,21 @@ export function saidFields (body: object): Record<string, unknown> {
 }
 
 /**
- * Refuses what is one of our parameters and has no effect here: to ignore it would give another image than the caller
- * wants. Fields that are no parameters are ignored.
+ * Refuses what is one of our parameters, or an image, and has no effect here: to ignore it would give another image
+ * than the caller wants. Other fields are ignored.
  * @throws {ApiError} SDR_INVALID_REQUEST
  */
 export function refuseForeign (
   body: object, fields: Record<string, TSchema>, parameters: Record<string, Parameter>
 ): void {
   for (const name of Object.keys(body)) {
-    if (Object.hasOwn(fields, name) || !Object.hasOwn(parameters, name)) continue
+    const hasMeaning = Object.hasOwn(parameters, name) || name === 'image'
+    if (Object.hasOwn(fields, name) || !hasMeaning) continue
     const where = name === 'batch_count'
       ? 'n instead'
-      : isImage(name) || isImageList(name) ? 'image and mask of /images/edits instead' : 'nothing'
-    throw badValue(name, `${where} (it has no effect here)`, 'a value')
+      : name === 'image' || isImage(name) || isImageList(name) ? 'image and mask of /images/edits instead' : 'nothing'
+    const message = `Expected ${where} for ${name} (it has no effect here) but received a value`
+    throw apiError('SDR_INVALID_REQUEST', message, { details: [{ field: name, isCallersName: true }] })
   }
 }
 

@@ -93,6 +93,11 @@ t.test('the images API of OpenAI', async t => {
     })
     t.match(await sizeOf(t, response), { format: 'jpeg' })
     t.equal(response.json<Answer>().quality, 'hd')
+    for (const quality of [{ of: [1] }, 5, 'q'.repeat(10_000)]) {
+      t.equal((await generate(app, { model: 'minit2i', quality })).json<Answer>().quality, 'auto')
+      const stream = await generate(app, { model: 'minit2i', quality, stream: true })
+      t.match(stream.body, /"quality":"auto"/, 'sends nothing back that it does not know')
+    }
     t.match(await sizeOf(t, await generate(app, { output_format: 'webp', size: null, width: 64, height: 64 })), { format: 'webp', width: 64 })
   })
 
@@ -119,8 +124,9 @@ t.test('the images API of OpenAI', async t => {
     await refused({ size: 'large' }, 'size', /auto or WIDTHxHEIGHT/)
     await refused({ size: '0x64' }, 'size', /auto or WIDTHxHEIGHT/)
     await refused({ width: 64 }, 'width', /because size says it/)
-    await refused({ init_image: 'x' }, 'image', /image and mask of .images.edits/)
-    await refused({ batch_count: 2 }, 'n', /Expected n instead/)
+    await refused({ init_image: 'x' }, 'init_image', /^Expected image and mask of .images.edits instead for init_image /)
+    await refused({ image: 'x' }, 'image', /^Expected image and mask of .images.edits instead for image /)
+    await refused({ batch_count: 2 }, 'batch_count', /^Expected n instead for batch_count /)
     await refused({ prompt: undefined }, 'prompt', /prompt is missing/)
     await refused({ output_format: 'gif' }, 'output_format', /one of png, jpeg, webp/)
     await refused({ partial_images: 4 }, 'partial_images', /from 0 to 3/)
